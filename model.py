@@ -93,16 +93,17 @@ class SteerableConv(ExactModule):
     def __init__(self, basis: SteerableBasis, in_fields: int, out_fields: int, padding: int):
         super().__init__()
         self.padding = padding
-        self.constant("basis", basis.kernels)  # (b, G, G_in, k, k)
+        self.shape = basis.kernels.shape[1:]  # (G, G_in, k, k)
+        self.constant("basis", basis.kernels.flatten(1))  # (b, G*G_in*k*k)
         std = (basis.he_std / math.sqrt(in_fields)).to(torch.get_default_dtype())  # (b,)
         self.weight = nn.Parameter(torch.randn(out_fields, in_fields, len(std)) * std)
 
     def filters(self) -> Tensor:
         """The expanded filter bank, (F_out*G, F_in*G_in, k, k), in the precision of the weights."""
         fields_out, fields_in, b = self.weight.shape
-        _, group, group_in, k, _ = self.basis.shape
+        group, group_in, k, _ = self.shape
         with torch.autocast(self.weight.device.type, enabled=False):
-            bank = self.weight.reshape(-1, b) @ self.basis.reshape(b, -1)
+            bank = self.weight.reshape(-1, b) @ self.basis
         # (F_out*F_in, G*G_in*k*k) -> (F_out, F_in, G, G_in, k, k) -> (F_out, G, F_in, G_in, k, k)
         bank = bank.view(fields_out, fields_in, group, group_in, k, k).transpose(1, 2)
         return bank.reshape(fields_out * group, fields_in * group_in, k, k)
@@ -120,7 +121,8 @@ class _NormRelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, group, eps):
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)  # (F*G,), biased
+        unused = torch.zeros(2, x.shape[1], dtype=weight.dtype, device=x.device)  # asks for float32 statistics
+        mean, var = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)  # (F*G,), biased
         mean, var = mean.view(-1, group), var.view(-1, group)
         field_mean = mean.mean(1)
         field_var = (var + (mean - field_mean[:, None]).square()).mean(1)
