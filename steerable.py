@@ -125,17 +125,20 @@ def build_gspace(symmetry: Symmetry):
     return gspaces.FlipRot2dOnR2(symmetry.N) if symmetry.mirrored else gspaces.Rot2dOnR2(symmetry.N)
 
 
-class _OldNumpy(types.ModuleType):
-    """numpy, except for what e2cnn still expects of it."""
+class _Mended(types.ModuleType):
+    """A module that answers some names with something else."""
 
-    uint8 = np.bool_  # masks it indexes torch tensors with
+    def __init__(self, module: types.ModuleType, **replaced):
+        super().__init__(module.__name__)
+        self.__dict__.update(replaced, _module=module)
 
     def __getattr__(self, name):
-        return getattr(np, name)
+        return getattr(self._module, name)
 
-    @staticmethod
-    def array(values, *args, copy=True, **options):
-        return np.array(values, *args, **options) if copy else np.asarray(values, *args, **options)
+
+def _old_array(values, *args, copy=True, **options):
+    """np.array as before NumPy 2, where copy=False meant "only if needed"."""
+    return np.array(values, *args, **options) if copy else np.asarray(values, *args, **options)
 
 
 def import_e2cnn() -> types.ModuleType:
@@ -147,7 +150,8 @@ def import_e2cnn() -> types.ModuleType:
         import e2cnn.kernels.utils as kernel_utils
         import e2cnn.nn.modules.r2_conv.basisexpansion_singleblock as singleblock
 
-    kernel_utils.np = singleblock.np = _OldNumpy("numpy")
+    kernel_utils.np = _Mended(np, array=_old_array)
+    singleblock.np, singleblock.torch = _Mended(np, uint8=np.bool_), _Mended(torch, uint8=torch.bool)
     for name in ("R2Flips", "R2ContinuousRotations", "R2FlipsDiscreteRotations", "R2FlipsContinuousRotations"):
         getattr(irreps_basis, name + "Solution").__hash__ = _hash_solution
     return e2cnn
