@@ -1,0 +1,129 @@
+"""A trained network with all that is needed to use it again: classes, preprocessing, temperature, record.
+
+    classifier = load_model("images_f_D_8/2026-11-22-10-30-00/best-model-parameters.pt")
+    probabilities = classifier.predict(images)      # images: (n, H, W), counts or any positive multiple of them
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import checkpoint
+import original
+from dataset import ORIGINAL, Preprocess
+from model import Equivariant_Network, build_network
+from resnet_model import build_resnet
+
+NETWORKS = {"equivariant": build_network, "resnet": build_resnet}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PUBLISHED_CLASSES = ["no", "sphere", "vort"]  # of the original's checkpoints, which do not name them
+
+
+@dataclass
+class Classifier:
+    """network: (B, C, crop, crop) preprocessed images -> logits (B, len(classes)). record: how it was trained."""
+
+    network: nn.Module
+    classes: list[str]
+    preprocess: Preprocess
+    temperature: float | None = None
+    record: dict = field(default_factory=dict)
+    epoch: int | None = None
+
+    @property
+    def kind(self) -> str:
+        return "equivariant" if isinstance(self.network, Equivariant_Network) else "resnet"
+
+    def predict(self, images: np.ndarray | Tensor, batch_size: int = 64, precision: str = "fp32") -> np.ndarray:
+        """Class probabilities (n, K) of raw images (n, H, W) or (n, C, H, W), cropped about their centre.
+
+        Calibrated where the checkpoint holds a temperature. Raises DataError for images smaller than the crop.
+        """
+        images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
+        images = images.unsqueeze(1) if images.ndim == 3 else images
+        run = evaluator(self.network, next(self.network.parameters()).device, precision)
+        batches = [run(self.preprocess(batch)) for batch in images.split(batch_size)]
+        return torch.softmax(torch.cat(batches) / (self.temperature or 1.0), 1).cpu().numpy()
+
+
+def evaluator(network: nn.Module, device: str | torch.device, precision: str) -> Callable[[Tensor], Tensor]:
+    """A function (B, C, S, S) -> logits (B, K) of the network as it is now, in evaluation mode, at full speed.
+
+    An equivariant network is folded into plain convolutions; `network` itself is left as it was.
+    """
+    training = network.training
+    folded = network.eval().folded() if hasattr(network, "folded") else network
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return folded(images.to(device, memory_format=torch.channels_last)).float()
+
+    if folded is not network:
+        network.train(training)
+    return run
+
+
+def autocast(device: str | torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Mixed precision where `precision` asks for it; statistics, losses and weights stay in float32."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
+
+
+def save_model(classifier: Classifier, path: str | Path) -> None:
+    """Write parameters and statistics (no bases) with their description. Raises CheckpointError."""
+    payload = {
+        "kind": classifier.kind,
+        "network": classifier.network.config,
+        "state": classifier.network.state_dict(),
+        "classes": list(classifier.classes),
+        "preprocess": classifier.preprocess.to_dict(),
+        "temperature": classifier.temperature,
+        "record": classifier.record,
+        "epoch": classifier.epoch,
+    }
+    checkpoint.save(payload, path)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
+    """The classifier in a checkpoint of ours, or in one that the original project published; evaluation mode.
+
+    Raises CheckpointError, in one line, for a file that is damaged, unsafe, of another kind or not consistent.
+    """
+    try:
+        classifier = _ours(path) if checkpoint.is_ours(path) else _published(path)
+    except (original.OriginalError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, checkpoint.CheckpointError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise checkpoint.CheckpointError(f"{path}: not a usable network: {reason}") from error
+    classifier.network.to(device, memory_format=torch.channels_last).eval()
+    return classifier
+
+
+def _ours(path: str | Path) -> Classifier:
+    payload = checkpoint.load(path)
+    if payload.get("kind") not in NETWORKS:
+        raise ValueError(f"expected a network of kind {' or '.join(NETWORKS)}, found {payload.get('kind')!r}")
+    network = NETWORKS[payload["kind"]](payload["network"])
+    network.load_state_dict(payload["state"])
+    preprocess = Preprocess.from_dict(payload["preprocess"])
+    details = {key: payload[key] for key in ("temperature", "record", "epoch")}
+    return Classifier(network, payload["classes"], preprocess, **details)
+
+
+def _published(path: str | Path) -> Classifier:
+    state = checkpoint.load_foreign(path)
+    if "cnn" in original.describe(state):
+        config = {"channels": state["conv1.weight"].shape[1], "classes": len(state["fc.weight"]), "size": original.SIZE}
+        network = original.load_resnet(state, build_resnet(config))
+    else:
+        network = original.load_equivariant(state)
+    count = network.config["classes"]
+    classes = PUBLISHED_CLASSES if count == len(PUBLISHED_CLASSES) else [f"class {k}" for k in range(count)]
+    return Classifier(network, classes, ORIGINAL, record={"original": True})

@@ -1,0 +1,62 @@
+"""How far a network is from the symmetry it was built for, measured on images."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from steerable import Symmetry, transform
+
+STEP = 15  # degrees, of the interpolated turns
+BUDGET = 400  # 1e9 multiplications in the network per element measured; sets how many images are used
+MOST = 64
+
+
+def measure_symmetry(run: Callable[[Tensor], Tensor], images: Tensor, symmetry: Symmetry | None) -> dict:
+    """The change of the network's outputs when its input is turned or mirrored.
+
+    Args:
+        run: preprocessed images (B, C, S, S) -> logits (B, K), in float32 or better.
+        symmetry: the group of the network; None for one that has none (ResNet-18).
+
+    Returns:
+        dict: `exact`, one entry for each of the eight turns and mirrors of the pixel grid ("name", "in_group", "max"
+        and "mean" change of the probabilities, "relative_logits": largest change of a logit over the largest logit),
+        and `interpolated`, turns by multiples of 15 degrees with bilinear resampling ("angle", "max", "mean").
+    """
+    reference = run(images)
+    own = symmetry.exact_elements() if symmetry else [(False, 0)]
+    elements = [(mirror, turns) for mirror in (False, True) for turns in range(4) if mirror or turns]
+    exact = []
+    for element in elements:
+        change = _change(run(transform(images, *element)), reference)
+        exact.append({"name": _name(*element), "in_group": element in own, **change})
+    angles = [angle for angle in range(STEP, 360, STEP) if angle % 90]
+    turned = [{"angle": angle, **_change(run(turn(images, angle)), reference)} for angle in angles]
+    largest = max((e["max"] for e in exact if e["in_group"]), default=0.0)
+    return {"images": len(images), "largest_exact_change": largest, "exact": exact, "interpolated": turned}
+
+
+def sample_size(multiplications: float) -> int:
+    """Images to measure with, for a network of that many multiplications an image: 2 to 64."""
+    return max(2, min(MOST, int(BUDGET * 1e9 / max(multiplications, 1.0))))
+
+
+def turn(images: Tensor, degrees: float) -> Tensor:
+    """Images (B, C, S, S) turned counter-clockwise about their centre, bilinear, edges continued outwards."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix = torch.tensor([[c, -s, 0.0], [s, c, 0.0]], dtype=images.dtype, device=images.device)
+    grid = F.affine_grid(matrix.expand(len(images), 2, 3), list(images.shape), align_corners=True)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=True)
+
+
+def _name(mirror: bool, turns: int) -> str:
+    return " + ".join([*(["mirror"] if mirror else []), *([f"turn {90 * turns}"] if turns else [])])
+
+
+def _change(logits: Tensor, reference: Tensor) -> dict[str, float]:
+    change = (logits.softmax(1) - reference.softmax(1)).abs()
+    relative = (logits - reference).abs().max() / reference.abs().max().clamp(min=1e-30)
+    return {"max": change.max().item(), "mean": change.mean().item(), "relative_logits": relative.item()}
