@@ -23,7 +23,9 @@ class E2cnnNetwork(nn.Module):
             current = e2nn.FieldType(gspace, fields * [gspace.regular_repr])
             layers = [e2nn.MaskModule(previous, size, margin=shape.margin)] if i == 0 and self.reduce is None else []
             layers += [
-                e2nn.R2Conv(previous, current, kernel, padding=padding, bias=False, initialize=initialize),
+                e2nn.R2Conv(
+                    previous, current, kernel, padding=padding, bias=False, initialize=initialize, recompute=True
+                ),  # recompute: e2cnn's cache hands out bases of whatever precision came first
                 e2nn.InnerBatchNorm(current),
                 e2nn.ReLU(current, inplace=True),
             ]
@@ -47,7 +49,8 @@ class E2cnnNetwork(nn.Module):
             x = getattr(self, f"block{i + 1}")(x)
             if i in self.pool_after:
                 x = getattr(self, self.pool_after[i])(x)
-        return self.fully_net(self.gpool(x).tensor.flatten(1))
+        x = self.gpool.export()(x.tensor)  # e2cnn's plain-tensor form: GroupPooling itself always answers in float32
+        return self.fully_net(x.flatten(1))
 
 
 def initialise(network: nn.Module, seed: int = 0) -> nn.Module:
