@@ -5,6 +5,7 @@ Everything a run needs to go on after a kill is in `last-state.pt`; the best net
 """
 
 import contextlib
+import itertools
 import math
 import signal
 import time
@@ -40,7 +41,11 @@ SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda progress: 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. lr: the peak learning rate; smoothing: of the labels."""
+    """How a network is trained.
+
+    lr: the peak learning rate; smoothing: of the labels; recalibrate: training batches from which the batch norms'
+    statistics are taken anew before each evaluation (0: the running ones, which lag behind a fast learner).
+    """
 
     optimiser: str
     lr: float
@@ -49,11 +54,14 @@ class Recipe:
     epochs: int
     batch_size: int
     smoothing: float = 0.0
+    recalibrate: int = 0
 
 
 RECIPES = {
     "seed": Recipe("adam", lr=5e-5, weight_decay=1e-5, schedule="constant", epochs=30, batch_size=64),
-    "fast": Recipe("adamw", lr=3e-3, weight_decay=1e-2, schedule="one-cycle", epochs=5, batch_size=64),
+    "fast": Recipe(
+        "adamw", lr=3e-3, weight_decay=1e-2, schedule="one-cycle", epochs=4, batch_size=64, recalibrate=10
+    ),
 }
 CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
@@ -74,6 +82,20 @@ def evaluate(network: nn.Module, batches: Batches, precision: str, bar: Callable
     """Logits (n, K) of all images of a split, in file order: one pass, no augmentation."""
     run = evaluator(network, batches.device, precision)
     return torch.cat([run(batch.images) for batch in bar(batches.epoch())]).cpu().numpy()
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterator[Batch], precision: str) -> None:
+    """Replace the running statistics of all batch norms by their mean over some training batches."""
+    norms = [module for module in network.modules() if hasattr(module, "running_mean")]
+    momenta = [norm.momentum for norm in norms]
+    for number, batch in enumerate(batches, 1):
+        for norm in norms:
+            norm.momentum = 1 / number
+        with autocast(batch.images.device, precision):
+            network(batch.images.contiguous(memory_format=torch.channels_last))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 class Trainer:
@@ -167,6 +189,9 @@ class Trainer:
     # --- the end of an epoch --------------------------------------------------------------------------------
 
     def _finish_epoch(self) -> None:
+        if self.recipe.recalibrate:
+            first = itertools.islice(self.train.epoch(self.epoch), self.recipe.recalibrate)
+            recalibrate(self.network, first, self.precision)
         logits = self.evaluate_val()
         labels, images = self.val.labels, len(self.train.labels)
         accuracy = 100 * float((logits.argmax(1) == labels).mean())

@@ -13,6 +13,8 @@ class E2cnnNetwork(nn.Module):
     def __init__(self, symmetry, channels=1, classes=3, size=129, features=43264, arch="full", initialize=True):
         super().__init__()
         e2nn = steerable.import_e2cnn().nn
+        from e2cnn.nn.modules.masking_module import build_mask
+
         shape, gspace = ARCHITECTURES[arch], steerable.build_gspace(symmetry)
         self.input_type = previous = e2nn.FieldType(gspace, channels * [gspace.trivial_repr])
         self.reduce = None
@@ -36,6 +38,9 @@ class E2cnnNetwork(nn.Module):
                 number = [p for p, _ in shape.pools].index(i) + 1
                 setattr(self, f"pool{number}", pool if number == 3 else e2nn.SequentialModule(pool))
             previous = current
+        if self.reduce is None and torch.get_default_dtype() == torch.float64:  # e2cnn rounds its mask to float32
+            mask = next(self.block1.children()).mask
+            mask.data = build_mask(size, shape.margin, torch.float64)
         self.pool_after = {i: f"pool{number}" for number, (i, _) in enumerate(shape.pools, 1)}
         self.gpool = e2nn.GroupPooling(previous)
         self.wrap = e2nn.GeometricTensor

@@ -55,7 +55,7 @@ def test_equals_e2cnn_modules(group, N, training, small, double):
     ours = build_network({"sym_group": group, "N": N, "head": "flatten", "size": size})
     _copy_weights(reference, ours)
     reference.train(training), ours.train(training)
-    images = torch.randn(3, 1, size, size)
+    images = torch.randn(8, 1, size, size)
     expected, found = reference(images), ours(images)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     for i, block in enumerate(ours.blocks):

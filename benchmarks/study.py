@@ -1,0 +1,127 @@
+"""Which head, group, recipe or width learns fastest? A small deterministic study of the compact network.
+
+  python simulate.py --model f --out images_f --train 4000 --val 700 --seed 11
+  python benchmarks/study.py --data_dir images_f --vary head=flatten,pooled,orbit --seeds 3 --epochs 3
+
+Every combination of the varied settings is trained with every seed and measured on `val`, which has nothing to do
+with the test images of any other figure. One line of JSON a run goes to --out; runs found there are not repeated.
+Prints a table of mean and spread (standard deviation over the seeds) of the last epoch's macro AUC and accuracy.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+NETWORK = {"sym_group": "Circular", "N": 4, "arch": "compact", "head": "orbit"}
+
+
+def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
+    """Train one network; its figures after the last epoch."""
+    import torch
+
+    import classifier
+    import dataset
+    import metrics
+    import trainer
+
+    recipe_fields = {field.name for field in fields(trainer.Recipe)}
+    recipe = replace(trainer.RECIPES["fast"], **{k: v for k, v in setting.items() if k in recipe_fields})
+    data = dataset.scan(data_dir)
+    preprocess = dataset.default_preprocess(data.size)
+    preprocess = replace(preprocess, stretch=setting.get("stretch", preprocess.stretch))
+    torch.manual_seed(seed)
+    config = {"channels": data.channels, "classes": len(data.classes), "size": preprocess.crop}
+    if not setting.get("cnn"):
+        config |= {key: setting.get(key, value) for key, value in NETWORK.items()}
+    network = classifier.NETWORKS["resnet" if setting.get("cnn") else "equivariant"](config)
+    network.to(memory_format=torch.channels_last)
+    batches = {
+        name: dataset.Batches(split, data, preprocess, recipe.batch_size, train=name == "train", seed=seed, progress=False)
+        for name, split in data.splits.items()
+        if name in ("train", "val")
+    }
+    model = classifier.Classifier(network, list(data.classes), preprocess)
+    with tempfile.TemporaryDirectory() as folder:
+        run = trainer.Trainer(
+            model, batches["train"], batches["val"], recipe, Path(folder), print, precision, quiet=True, save_every=1e9
+        )
+        run.fit()
+        logits = trainer.evaluate(network, batches["val"], precision)
+    found = metrics.evaluate(logits, batches["val"].labels, list(data.classes), bootstrap=0)
+    parameters = sum(p.numel() for p in network.parameters())
+    return {
+        "auc": found["auc"]["macro"]["value"],
+        "accuracy": found["accuracy"],
+        "log_loss": found["log_loss"],
+        "parameters": parameters,
+        "images_per_second": run.timing()["training_images_per_second"],
+        "curve": run.curves["test_accuracy"],
+    }
+
+
+def number(text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"True": True, "False": False}.get(text, text)
+
+
+def settings(varied: list[str]) -> list[dict]:
+    """["head=orbit,pooled", "N=4,8"] -> the four combinations."""
+    axes = [(text.split("=")[0], [number(v) for v in text.split("=")[1].split(",")]) for text in varied]
+    return [dict(zip([name for name, _ in axes], values)) for values in itertools.product(*[v for _, v in axes])]
+
+
+def table(runs: list[dict]) -> str:
+    rows = ["| setting | seeds | macro AUC | accuracy % | images/s |", "|---|---|---|---|---|"]
+    for setting in dict.fromkeys(json.dumps(run["setting"], sort_keys=True) for run in runs):
+        mine = [run for run in runs if json.dumps(run["setting"], sort_keys=True) == setting]
+        spread = {key: statistics.stdev([r[key] for r in mine]) if len(mine) > 1 else 0.0 for key in ("auc", "accuracy")}
+        mean = {key: statistics.mean(r[key] for r in mine) for key in ("auc", "accuracy", "images_per_second")}
+        label = ", ".join(f"{k} {v}" for k, v in json.loads(setting).items())
+        rows.append(
+            f"| {label} | {len(mine)} | {mean['auc']:.4f} ± {spread['auc']:.4f} | {100 * mean['accuracy']:.1f} ± "
+            f"{100 * spread['accuracy']:.1f} | {mean['images_per_second']:.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--vary", nargs="+", default=["head=flatten,pooled,rings,orbit,lifted"], metavar="NAME=A,B")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
+    parser.add_argument("--out", default="study.jsonl")
+    args = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    out = Path(args.out)
+    runs = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    for seed, setting in itertools.product(args.seeds, settings(args.vary)):
+        key = {"setting": setting, "seed": seed, "epochs": args.epochs, "data": args.data_dir, "precision": args.precision}
+        if any(all(run.get(k) == v for k, v in key.items()) for run in runs):
+            continue
+        print(key, flush=True)
+        found = run_one(args.data_dir, {**setting, "epochs": args.epochs}, seed, args.precision)
+        runs.append({**key, **found})
+        with out.open("a") as file:
+            file.write(json.dumps(runs[-1]) + "\n")
+        print(json.dumps(found), flush=True)
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()
