@@ -28,7 +28,7 @@ from steerable import SteerableBasis, Symmetry, regular_permutation, steerable_b
 class Architecture:
     """fields: regular fields after each block; kernels, paddings: of each block's convolution; pools: the stride of
     the antialiased pooling after block i (stride 1 pools without padding); reduce: stride of the pooling before
-    the first block; margin: width of the masked border in percent of the image's radius."""
+    the first block, left out where it would leave too small an image; margin: width of the masked border in percent of the image's radius."""
 
     fields: tuple[int, ...]
     kernels: tuple[int, ...] = (7, 5, 5, 5, 5, 5)
@@ -38,6 +38,8 @@ class Architecture:
     margin: float = 1.0
     hidden: int = 64
 
+
+SMALLEST = 29  # pixels that the blocks need to end with a map of at least one
 
 ARCHITECTURES = {
     "full": Architecture(fields=(24, 48, 48, 96, 96, 64)),  # the original's
@@ -412,8 +414,10 @@ class Equivariant_Network(nn.Module):
         shape = _choose("architecture", ARCHITECTURES, arch)
         symmetry = Symmetry(sym_group, N)
         self.mask = DiskMask(size, shape.margin)
-        self.reduce = AntialiasedPool(size, shape.reduce) if shape.reduce > 1 else nn.Identity()
-        size = self.reduce.size if shape.reduce > 1 else size
+        self.reduce = nn.Identity()
+        if shape.reduce > 1 and size >= shape.reduce * SMALLEST - 1:
+            self.reduce = AntialiasedPool(size, shape.reduce)
+            size = self.reduce.size
         self.blocks, size = _blocks(shape, symmetry, channels, size)
         self.head = _choose("head", HEADS, head)(symmetry, shape.fields[-1], size, shape.hidden, classes)
 

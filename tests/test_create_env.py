@@ -23,7 +23,7 @@ case "$name $*" in
     *\\ --version) echo "$name 1.0" ;;
     show*) printf '%s\\n' "$PWD" "$@" ;;
     *"sys.version_info"*) eval "echo \\"\\${{VERSION_${{name/./_}}:-3.12}}\\"" ;;
-    *"pip install"*) eval "${{DURING_INSTALL:-}}" ;;
+    *"pip install"*) echo "much ado"; eval "${{DURING_INSTALL:-}}" ;;
     *"create --yes --prefix "*) make "$4" && mkdir "$4/conda-meta" ;;
     *venv*) make "${{!#}}" ;;
 esac
