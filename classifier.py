@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,16 +57,14 @@ def evaluator(network: nn.Module, device: str | torch.device, precision: str) ->
 
     An equivariant network is folded into plain convolutions; `network` itself is left as it was.
     """
-    training = network.training
-    folded = network.eval().folded() if hasattr(network, "folded") else network
+    with torch.no_grad():
+        folded = network.folded() if hasattr(network, "folded") else copy.deepcopy(network).eval()
 
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
         with autocast(device, precision):
             return folded(images.to(device, memory_format=torch.channels_last)).float()
 
-    if folded is not network:
-        network.train(training)
     return run
 
 

@@ -44,6 +44,7 @@ SMALLEST = 29  # pixels that the blocks need to end with a map of at least one
 ARCHITECTURES = {
     "full": Architecture(fields=(24, 48, 48, 96, 96, 64)),  # the original's
     "compact": Architecture(fields=(6, 12, 12, 24, 24, 16), reduce=2),  # for CPUs and quick looks
+    "early": Architecture(fields=(8, 12, 16, 24, 24, 16), pools=((0, 2), (2, 2), (5, 1)), reduce=2),
 }
 
 

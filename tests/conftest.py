@@ -32,7 +32,11 @@ def images(tmp_path) -> Path:
     return write_images(tmp_path / "images_t")
 
 
+def program_environment() -> dict:
+    """For programs that tests start: a fixed number of threads, since bits depend on it."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+
+
 @pytest.fixture
 def environment() -> dict:
-    """For programs that tests start: two threads, as the figures in the README."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    return program_environment()

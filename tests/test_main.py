@@ -13,21 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_images
+from conftest import ROOT, program_environment, write_images
 
 import classifier
 import dataset
 import flags
 import main
 import model
+import report
 import results
 import trainer
 
 SMALL = ["--arch", "compact", "--epochs", "2", "--batch_size", "8", "--use_cuda", "False", "--quiet"]
 FILES = (
-    "code.py best-model-parameters.pt train_loss.npy test_loss.npy train_accuracy.npy test_accuracy.npy accuracy.png "
-    "loss.png ROC.png CM.png metrics.json run.json reliability.png mistakes.png last-state.pt"
+    "code.py best-model-parameters.pt train_loss.npy test_loss.npy train_accuracy.npy test_accuracy.npy metrics.json "
+    "run.json last-state.pt"
 ).split()
+PICTURES = [f"{name}.{kind}" for name in "accuracy loss ROC CM reliability mistakes".split() for kind in ("png", "pdf")]
 
 
 @pytest.fixture
@@ -36,6 +38,15 @@ def here(tmp_path, monkeypatch) -> Path:
     write_images(tmp_path / "images_t", size=40)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def pictures(request, monkeypatch):
+    """Pictures take most of a small run's time: drawn only where a test is marked to look for them."""
+    if "with_pictures" not in request.keywords:
+        monkeypatch.setattr(report, "_draw", lambda *_: None)
+        monkeypatch.setattr(results, "plot_curves", lambda *_: None)
+        monkeypatch.setattr(results, "plot_symmetry", lambda *_: None)
 
 
 def run(*arguments) -> int:
@@ -82,8 +93,18 @@ def test_train_then_test(here, capsys, arguments, name):
     symmetric = name != "images_t_CNN" and "flatten" not in arguments
     change = max(e["relative_logits"] for e in after["symmetry"]["exact"] if e["in_group"] or not symmetric)
     assert change <= 1e-5 if symmetric else change > 1e-4
-    assert len(after["symmetry"]["interpolated"]) == 20 and (folder / "symmetry.png").stat().st_size > 0
+    assert len(after["symmetry"]["interpolated"]) == 20
     assert "AUC macro average" in capsys.readouterr().out
+
+
+@pytest.mark.with_pictures
+def test_pictures(here):
+    """Drawn as training goes and again by Test mode, which adds the symmetry."""
+    folder = trained(here)
+    assert all((folder / picture).stat().st_size > 2000 for picture in PICTURES)
+    (folder / "ROC.png").unlink()
+    assert run("--test_time", folder.name, "--quiet") == 0
+    assert (folder / "ROC.png").exists() and (folder / "symmetry.png").stat().st_size > 2000
 
 
 def test_same_seed_same_bytes(here):
@@ -174,52 +195,52 @@ def final(folder: Path) -> dict:
     return {**found, **curves, "best": (folder / "best-model-parameters.pt").read_bytes()}
 
 
-@pytest.mark.parametrize("number, status, group", [(signal.SIGTERM, 143, False), (signal.SIGINT, 130, False),
-                                                   (signal.SIGTERM, 143, True), (signal.SIGINT, 130, True)])  # fmt: skip
-def test_signals_save_and_resume(here, environment, number, status, group):
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> dict:
+    """What a run that nobody disturbed ends with."""
+    here = tmp_path_factory.mktemp("unbroken")
+    write_images(here / "images_t", size=40)
+    process = start(here, program_environment(), "--epochs", "8")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return final(next(here.glob("images_t_C_4/*")))
+
+
+def resume(here: Path, environment: dict, timestamp: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "main.py"), "--resume", timestamp, "--quiet"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=here, env=environment, **pipes)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
+def test_signals_save_and_resume(here, environment, unbroken, number, status, group):
     """To the process, or to its whole group as batch schedulers do."""
-    whole = start(here, environment, "--epochs", "6")
-    assert whole.wait(180) == 0
-    (folder,) = here.glob("images_t_C_4/*")
-    expected = final(folder)
-    shutil.rmtree(folder)
-    broken = start(here, environment, "--epochs", "6")
+    broken = start(here, environment, "--epochs", "8")
     wait_for("images_t_C_4/*/last-state.pt", here, broken)
     (os.killpg if group else os.kill)(broken.pid, number)
     output, _ = broken.communicate(timeout=120)
     assert broken.returncode == status, output
     assert "Traceback" not in output and "--resume" in output
     (folder,) = here.glob("images_t_C_4/*")
-    resumed = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), "--resume", folder.name, "--quiet"],
-        cwd=here, env=environment, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert resumed.returncode == 0, resumed.stderr
-    assert final(folder) == expected
+    resumed = resume(here, environment, folder.name)
+    output, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, output
+    assert final(folder) == unbroken
 
 
-def test_killed_run_resumes(here, environment):
-    """SIGKILL, several times in one run, at moments that nobody chose."""
-    whole = start(here, environment, "--epochs", "8")
-    assert whole.wait(180) == 0
-    (folder,) = here.glob("images_t_C_4/*")
-    expected = final(folder)
-    shutil.rmtree(folder)
-    process, delays = start(here, environment, "--epochs", "8"), [0.0, 0.07, 0.15]
-    for delay in delays:
-        state = wait_for("images_t_C_4/*/run.json", here, process)
-        if delay:
-            wait_for("images_t_C_4/*/last-state.pt", here, process)
+def test_killed_run_resumes(here, environment, unbroken):
+    """SIGKILL, several times in one run: before the first state, at the first, and some time later."""
+    process = start(here, environment, "--epochs", "8")
+    for pattern, delay in (("run.json", 0.0), ("last-state.pt", 0.03), ("last-state.pt", 0.5)):
+        folder = wait_for(f"images_t_C_4/*/{pattern}", here, process).parent
         time.sleep(delay)
         process.kill()
-        process.wait()
-        folder = state.parent
-        command = [sys.executable, str(ROOT / "main.py"), "--resume", "latest", "--quiet"]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        process = subprocess.Popen(command, cwd=here, env=environment, **pipes)
-    output, _ = process.communicate(timeout=180)
+        process.communicate()
+        process = resume(here, environment, "latest")
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert final(folder) == expected
+    assert final(folder) == unbroken
 
 
 def test_resume_refuses_other_settings(here, capsys):
