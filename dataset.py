@@ -494,6 +494,8 @@ class Batches:
     Images that fit in `memory_limit` bytes (default: half of what is available) are read once, by threads;
     others are streamed from disk in every epoch by `workers` processes (0: in this one). Same bits in both.
 
+    shift: pixels by which a training crop may be off centre in x and y (None: as far as the image goes).
+
     labels: (n,) int64, of the whole split; in_memory: whether the images are; warnings: one line if some of
     the images read so far are constant, else nothing. Raises DataError, here or in `epoch`, for a bad file.
     """
@@ -510,6 +512,7 @@ class Batches:
         workers: int | None = None,
         memory_limit: int | None = None,
         progress: bool = True,
+        shift: int | None = None,
     ):
         if folder.size < preprocess.window:
             raise DataError(
@@ -519,7 +522,8 @@ class Batches:
         self.batch_size, self.train, self.seed = batch_size, train, seed
         self.device = torch.device(device)
         self.workers = min(8, _processors()) if workers is None else workers
-        self.span = folder.size - preprocess.window
+        self.spare = folder.size - preprocess.window
+        self.span = self.spare if shift is None else min(self.spare, 2 * shift)
         self._reader = _Reader(split.paths, folder.channels, folder.size)
         self._constant: set[int] = set()
         self._store = self._load(available_memory() // 2 if memory_limit is None else memory_limit, progress)
@@ -563,6 +567,7 @@ class Batches:
         if not self.train:
             return self.preprocess(pixels)
         offsets, turns, flips = draw_augmentation(self.seed, epoch, indices, self.span)
+        offsets = offsets + (self.spare - self.span) // 2
         return augment(self.preprocess(pixels, offsets), turns, flips)
 
     def _load(self, limit: int, progress: bool) -> torch.Tensor | None:

@@ -10,7 +10,7 @@ DEFAULTS = {
     "N": 4,
     "use_CNN": False,
     "arch": "full",
-    "head": "orbit",
+    "head": None,
     "recipe": "seed",
     "epochs": None,
     "batch_size": None,
@@ -113,13 +113,13 @@ def build_parser(manual: str = "") -> Parser:
     add(
         "--head",
         choices=("flatten", "pooled", "rings", "orbit", "lifted"),
-        help="from the last map to the classes; flatten, the original's, is not invariant (orbit)",
+        help="from the last map to the classes; flatten, the original's, is not invariant (full orbit, compact lifted)",
     )
 
     add = parser.add_argument_group("training").add_argument
     add("--recipe", choices=("seed", "fast"), help="seed: Adam, 5e-5, constant. fast: AdamW, one cycle (seed)")
     add("--epochs", type=whole(1), help="passes over the training images (seed 30, fast 5)")
-    add("--batch_size", type=whole(1), help="images per step (64)")
+    add("--batch_size", type=whole(1), help="images per step (seed 64, fast 32)")
     add("--lr", type=positive, help="learning rate, the highest of a cycle (seed 5e-5, fast 3e-3)")
     add("--seed", type=whole(0, 2**63 - 1), help="of weights, order and augmentation (0)")
     add("--compile", **switch, help="torch.compile the training step: minutes to start, faster steps (False)")

@@ -133,8 +133,9 @@ def open_data(settings: Namespace, device, splits: tuple[str, ...], preprocess=N
     data = dataset.scan(settings.data_dir)
     preprocess = preprocess or dataset.default_preprocess(data.size)
     options = {"device": device, "workers": settings.num_workers, "progress": not settings.quiet, "seed": settings.seed}
+    shift = getattr(settings.recipe, "shift", None)
     return data, {
-        name: dataset.Batches(split, data, preprocess, settings.batch_size, train=name == "train", **options)
+        name: dataset.Batches(split, data, preprocess, settings.batch_size, train=name == "train", shift=shift, **options)
         for name, split in data.splits.items()
         if name in splits
     }
@@ -169,9 +170,11 @@ def _record(settings: Namespace, data, classifier, device) -> dict:
     """All that is needed to understand and repeat the run: `run.json`, and part of every checkpoint."""
     import torch
 
-    arguments = {key: value for key, value in vars(settings).items() if key not in ("recipe", "recipe_name")}
+    arguments = {key: value for key, value in vars(settings).items() if key != "recipe_name"}
+    arguments["recipe"] = settings.recipe_name
+    arguments["head"] = classifier.network.config.get("head")
     return {
-        "arguments": arguments | {"recipe": settings.recipe_name, "data_dir": str(settings.data_dir)},
+        "arguments": arguments,
         "recipe": asdict(settings.recipe),
         "network": {"kind": classifier.kind, **classifier.network.config},
         "classes": classifier.classes,

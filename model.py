@@ -26,11 +26,16 @@ from steerable import SteerableBasis, Symmetry, regular_permutation, steerable_b
 
 @dataclass(frozen=True)
 class Architecture:
-    """fields: regular fields after each block; kernels, paddings: of each block's convolution; pools: the stride of
-    the antialiased pooling after block i (stride 1 pools without padding); reduce: stride of the pooling before
-    the first block, left out where it would leave too small an image; margin: width of the masked border in percent of the image's radius."""
+    """The shape of a network.
+
+    fields: regular fields after each block; kernels, paddings: of each block's convolution; pools: (block, stride)
+    of the antialiased poolings (stride 1 pools without padding); reduce: stride of the pooling before the first
+    block, left out where the image would become too small; margin: width of the masked border in percent of the
+    image's radius; hidden: features between the head's linear layers; head: the one to take if none is asked for.
+    """
 
     fields: tuple[int, ...]
+    head: str = "orbit"
     kernels: tuple[int, ...] = (7, 5, 5, 5, 5, 5)
     paddings: tuple[int, ...] = (1, 2, 2, 2, 2, 1)
     pools: tuple[tuple[int, int], ...] = ((1, 2), (3, 2), (5, 1))
@@ -43,8 +48,9 @@ SMALLEST = 29  # pixels that the blocks need to end with a map of at least one
 
 ARCHITECTURES = {
     "full": Architecture(fields=(24, 48, 48, 96, 96, 64)),  # the original's
-    "compact": Architecture(fields=(6, 12, 12, 24, 24, 16), reduce=2),  # for CPUs and quick looks
-    "early": Architecture(fields=(8, 12, 16, 24, 24, 16), pools=((0, 2), (2, 2), (5, 1)), reduce=2),
+    "compact": Architecture(  # for CPUs and quick looks: half the resolution, pooled early
+        fields=(8, 12, 16, 24, 24, 16), head="lifted", pools=((0, 2), (2, 2), (5, 1)), reduce=2
+    ),
 }
 
 
@@ -404,15 +410,16 @@ class Equivariant_Network(nn.Module):
         sym_group: str = "Circular",
         N: int = 4,
         arch: str = "full",
-        head: str = "flatten",
+        head: str | None = None,
         channels: int = 1,
         classes: int = 3,
         size: int = 129,
     ):
         super().__init__()
+        shape = _choose("architecture", ARCHITECTURES, arch)
+        head = head or shape.head
         self.config = {"sym_group": sym_group, "N": N, "arch": arch, "head": head}
         self.config |= {"channels": channels, "classes": classes, "size": size}
-        shape = _choose("architecture", ARCHITECTURES, arch)
         symmetry = Symmetry(sym_group, N)
         self.mask = DiskMask(size, shape.margin)
         self.reduce = nn.Identity()

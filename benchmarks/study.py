@@ -43,7 +43,8 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
     network = classifier.NETWORKS["resnet" if setting.get("cnn") else "equivariant"](config)
     network.to(memory_format=torch.channels_last)
     batches = {
-        name: dataset.Batches(split, data, preprocess, recipe.batch_size, train=name == "train", seed=seed, progress=False)
+        name: dataset.Batches(split, data, preprocess, recipe.batch_size, train=name == "train", seed=seed,
+                              shift=recipe.shift, progress=False)  # fmt: skip
         for name, split in data.splits.items()
         if name in ("train", "val")
     }

@@ -22,6 +22,7 @@ import main
 import model
 import report
 import results
+import symmetry
 import trainer
 
 SMALL = ["--arch", "compact", "--epochs", "2", "--batch_size", "8", "--use_cuda", "False", "--quiet"]
@@ -43,6 +44,7 @@ def here(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(autouse=True)
 def pictures(request, monkeypatch):
     """Pictures take most of a small run's time: drawn only where a test is marked to look for them."""
+    monkeypatch.setattr(symmetry, "MOST", 3)
     if "with_pictures" not in request.keywords:
         monkeypatch.setattr(report, "_draw", lambda *_: None)
         monkeypatch.setattr(results, "plot_curves", lambda *_: None)
