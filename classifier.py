@@ -1,7 +1,7 @@
 """A trained network with all that is needed to use it again: classes, preprocessing, temperature, record.
 
-    classifier = load_model("images_f_D_8/2026-11-22-10-30-00/best-model-parameters.pt")
-    probabilities = classifier.predict(images)      # images: (n, H, W), counts or any positive multiple of them
+classifier = load_model("images_f_D_8/2026-11-22-10-30-00/best-model-parameters.pt")
+probabilities = classifier.predict(images)      # images: (n, H, W), counts or any positive multiple of them
 """
 
 import contextlib

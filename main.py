@@ -135,7 +135,9 @@ def open_data(settings: Namespace, device, splits: tuple[str, ...], preprocess=N
     options = {"device": device, "workers": settings.num_workers, "progress": not settings.quiet, "seed": settings.seed}
     shift = getattr(settings.recipe, "shift", None)
     return data, {
-        name: dataset.Batches(split, data, preprocess, settings.batch_size, train=name == "train", shift=shift, **options)
+        name: dataset.Batches(
+            split, data, preprocess, settings.batch_size, train=name == "train", shift=shift, **options
+        )
         for name, split in data.splits.items()
         if name in splits
     }
@@ -273,7 +275,6 @@ def _go_on(run, log: Callable[[str], None]) -> None:
 def test(settings: Namespace, given: set[str]) -> None:
     """Measure a trained network: its figures, and how well it keeps its symmetry."""
     import report
-    import results
     import trainer
     from classifier import load_model
 

@@ -29,7 +29,9 @@ def describe(state: dict[str, Tensor]) -> dict:
     orders = {int(m[1]) for key in state if (m := re.search(r"batch_norm_\[(\d+)\]\.weight$", key))}
     trivial = {m[1] for key in state if (m := re.search(r"block_expansion_\('(irrep_[\d,]+)', 'regular'\)", key))}
     if len(orders) != 1 or trivial not in ({"irrep_0"}, {"irrep_0,0"}):
-        raise OriginalError("expected a checkpoint of the original's equivariant network or of ResNet-18, found neither")
+        raise OriginalError(
+            "expected a checkpoint of the original's equivariant network or of ResNet-18, found neither"
+        )
     order, mirrored = orders.pop(), trivial == {"irrep_0,0"}
     return {"sym_group": "Dihyderal" if mirrored else "Circular", "N": order // 2 if mirrored else order}
 
@@ -105,7 +107,9 @@ def _derived(network: Equivariant_Network) -> dict:
     order, fields = network.blocks[0].norm.group, ARCHITECTURES["full"].fields
     for number, (i, _) in enumerate(ARCHITECTURES["full"].pools, 1):
         key = f"pool{number}.filter" if number == 3 else f"pool{number}.0.filter"
-        values[key] = lambda pool=network.blocks[i].pool, channels=fields[i] * order: _blur(pool).expand(channels, 1, -1, -1)
+        values[key] = lambda pool=network.blocks[i].pool, channels=fields[i] * order: _blur(pool).expand(
+            channels, 1, -1, -1
+        )
     return values
 
 

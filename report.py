@@ -56,5 +56,7 @@ def table(found: dict) -> str:
         rows.append(row("AUC substructure or none", auc["substructure"]["value"], auc["substructure"]["interval"]))
     rows += [row(name.replace("_", " "), found[name]) for name in ("log_loss", "expected_calibration_error")]
     if "symmetry" in found:
-        rows.append(f"  {'change under exact symmetry':<28}{found['symmetry']['largest_exact_change']:7.1e}   (probabilities)")
+        rows.append(
+            f"  {'change under exact symmetry':<28}{found['symmetry']['largest_exact_change']:7.1e}   (probabilities)"
+        )
     return "\n".join(rows)

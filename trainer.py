@@ -126,7 +126,9 @@ class Trainer:
         self.network = classifier.network
         self.forward = torch.compile(self.network, fullgraph=True) if compiled else self.network
         optimiser = OPTIMISERS[recipe.optimiser]
-        self.optimiser = optimiser(self.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        self.optimiser = optimiser(
+            self.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
+        )
         self.epoch = self.step = 0
         self.sums = [0.0, 0.0]  # of this epoch so far: loss, right answers
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
@@ -202,9 +204,10 @@ class Trainer:
         for name, value in zip(CURVES, (train_loss, loss, train_accuracy, accuracy), strict=True):
             self.curves[name].append(value)
         auc = metrics.evaluate(logits, labels, self.classifier.classes, bootstrap=0)["auc"]["macro"]["value"]
+        shown = "-" if auc is None else f"{auc:.4f}"
         self.log(
             f"epoch {self.epoch + 1}/{self.recipe.epochs}  train loss {train_loss:.4f} accuracy {train_accuracy:.2f}%  "
-            f"{self.val.split.name} loss {loss:.4f} accuracy {accuracy:.2f}%  macro AUC {'-' if auc is None else f'{auc:.4f}'}"
+            f"{self.val.split.name} loss {loss:.4f} accuracy {accuracy:.2f}%  macro AUC {shown}"
         )
         self._keep_best([accuracy / 100 if auc is None else auc, -loss], logits)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0]
@@ -213,7 +216,9 @@ class Trainer:
         self._draw_curves()
 
     def evaluate_val(self) -> np.ndarray:
-        return evaluate(self.network, self.val, self.precision, lambda it: self._iterate(it, "validating", len(self.val)))
+        return evaluate(
+            self.network, self.val, self.precision, lambda it: self._iterate(it, "validating", len(self.val))
+        )
 
     def _keep_best(self, score: list[float], logits: np.ndarray) -> None:
         """The best epoch has the highest macro AUC; equal ones are told apart by the loss."""
@@ -285,7 +290,9 @@ class Trainer:
 def _signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT so that the loop can stop between two steps."""
     received: list[int] = []
-    previous = {s: signal.signal(s, lambda number, frame: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
+    previous = {
+        s: signal.signal(s, lambda number, frame: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield received
     finally:

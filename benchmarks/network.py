@@ -99,7 +99,11 @@ def operations(network, size: int, device: str) -> float:
 def compare(group: str, args, device: str, peak: dict) -> list[dict]:
     rows, batch = [], args.batch or (2 if device == "cpu" else 64)
     images, labels = torch.rand(batch, 1, 129, 129, device=device), torch.arange(batch, device=device) % 3
-    theirs = reference(group).to(device) if group != "ResNet-18" else build_resnet({"channels": 1, "classes": 3, "size": 129})
+    theirs = (
+        reference(group).to(device)
+        if group != "ResNet-18"
+        else build_resnet({"channels": 1, "classes": 3, "size": 129})
+    )
     theirs = theirs.to(device)
     mine = ours(group).to(device) if group != "ResNet-18" else theirs
     flops = operations(mine, 129, device)
@@ -120,7 +124,7 @@ def compare(group: str, args, device: str, peak: dict) -> list[dict]:
                          "ratio": quick / slow, "tflops": rate / 1e12, "share": rate / peak[precision]})  # fmt: skip
             print(
                 f"{group:<10}{kind:<7}{precision:<6}reference {slow:9.2f} img/s   ours {quick:9.2f} img/s   "
-                f"ratio {quick / slow:5.2f}   {rate / 1e9:9.0f} GFLOP/s = {100 * rate / peak[precision]:.0f}% of matrix product",
+                f"ratio {quick / slow:5.2f}   {rate / 1e9:9.0f} GFLOP/s = {100 * rate / peak[precision]:.0f}% of peak",
                 flush=True,
             )
     return rows
@@ -199,7 +203,9 @@ def epoch(args, device: str) -> None:
             return time.perf_counter() - start
 
         slow, quick = old(), new()
-    print(f"epoch of {3 * count} images, C4: original's pipeline {slow:.1f} s, ours {quick:.1f} s, ratio {slow / quick:.2f}")
+    print(
+        f"epoch of {3 * count} images, C4: original {slow:.1f} s, ours {quick:.1f} s, ratio {slow / quick:.2f}"
+    )
 
 
 def main() -> None:

@@ -73,13 +73,9 @@ def written_per_second(recipe: simulate.Recipe, images: int, device: str) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the simulator.")
     parser.add_argument("--model", choices=sorted(simulate.RECIPES), default="f")
-    parser.add_argument(
-        "--images", type=int, default=30, help="lenses a class for the comparison (default: 30)"
-    )
+    parser.add_argument("--images", type=int, default=30, help="lenses a class for the comparison (default: 30)")
     parser.add_argument("--written", type=int, default=3000, help="images to write (default: 3000)")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="what writes them (default: cpu)"
-    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what writes them (default: cpu)")
     args = parser.parse_args()
     recipe = simulate.RECIPES[args.model]
     torch.set_num_threads(1)

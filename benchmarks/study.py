@@ -43,8 +43,16 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
     network = classifier.NETWORKS["resnet" if setting.get("cnn") else "equivariant"](config)
     network.to(memory_format=torch.channels_last)
     batches = {
-        name: dataset.Batches(split, data, preprocess, recipe.batch_size, train=name == "train", seed=seed,
-                              shift=recipe.shift, progress=False)  # fmt: skip
+        name: dataset.Batches(
+            split,
+            data,
+            preprocess,
+            recipe.batch_size,
+            train=name == "train",
+            seed=seed,
+            shift=recipe.shift,
+            progress=False,
+        )  # fmt: skip
         for name, split in data.splits.items()
         if name in ("train", "val")
     }
@@ -79,14 +87,19 @@ def number(text: str):
 def settings(varied: list[str]) -> list[dict]:
     """["head=orbit,pooled", "N=4,8"] -> the four combinations."""
     axes = [(text.split("=")[0], [number(v) for v in text.split("=")[1].split(",")]) for text in varied]
-    return [dict(zip([name for name, _ in axes], values)) for values in itertools.product(*[v for _, v in axes])]
+    return [
+        dict(zip([name for name, _ in axes], values, strict=True))
+        for values in itertools.product(*[v for _, v in axes])
+    ]
 
 
 def table(runs: list[dict]) -> str:
     rows = ["| setting | seeds | macro AUC | accuracy % | images/s |", "|---|---|---|---|---|"]
     for setting in dict.fromkeys(json.dumps(run["setting"], sort_keys=True) for run in runs):
         mine = [run for run in runs if json.dumps(run["setting"], sort_keys=True) == setting]
-        spread = {key: statistics.stdev([r[key] for r in mine]) if len(mine) > 1 else 0.0 for key in ("auc", "accuracy")}
+        spread = {
+            key: statistics.stdev([r[key] for r in mine]) if len(mine) > 1 else 0.0 for key in ("auc", "accuracy")
+        }
         mean = {key: statistics.mean(r[key] for r in mine) for key in ("auc", "accuracy", "images_per_second")}
         label = ", ".join(f"{k} {v}" for k, v in json.loads(setting).items())
         rows.append(
@@ -112,7 +125,13 @@ def main() -> None:
     out = Path(args.out)
     runs = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     for seed, setting in itertools.product(args.seeds, settings(args.vary)):
-        key = {"setting": setting, "seed": seed, "epochs": args.epochs, "data": args.data_dir, "precision": args.precision}
+        key = {
+            "setting": setting,
+            "seed": seed,
+            "epochs": args.epochs,
+            "data": args.data_dir,
+            "precision": args.precision,
+        }
         if any(all(run.get(k) == v for k, v in key.items()) for run in runs):
             continue
         print(key, flush=True)

@@ -76,9 +76,14 @@ def trained(here: Path, *arguments) -> Path:
 
 
 @pytest.mark.parametrize(
-    "arguments, name", [((), "images_t_C_4"), (("--sym_group", "Dihyderal", "--N", "8", "--head", "pooled"), "images_t_D_8"),
-                        (("--use_CNN", "True"), "images_t_CNN"), (("--head", "flatten", "--recipe", "fast"), "images_t_C_4")]
-)  # fmt: skip
+    "arguments, name",
+    [
+        ((), "images_t_C_4"),
+        (("--sym_group", "Dihyderal", "--N", "8", "--head", "pooled"), "images_t_D_8"),
+        (("--use_CNN", "True"), "images_t_CNN"),
+        (("--head", "flatten", "--recipe", "fast"), "images_t_C_4"),
+    ],
+)
 def test_train_then_test(here, capsys, arguments, name):
     folder = trained(here, *arguments)
     assert folder.parent.name == name and re.fullmatch(r"\d{4}(-\d\d){5}", folder.name)
@@ -91,7 +96,9 @@ def test_train_then_test(here, capsys, arguments, name):
     assert run("--test_time", folder.name, "--quiet") == 0  # no group, order, network or data repeated
     after = json.loads((folder / "metrics.json").read_text())
     different = {"timing", "symmetry"}
-    assert {k: v for k, v in after.items() if k not in different} == {k: v for k, v in before.items() if k not in different}
+    assert {k: v for k, v in after.items() if k not in different} == {
+        k: v for k, v in before.items() if k not in different
+    }
     symmetric = name != "images_t_CNN" and "flatten" not in arguments
     change = max(e["relative_logits"] for e in after["symmetry"]["exact"] if e["in_group"] or not symmetric)
     assert change <= 1e-5 if symmetric else change > 1e-4
@@ -300,8 +307,10 @@ def test_missing_run_lists_those_that_exist(here, capsys):
     assert folder.name in usage_error(capsys, "--test_time", "2020-01-01-00-00-00")
 
 
-@pytest.mark.parametrize("flag, value", [("--N", "8"), ("--sym_group", "Dihyderal"), ("--use_CNN", "True"), ("--head", "flatten"),
-                                         ("--arch", "full")])  # fmt: skip
+@pytest.mark.parametrize(
+    "flag, value",
+    [("--N", "8"), ("--sym_group", "Dihyderal"), ("--use_CNN", "True"), ("--head", "flatten"), ("--arch", "full")],
+)
 def test_flags_that_contradict_the_checkpoint(here, capsys, flag, value):
     folder = trained(here)
     capsys.readouterr()

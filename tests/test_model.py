@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from e2cnn_reference import E2cnnNetwork, initialise
-from steerable import Symmetry, transform
 
 from model import ARCHITECTURES, HEADS, AntialiasedPool, DiskMask, Equivariant_Network, FieldNormRelu, build_network
+from steerable import Symmetry, transform
 
 GROUPS = [("Circular", 4), ("Circular", 8), ("Dihyderal", 4), ("Dihyderal", 8)]
 SMALL = {"fields": (2, 3, 2, 3, 2, 2)}
@@ -94,8 +94,10 @@ def _copy_weights(reference, ours):
         ours.head.norm.load_state_dict(reference.fully_net[1].state_dict())
 
 
-@pytest.mark.parametrize("group, N, count", [("Circular", 4, 3801123), ("Circular", 8, 4831779), ("Dihyderal", 4, 4831779),
-                                             ("Dihyderal", 8, 6893091)])  # fmt: skip
+@pytest.mark.parametrize(
+    "group, N, count",
+    [("Circular", 4, 3801123), ("Circular", 8, 4831779), ("Dihyderal", 4, 4831779), ("Dihyderal", 8, 6893091)],
+)
 def test_parameters_are_counted_as_published(group, N, count):
     network = build_network({"sym_group": group, "N": N, "head": "flatten"})
     assert sum(p.numel() for p in network.parameters()) == count
@@ -137,7 +139,9 @@ def test_flattened_head_is_not_invariant(small):
 
 def test_double_after_float_is_exact(small):
     """A network that was in float32 is as equivariant in float64 as one that was made in it."""
-    network = build_network({"sym_group": "Dihyderal", "N": 8, "head": "pooled", "size": 65}).float().half().double().eval()
+    network = (
+        build_network({"sym_group": "Dihyderal", "N": 8, "head": "pooled", "size": 65}).float().half().double().eval()
+    )
     logits = network(lens(65))
     assert (network(transform(lens(65), True, 1)) - logits).abs().max() <= 1e-10 * logits.abs().max()
 
@@ -170,7 +174,9 @@ def test_field_norm_in_bf16_has_float32_statistics():
     x = (100 + torch.randn(8, 8, 31, 31)).bfloat16()
     norm(x)
     assert norm.running_mean.dtype == torch.float32
-    torch.testing.assert_close(norm.running_mean, 0.1 * x.float().unflatten(1, (2, 4)).mean((0, 2, 3, 4)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        norm.running_mean, 0.1 * x.float().unflatten(1, (2, 4)).mean((0, 2, 3, 4)), rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("size, stride", [(33, 2), (29, 1), (65, 2)])
@@ -248,7 +254,9 @@ def test_state_holds_parameters_and_statistics_only():
 
 
 def test_config_rebuilds_the_network(small):
-    network = build_network({"sym_group": "Dihyderal", "N": 3, "head": "rings", "size": 65, "classes": 5, "channels": 3})
+    network = build_network(
+        {"sym_group": "Dihyderal", "N": 3, "head": "rings", "size": 65, "classes": 5, "channels": 3}
+    )
     twin = build_network(network.config)
     twin.load_state_dict(network.state_dict())
     images = torch.randn(2, 3, 65, 65)
@@ -271,8 +279,16 @@ def test_bf16_trains(small):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("config, message", [({"head": "none"}, "head"), ({"arch": "huge"}, "architecture"), ({"N": 0}, "order"),
-                                             ({"sym_group": "SO2"}, "group"), ({"size": 9}, "small")])  # fmt: skip
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"head": "none"}, "head"),
+        ({"arch": "huge"}, "architecture"),
+        ({"N": 0}, "order"),
+        ({"sym_group": "SO2"}, "group"),
+        ({"size": 9}, "small"),
+    ],
+)
 def test_wrong_configurations_are_named(config, message):
     with pytest.raises(ValueError, match=message):
         build_network(config)
@@ -284,5 +300,3 @@ def test_random_state_of_the_caller_is_what_counts(small):
     torch.manual_seed(5)
     second = Equivariant_Network(size=65)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-
-

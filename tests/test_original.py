@@ -32,8 +32,18 @@ def test_shapes_are_those_of_the_documentation(state):
     assert state["block1.0.mask"].shape == (1, 1, 129, 129)
     assert [len(state[f"block{i}.0.weights"]) for i in range(2, 7)] == [50688, 101376, 202752, 405504, 270336]
     assert len(state["block1.1.weights"]) == 432 and state["block1.1.filter"].shape == (96, 1, 7, 7)
-    assert state["block1.1._basisexpansion.block_expansion_('irrep_0', 'regular').sampled_basis"].shape == (18, 4, 1, 49)
-    assert state["block2.0._basisexpansion.block_expansion_('regular', 'regular').sampled_basis"].shape == (44, 4, 4, 25)
+    assert state["block1.1._basisexpansion.block_expansion_('irrep_0', 'regular').sampled_basis"].shape == (
+        18,
+        4,
+        1,
+        49,
+    )
+    assert state["block2.0._basisexpansion.block_expansion_('regular', 'regular').sampled_basis"].shape == (
+        44,
+        4,
+        4,
+        25,
+    )
     assert state["block1.2.batch_norm_[4].running_var"].shape == (24,) and state["block1.2.indices_4"].shape == (2,)
     assert state["pool3.filter"].shape == (256, 1, 5, 5) and state["pool1.0.filter"].shape == (192, 1, 5, 5)
     assert state["fully_net.0.weight"].shape == (64, 43264) and state["gpool.in_indices_4"].shape == (2,)
@@ -106,7 +116,9 @@ def test_resnet_loads(tmp_path):
     assert sum(p.numel() for p in loaded.network.parameters()) == 11171779
 
 
-@pytest.mark.parametrize("content", [{"a": torch.zeros(2)}, {"conv1.weight": torch.zeros(64, 1, 7, 7), "fc.weight": torch.zeros(3, 512)}])
+@pytest.mark.parametrize(
+    "content", [{"a": torch.zeros(2)}, {"conv1.weight": torch.zeros(64, 1, 7, 7), "fc.weight": torch.zeros(3, 512)}]
+)
 def test_state_of_something_else_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "else.pt")
     with pytest.raises(checkpoint.CheckpointError, match="else.pt: not a usable network"):

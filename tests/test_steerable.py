@@ -11,7 +11,9 @@ ALL = [Symmetry(group, N) for group in GROUPS for N in (1, 2, 3, 4, 6, 8)]
 NAMED = {"ids": lambda symmetry: symmetry.name}
 
 
-@pytest.mark.parametrize("symmetry", [Symmetry("Circular", 4), Symmetry("Dihyderal", 4), Symmetry("Dihyderal", 8)], **NAMED)
+@pytest.mark.parametrize(
+    "symmetry", [Symmetry("Circular", 4), Symmetry("Dihyderal", 4), Symmetry("Dihyderal", 8)], **NAMED
+)
 @pytest.mark.parametrize("source, size", [("trivial", 7), ("regular", 5), ("regular", 3), ("regular", 1)])
 def test_basis_is_that_of_e2cnn(symmetry, source, size):
     """Same elements, order and scale as e2cnn's R2Conv expands, 1x1 kernels included (they broke on torch 2.13)."""
@@ -48,15 +50,26 @@ def test_kernels_satisfy_the_constraint(symmetry):
 
 
 @pytest.mark.parametrize(
-    "group, N, count", [("Circular", 4, 4), ("Circular", 8, 4), ("Circular", 6, 2), ("Circular", 3, 1), ("Dihyderal", 8, 8),
-                        ("Dihyderal", 2, 4), ("Dihyderal", 3, 2), ("Dihyderal", 1, 2)]
-)  # fmt: skip
+    "group, N, count",
+    [
+        ("Circular", 4, 4),
+        ("Circular", 8, 4),
+        ("Circular", 6, 2),
+        ("Circular", 3, 1),
+        ("Dihyderal", 8, 8),
+        ("Dihyderal", 2, 4),
+        ("Dihyderal", 3, 2),
+        ("Dihyderal", 1, 2),
+    ],
+)
 def test_exact_elements(group, N, count):
     elements = Symmetry(group, N).exact_elements()
     assert len(set(elements)) == count and (False, 0) in elements
 
 
-@pytest.mark.parametrize("group, N", [("Spherical", 4), ("Circular", 0), ("Circular", -2), ("Dihyderal", 2.0), ("Circular", True)])
+@pytest.mark.parametrize(
+    "group, N", [("Spherical", 4), ("Circular", 0), ("Circular", -2), ("Dihyderal", 2.0), ("Circular", True)]
+)
 def test_impossible_groups_are_refused(group, N):
     with pytest.raises(ValueError, match="group"):
         Symmetry(group, N)

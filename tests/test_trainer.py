@@ -67,7 +67,11 @@ def test_resumed_run_is_the_unbroken_one(folder, tmp_path, monkeypatch, steps, c
     """Stopped by SIGTERM after some steps (5: the last of the first epoch), then resumed in a fresh trainer."""
     whole = make(folder, tmp_path / "whole", cnn=cnn, precision=precision)
     whole.fit()
-    broken, step, done = make(folder, tmp_path / "broken", cnn=cnn, precision=precision), trainer.Trainer._train_step, []
+    broken, step, done = (
+        make(folder, tmp_path / "broken", cnn=cnn, precision=precision),
+        trainer.Trainer._train_step,
+        [],
+    )
 
     def stop_after(self, batch):
         done.append(step(self, batch))
