@@ -6,6 +6,7 @@ probabilities = classifier.predict(images)      # images: (n, H, W), counts or a
 
 import contextlib
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,18 +76,22 @@ def autocast(device: str | torch.device, precision: str) -> contextlib.AbstractC
 
 
 def save_model(classifier: Classifier, path: str | Path) -> None:
-    """Write parameters and statistics (no bases) with their description. Raises CheckpointError."""
-    payload = {
+    """Write parameters and statistics (no bases) with their description. Raises CheckpointError.
+
+    Equal classifiers give equal bytes: the description goes through JSON, since pickle writes strings that happen to
+    be one object differently from equal ones.
+    """
+    description = {
         "kind": classifier.kind,
         "network": classifier.network.config,
-        "state": classifier.network.state_dict(),
         "classes": list(classifier.classes),
         "preprocess": classifier.preprocess.to_dict(),
         "temperature": classifier.temperature,
         "record": classifier.record,
         "epoch": classifier.epoch,
     }
-    checkpoint.save(payload, path)
+    description = json.loads(json.dumps(description, sort_keys=True))
+    checkpoint.save({**description, "state": classifier.network.state_dict()}, path)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Classifier:

@@ -74,9 +74,9 @@ def train(settings: Namespace, given: set[str]) -> None:
 
     import trainer
 
-    folder = None
+    folder = record = None
     if settings.resume:
-        folder, settings = _resumed(settings, given)
+        folder, settings, record = _resumed(settings, given)
     settings.recipe = _recipe(settings)
     if settings.demo:
         _simulate(settings)
@@ -85,7 +85,7 @@ def train(settings: Namespace, given: set[str]) -> None:
     data, batches = open_data(settings, device, ("train", "val", "test"))
     classifier = new_classifier(settings, data, device)
     folder = folder or _new_folder(settings)
-    record = _record(settings, data, classifier, device)
+    record = _same_data(record, data) if record else _record(settings, data, classifier, device)
     with _log(folder, settings) as log:
         _begin(folder, log.write, record, data, batches)
         classifier.record = record
@@ -235,8 +235,8 @@ def _details(record: dict, timing: dict) -> dict:
 # --- go on ------------------------------------------------------------------------------------------------
 
 
-def _resumed(settings: Namespace, given: set[str]) -> tuple[Path, Namespace]:
-    """The run to go on with and the settings it was started with."""
+def _resumed(settings: Namespace, given: set[str]) -> tuple[Path, Namespace, dict]:
+    """The run to go on with, the settings it was started with, and its record."""
     import results
 
     try:
@@ -245,7 +245,8 @@ def _resumed(settings: Namespace, given: set[str]) -> tuple[Path, Namespace]:
         raise UsageError(f"--resume: {error}") from error
     path = folder / "run.json"
     try:
-        arguments = json.loads(path.read_text())["arguments"]
+        record = json.loads(path.read_text())
+        arguments = record["arguments"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"--resume: {path} is missing or damaged: this run cannot be resumed") from error
     free = {"resume", "results_dir", "quiet", "debug", "num_workers"}
@@ -254,7 +255,16 @@ def _resumed(settings: Namespace, given: set[str]) -> tuple[Path, Namespace]:
             raise UsageError(f"--{name} {getattr(settings, name)} contradicts the run, which has {arguments.get(name)}")
     old = Namespace(**flags.DEFAULTS | arguments | {name: getattr(settings, name) for name in free})
     old.demo = False
-    return folder, old
+    old.cuda_asked = False
+    return folder, old, record
+
+
+def _same_data(record: dict, data) -> dict:
+    """The record of a run that goes on, if its images are still those it was started with."""
+    found = {name: len(split.paths) for name, split in data.splits.items()}
+    if record.get("images") != found or record.get("classes") != list(data.classes):
+        raise UsageError(f"--resume: {data.root} has changed: the run began with {record.get('images')}, found {found}")
+    return record
 
 
 def _go_on(run, log: Callable[[str], None]) -> None:
