@@ -72,6 +72,7 @@ def train(settings: Namespace, given: set[str]) -> None:
     """Train a network, or go on training one, and report its best epoch."""
     import torch
 
+    import results
     import trainer
 
     folder = record = None
@@ -86,7 +87,7 @@ def train(settings: Namespace, given: set[str]) -> None:
     classifier = new_classifier(settings, data, device)
     folder = folder or _new_folder(settings)
     record = _same_data(record, data) if record else _record(settings, data, classifier, device)
-    with _log(folder, settings) as log:
+    with results.Log(folder / f"log_{folder.name}.txt") as log:
         _begin(folder, log.write, record, data, batches)
         classifier.record = record
         options = {"precision": record["precision"], "compiled": settings.compile, "quiet": settings.quiet}
@@ -103,7 +104,7 @@ def train(settings: Namespace, given: set[str]) -> None:
         except trainer.TrainingError as error:
             log.write(f"stopped: {error}")
             raise
-        _finish(settings, run, batches, log.write)
+        _finish(run, batches, log.write)
 
 
 def _recipe(settings: Namespace):
@@ -210,7 +211,7 @@ def _begin(folder: Path, log: Callable[[str], None], record: dict, data, batches
         log(f"warning: {warning}")
 
 
-def _finish(settings: Namespace, run, batches: dict, log: Callable[[str], None]) -> None:
+def _finish(run, batches: dict, log: Callable[[str], None]) -> None:
     """Report the best epoch: on val from the logits it had then, on a test split with one pass over it."""
     import report
     import trainer
@@ -436,12 +437,6 @@ def choose_precision(settings: Namespace, device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
     return "bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else "fp32"
-
-
-def _log(folder: Path, settings: Namespace):
-    import results
-
-    return results.Log(folder / f"log_{folder.name}.txt")
 
 
 if __name__ == "__main__":

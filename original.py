@@ -124,11 +124,13 @@ def _ignored(network: Equivariant_Network) -> set[str]:
     """Index ranges of e2cnn's modules, which our layout makes needless."""
     order = network.blocks[0].norm.group
     norms = {_norm(i, order).rsplit("batch_norm", 1)[0] + f"indices_{order}" for i in range(len(network.blocks))}
-    ranges = [f"_basisexpansion.{side}_indices_('{s}', 'regular')" for side in ("in", "out") for s in ("regular",)]
     trivial = "irrep_0,0" if network.config["sym_group"] == "Dihyderal" else "irrep_0"
-    first = {_conv(0) + f"_basisexpansion.{side}_indices_('{trivial}', 'regular')" for side in ("in", "out")}
-    later = {_conv(i) + name for i in range(1, len(network.blocks)) for name in ranges}
-    return norms | first | later | {f"gpool.in_indices_{order}", f"gpool.out_indices_{order}"}
+    ranges = {
+        _conv(i) + f"_basisexpansion.{side}_indices_('{trivial if i == 0 else 'regular'}', 'regular')"
+        for i in range(len(network.blocks))
+        for side in ("in", "out")
+    }
+    return norms | ranges | {f"gpool.in_indices_{order}", f"gpool.out_indices_{order}"}
 
 
 @torch.no_grad()

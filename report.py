@@ -1,5 +1,6 @@
 """From the logits of one split to `metrics.json` and its pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,18 @@ def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split
     results.plot_roc(folder, probabilities, split.labels, classifier.classes, found)
     results.plot_confusion(folder, found["confusion_matrix"], classifier.classes)
     results.plot_reliability(folder, probabilities, split.labels, found, calibrated)
-    predicted, sureness = probabilities.argmax(1), probabilities.max(1)
-    wrong = np.flatnonzero(predicted != split.labels)
-    worst = wrong[np.argsort(-sureness[wrong], kind="stable")][: results.GALLERY]
-    images = np.stack([read_image(split.paths[i]).mean(0) for i in worst]) if len(worst) else np.zeros((0, 1, 1))
-    results.plot_mistakes(folder, images, split.labels[worst], predicted[worst], sureness[worst], classifier.classes)
+    sureness, predicted = probabilities.max(1), probabilities.argmax(1)
+    results.plot_mistakes(folder, _Images(split.paths), split.labels, predicted, sureness, classifier.classes)
+
+
+class _Images:
+    """The images (H, W) of some files, channels averaged, read when they are asked for."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_image(self.paths[index]).mean(0)
 
 
 def table(found: dict) -> str:

@@ -570,7 +570,8 @@ def plot_mistakes(
 
     Parameters
     ----------
-    images : (m, H, W) or (m, 1, H, W). true, predicted : (m,) int. Those that agree are left out.
+    images : m images (H, W) or (1, H, W), by index; only those shown are asked for. true, predicted : (m,) int.
+        Those that agree are left out.
     probability : (m,) of the predicted class.
     """
     wrong = np.flatnonzero(np.asarray(true) != np.asarray(predicted))
@@ -582,7 +583,8 @@ def plot_mistakes(
     for axis in axes[len(worst) :]:
         axis.remove()
     for axis, k in zip(axes, worst, strict=False):
-        axis.imshow(np.asarray(images[k]).reshape(np.shape(images)[-2:]), cmap="inferno")
+        image = np.asarray(images[k])
+        axis.imshow(image.reshape(image.shape[-2:]), cmap="inferno")
         says = f"{names[predicted[k]]} {probability[k]:.1%}"
         axis.set_title(f"true: {names[true[k]]}\nsays: {says}", fontsize=9)
     found = f"the {len(worst)} most confident of {len(wrong)} mistakes" if rows else "no mistakes"

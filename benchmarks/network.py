@@ -33,7 +33,7 @@ from steerable import GROUPS, Symmetry  # noqa: E402
 LETTERS = {letter: name for name, letter in GROUPS.items()}
 
 
-def ours(group: str, compiled: bool = False):
+def ours(group: str):
     network = build_network({"sym_group": LETTERS[group[0]], "N": int(group[1:]), "head": "flatten"})
     return network.to(memory_format=torch.channels_last)
 
