@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import json
 import math
+from pathlib import Path
 
 DEFAULTS = {
     "data_dir": "images_f",
@@ -19,6 +21,11 @@ DEFAULTS = {
     "test_time": "",
     "resume": "",
     "results_dir": ".",
+    "runs": [],
+    "output": "predictions.csv",
+    "list": False,
+    "explain": False,
+    "tensorboard": False,
     "seed": 0,
     "num_workers": None,
     "precision": None,
@@ -30,9 +37,21 @@ DEFAULTS = {
     "debug": False,
     "demo": False,
 }
+MODES = "Train", "Test", "Predict", "Compare"
 DEMO = {"data_dir": "images_demo", "arch": "compact", "recipe": "fast"}
 DEMO_IMAGES = {"train": 4000, "val": 700}  # per class
 NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoint knows better
+
+
+# what a run repeats when it is started with --config
+REPEATED = (
+    "data_dir sym_group N use_CNN arch head recipe epochs batch_size lr seed num_workers precision use_cuda cuda_idx "
+    "compile tensorboard"
+).split()
+
+
+class UsageError(Exception):
+    """A command line that is wrong in a way that only the files could tell."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -98,7 +117,7 @@ def build_parser(manual: str = "") -> Parser:
     )
     switch = {"type": boolean, "nargs": "?", "const": True, "metavar": "True|False"}
     groups = "Circular", "Dihyderal"
-    modes = "Train", "Test"
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="with --mode Compare: timestamps or folders of runs")
 
     add = parser.add_argument_group("data").add_argument
     add("--data_dir", metavar="DIR", help="data set folder (images_f)")
@@ -124,11 +143,17 @@ def build_parser(manual: str = "") -> Parser:
     add("--seed", type=whole(0, 2**63 - 1), help="of weights, order and augmentation (0)")
     add("--compile", **switch, help="torch.compile the training step: minutes to start, faster steps (False)")
 
+    add("--tensorboard", **switch, help="also write what TensorBoard shows, into the run's folder (False)")
+    add("--config", metavar="FILE", help="start from the settings in an earlier run's run.json; flags given here win")
+
     add = parser.add_argument_group("what to do").add_argument
-    add("--mode", type=any_case(modes), choices=modes, help="(Train, or Test if --test_time is given)")
-    add("--test_time", metavar="TIMESTAMP", help="the run to test: its timestamp, its folder, or latest")
+    add("--mode", type=any_case(MODES), choices=MODES, help="(Train, or Test if --test_time is given)")
+    add("--test_time", metavar="TIMESTAMP", help="the run to test or predict with: its timestamp, its folder, or latest")
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: its timestamp, its folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
+    add("--explain", **switch, help="with Test: also show which pixels decide, on some of the images (False)")
+    add("--output", metavar="FILE", help="with Predict: the table to write (predictions.csv)")
+    add("--list", **switch, help="show the runs that there are (False)")
     add("--results_dir", metavar="DIR", help="where runs are kept (the current folder)")
 
     add = parser.add_argument_group("machine").add_argument
@@ -144,17 +169,41 @@ def parse(manual: str, argv: list[str] | None = None) -> tuple[argparse.Namespac
     """Settings with all defaults filled in, the names of those given by hand, and the parser for later errors."""
     parser = build_parser(manual)
     given = vars(parser.parse_args(argv))
+    if "config" in given:
+        given = _config(given.pop("config"), parser) | given
     demo = DEMO if given.get("demo") else {}
     settings = argparse.Namespace(**{**DEFAULTS, **demo, **given})
     settings.cuda_asked = given.get("use_cuda", False) or "cuda_idx" in given
     if "test_time" in given and "mode" not in given:
         settings.mode = "Test"
-    if settings.mode == "Test" and not settings.test_time:
-        parser.error("--mode Test needs --test_time TIMESTAMP, the run to test")
-    if settings.mode == "Train" and "test_time" in given:
-        parser.error("--test_time goes with --mode Test")
-    if settings.resume and (settings.mode == "Test" or settings.demo):
-        parser.error("--resume goes on with a training run: not with --mode Test or --demo")
-    if settings.export and settings.mode != "Test":
-        parser.error("--export goes with --mode Test")
+    for wrong, message in _contradictions(settings, given):
+        if wrong:
+            parser.error(message)
     return settings, set(given), parser
+
+
+def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[bool, str]]:
+    mode, trained = settings.mode, settings.mode in ("Test", "Predict")
+    return [
+        (trained and not settings.test_time, f"--mode {mode} needs --test_time TIMESTAMP, the run to take"),
+        (not trained and "test_time" in given, "--test_time goes with --mode Test or Predict"),
+        (bool(settings.resume) and mode != "Train", f"--resume goes on with a training run: not with --mode {mode}"),
+        (bool(settings.resume) and settings.demo, "--resume goes on with a training run: not with --demo"),
+        (settings.demo and mode != "Train", f"--demo trains a network: not with --mode {mode}"),
+        (settings.export and mode != "Test", "--export goes with --mode Test"),
+        (settings.explain and mode != "Test", "--explain goes with --mode Test"),
+        ("output" in given and mode != "Predict", "--output goes with --mode Predict"),
+        (mode == "Predict" and "data_dir" not in given, "--mode Predict needs --data_dir FOLDER, the images"),
+        (mode == "Compare" and len(settings.runs) < 2, "--mode Compare needs two or more runs: timestamps or folders"),
+        (mode != "Compare" and bool(settings.runs), f"unrecognized arguments: {' '.join(settings.runs)}"),
+    ]
+
+
+def _config(path: str, parser: Parser) -> dict:
+    """The settings in a run's record, checked as if they had been typed."""
+    try:
+        arguments = json.loads(Path(path).read_text())["arguments"]
+        typed = [f"--{key}={arguments[key]}" for key in REPEATED if arguments.get(key) is not None]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        parser.error(f"--config {path}: expected the run.json of a run ({type(error).__name__}: {error})")
+    return vars(parser.parse_args(typed))

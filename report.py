@@ -68,3 +68,9 @@ def table(found: dict) -> str:
             f"  {'change under exact symmetry':<28}{found['symmetry']['largest_exact_change']:7.1e}   (probabilities)"
         )
     return "\n".join(rows)
+
+
+def details(record: dict, timing: dict) -> dict:
+    """What `metrics.json` says besides the figures. record: of the run; timing: of what has just been done."""
+    kept = ("arguments", "network", "recipe", "seed", "precision", "device", "threads", "versions")
+    return {key: record[key] for key in kept if key in record} | {"timing": timing}

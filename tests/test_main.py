@@ -20,6 +20,7 @@ import dataset
 import flags
 import main
 import model
+import modes
 import report
 import results
 import symmetry
@@ -168,7 +169,7 @@ def test_original_run_in_its_folder(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "Model_t_C4" / "2021-08-01-10-30-00"
     folder.mkdir(parents=True)
     torch.save(published("Circular", 4).state_dict(), folder / "best-model-parameters.pt")
-    monkeypatch.setattr(main, "symmetry_of", lambda *_: None)  # slow for the full network, and tested elsewhere
+    monkeypatch.setattr(modes, "symmetry_of", lambda *_: None)  # slow for the full network, and tested elsewhere
     assert run("--data_dir", "images_t", "--mode", "Test", "--test_time", folder.name, "--precision", "fp32") == 0
     found = json.loads((folder / "metrics.json").read_text())
     assert found["images"] == 3 and found["classes"] == ["no", "sphere", "vort"]
