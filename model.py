@@ -125,7 +125,8 @@ class _NormRelu(torch.autograd.Function):
     """relu(scale * (x - mean) + shift) with batch statistics shared by the G channels of a field.
 
     Made of PyTorch's own per-channel batch-norm kernels (float32 statistics whatever the input's precision), with
-    the sums of the G channels joined in between: few passes over memory, and only x and the result are kept.
+    the sums of the G channels joined in between. Only x is kept; the backward pass computes the rest again, on a CPU
+    a few images at a time, so that it stays in the cache and needs one new tensor of the size of x.
     """
 
     @staticmethod
@@ -136,28 +137,42 @@ class _NormRelu(torch.autograd.Function):
         field_mean = mean.mean(1)
         field_var = (var + (mean - field_mean[:, None]).square()).mean(1)
         channels = [t.repeat_interleave(group) for t in (field_mean, field_var, weight, bias)]
-        y = F.batch_norm(x, channels[0], channels[1], channels[2], channels[3], False, 0.0, eps).relu_()
-        ctx.save_for_backward(x, y, channels[0], channels[1], channels[2])
+        ctx.save_for_backward(x, *channels)
         ctx.group, ctx.eps = group, eps
         ctx.mark_non_differentiable(field_mean, field_var)
-        return y, field_mean, field_var
+        return F.batch_norm(x, *channels, False, 0.0, eps).relu_(), field_mean, field_var
 
     @staticmethod
     def backward(ctx, grad, *_):
-        x, y, mean, var, weight = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grad, y, 0)
-        invstd = (var + ctx.eps).rsqrt()
-        _, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, None, None, mean, invstd, True, ctx.eps, [False, True, True]
-        )
-        d_weight, d_bias = (t.view(-1, ctx.group).sum(1) for t in (d_weight, d_bias))  # per field
+        x, mean, var, weight, bias = ctx.saved_tensors
+        invstd, n = (var + ctx.eps).rsqrt(), _images_at_once(x)
+
+        def through_relu(x, grad):
+            return torch.ops.aten.threshold_backward(grad, F.batch_norm(x, mean, var, weight, bias, eps=ctx.eps), 0)
+
+        def sums(x, grad):
+            wanted = [False, True, True]
+            statistics = (None, None, mean, invstd, True, ctx.eps)
+            return torch.ops.aten.native_batch_norm_backward(through_relu(x, grad), x, weight, *statistics, wanted)[1:]
+
+        pieces = list(zip(x.split(n), grad.split(n), strict=True))
+        parts = [sums(*piece) for piece in pieces]
+        d_weight, d_bias = (sum(part).view(-1, ctx.group).sum(1) for part in zip(*parts, strict=True))  # per field
         count = x.numel() // d_bias.numel()
         # dx = scale * (grad - mean(grad) - xhat * mean(grad * xhat)), the last two as one affine map of x
         slope = -(weight * invstd) * (d_weight / count).repeat_interleave(ctx.group)
         offset = -(weight * invstd) * (d_bias / count).repeat_interleave(ctx.group)
-        affine = F.batch_norm(x, mean, var, slope, offset, False, 0.0, ctx.eps)
-        dx = affine.addcmul_(grad, (weight * invstd).to(grad.dtype).view(1, -1, 1, 1))
+        scale, dx = (weight * invstd).to(grad.dtype).view(1, -1, 1, 1), torch.empty_like(x)
+        for (some, its), out in zip(pieces, dx.split(n), strict=True):
+            affine = F.batch_norm(some, mean, var, slope, offset, eps=ctx.eps)
+            torch.addcmul(affine, through_relu(some, its), scale, out=out)
         return dx, d_weight.to(weight.dtype), d_bias.to(weight.dtype), None, None
+
+
+def _images_at_once(x: Tensor) -> int:
+    """Images of x (B, C, H, W) that a CPU should work on together; all of them elsewhere."""
+    most = 2**23 if x.device.type == "cpu" else x.numel()  # numbers
+    return max(1, min(len(x), most // max(x[0].numel(), 1)))
 
 
 class FieldNormRelu(nn.Module):
