@@ -148,8 +148,8 @@ def build_parser(manual: str = "") -> Parser:
 
     add = parser.add_argument_group("what to do").add_argument
     add("--mode", type=any_case(MODES), choices=MODES, help="(Train, or Test if --test_time is given)")
-    add("--test_time", metavar="TIMESTAMP", help="the run to test or predict with: its timestamp, its folder, or latest")
-    add("--resume", metavar="TIMESTAMP", help="the run to go on with: its timestamp, its folder, or latest")
+    add("--test_time", metavar="TIMESTAMP", help="the run to test or to predict with: timestamp, folder, or latest")
+    add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
     add("--explain", **switch, help="with Test: also show which pixels decide, on some of the images (False)")
     add("--output", metavar="FILE", help="with Predict: the table to write (predictions.csv)")

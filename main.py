@@ -27,6 +27,9 @@ import flags  # everything heavy is imported once the command line is known to b
 from flags import UsageError
 
 PACKAGES = "torch", "torchvision", "e2cnn", "numpy", "scikit-learn", "matplotlib"
+EXPECTED = (  # the errors that a user can mend
+    "DataError DatasetError CheckpointError ResultsError TrainingError Interrupted BoardError CompareError"
+).split()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,8 +67,7 @@ def _explain(error: Exception, settings: Namespace) -> int:
         error = trainer.TrainingError(
             f"the GPU's memory is full at batch size {settings.batch_size}: lower --batch_size, or take --arch compact"
         )
-    expected = "DataError", "DatasetError", "CheckpointError", "ResultsError", "TrainingError", "Interrupted"
-    if settings.debug or type(error).__name__ not in expected:
+    if settings.debug or type(error).__name__ not in EXPECTED:
         raise error
     print(f"error: {error}", file=sys.stderr)
     return getattr(error, "status", 1)
@@ -93,9 +95,13 @@ def train(settings: Namespace, given: set[str]) -> None:
     classifier.record = record or _record(settings, data, classifier, recipe, device)
     with results.Log(folder / f"log_{folder.name}.txt") as log:
         _begin(folder, log.write, data, batches, classifier.record)
+        board = _board(settings, folder)
         run = _trainer(settings, recipe, folder, batches, classifier, log.write)
+        run.on_epoch = board.epoch if board else None
         _fit(run, settings, log.write)
-        _finish(run, batches, log.write)
+        found = _finish(run, batches, log.write)
+        if board:
+            board.finish(found)
 
 
 def _open(settings: Namespace, recipe, device, folder: Path | None) -> tuple:
@@ -132,6 +138,15 @@ def _trainer(settings: Namespace, recipe, folder: Path, batches: dict, classifie
 
     options = {"compiled": settings.compile, "quiet": settings.quiet, "precision": classifier.record["precision"]}
     return trainer.Trainer(classifier, batches["train"], batches["val"], recipe, folder, log, **options)
+
+
+def _board(settings: Namespace, folder: Path):
+    """TensorBoard's writer if it is asked for."""
+    if not settings.tensorboard:
+        return None
+    from board import Board
+
+    return Board(folder)
 
 
 def _simulate(settings: Namespace) -> None:
@@ -206,7 +221,7 @@ def _fit(run, settings: Namespace, log: Callable[[str], None]) -> None:
         raise
 
 
-def _finish(run, batches: dict, log: Callable[[str], None]) -> None:
+def _finish(run, batches: dict, log: Callable[[str], None]) -> dict:
     """Report the best epoch: on val from the logits it had then, on a test split with one pass over it."""
     import report
     import trainer
@@ -220,6 +235,7 @@ def _finish(run, batches: dict, log: Callable[[str], None]) -> None:
     found = report.write_report(run.folder, best, logits, split, report.details(best.record, run.timing()))
     log(report.table(found))
     log(f"results: {run.folder}")
+    return found
 
 
 # --- go on after an interruption --------------------------------------------------------------------------------

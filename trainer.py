@@ -123,6 +123,7 @@ class Trainer:
         self.classifier, self.train, self.val, self.recipe = classifier, train, val, recipe
         self.folder, self.log, self.precision, self.quiet = Path(folder), log, precision, quiet
         self.save_every, self.saved, self.plotted = save_every, time.monotonic(), -math.inf
+        self.on_epoch: Callable[[dict[str, list[float]], float], None] | None = None  # of curves and learning rate
         self.network = classifier.network
         self.forward = torch.compile(self.network, fullgraph=True) if compiled else self.network
         optimiser = OPTIMISERS[recipe.optimiser]
@@ -210,6 +211,8 @@ class Trainer:
             f"{self.val.split.name} loss {loss:.4f} accuracy {accuracy:.2f}%  macro AUC {shown}"
         )
         self._keep_best([accuracy / 100 if auc is None else auc, -loss], logits)
+        if self.on_epoch:
+            self.on_epoch(self.curves, self.learning_rate())
         self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0]
         results.save_curves(self.folder, self.curves)
         self.save()

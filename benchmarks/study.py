@@ -26,50 +26,42 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
     """Train one network; its figures after the last epoch."""
     import torch
 
-    import classifier
+    import assemble
     import dataset
     import metrics
     import trainer
 
-    recipe_fields = {field.name for field in fields(trainer.Recipe)}
-    recipe = replace(trainer.RECIPES["fast"], **{k: v for k, v in setting.items() if k in recipe_fields})
+    changes = {field.name: setting.get(field.name) for field in fields(trainer.Recipe)}
+    recipe = assemble.choose_recipe("fast", **changes)
     data = dataset.scan(data_dir)
     preprocess = dataset.default_preprocess(data.size)
     preprocess = replace(preprocess, stretch=setting.get("stretch", preprocess.stretch))
     torch.manual_seed(seed)
-    config = {"channels": data.channels, "classes": len(data.classes), "size": preprocess.crop}
-    if not setting.get("cnn"):
-        config |= {key: setting.get(key, value) for key, value in NETWORK.items()}
-    network = classifier.NETWORKS["resnet" if setting.get("cnn") else "equivariant"](config)
-    network.to(memory_format=torch.channels_last)
-    batches = {
-        name: dataset.Batches(
-            split,
-            data,
-            preprocess,
-            recipe.batch_size,
-            train=name == "train",
-            seed=seed,
-            shift=recipe.shift,
-            progress=False,
-        )  # fmt: skip
-        for name, split in data.splits.items()
-        if name in ("train", "val")
-    }
-    model = classifier.Classifier(network, list(data.classes), preprocess)
+    cnn = bool(setting.get("cnn"))
+    config = {} if cnn else {key: setting.get(key, value) for key, value in NETWORK.items()}
+    classifier = assemble.new_classifier(data, config, cnn=cnn, preprocess=preprocess)
+    options = {"seed": seed, "shift": recipe.shift, "progress": False}
+    batches = assemble.open_batches(data, ("train", "val"), preprocess, recipe.batch_size, **options)
     with tempfile.TemporaryDirectory() as folder:
         run = trainer.Trainer(
-            model, batches["train"], batches["val"], recipe, Path(folder), print, precision, quiet=True, save_every=1e9
+            classifier,
+            batches["train"],
+            batches["val"],
+            recipe,
+            Path(folder),
+            print,
+            precision,
+            quiet=True,
+            save_every=1e9,
         )
         run.fit()
-        logits = trainer.evaluate(network, batches["val"], precision)
-    found = metrics.evaluate(logits, batches["val"].labels, list(data.classes), bootstrap=0)
-    parameters = sum(p.numel() for p in network.parameters())
+        logits = trainer.evaluate(classifier.network, batches["val"], precision)
+    found = metrics.evaluate(logits, batches["val"].labels, classifier.classes, bootstrap=0)
     return {
         "auc": found["auc"]["macro"]["value"],
         "accuracy": found["accuracy"],
         "log_loss": found["log_loss"],
-        "parameters": parameters,
+        "parameters": sum(p.numel() for p in classifier.network.parameters()),
         "images_per_second": run.timing()["training_images_per_second"],
         "curve": run.curves["test_accuracy"],
     }
