@@ -50,7 +50,12 @@ def choose_recipe(name: str, **changes: float | None) -> Recipe:
 
 
 def open_batches(
-    data: LensFolder, splits: tuple[str, ...], preprocess: Preprocess, batch_size: int, device="cpu", **options
+    data: LensFolder,
+    splits: tuple[str, ...],
+    preprocess: Preprocess,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+    **options,
 ) -> dict[str, Batches]:
     """The batches of those of the folder's splits that are asked for; options as `Batches` takes them.
 
@@ -64,7 +69,11 @@ def open_batches(
 
 
 def new_classifier(
-    data: LensFolder, config: dict, device="cpu", cnn: bool = False, preprocess: Preprocess | None = None
+    data: LensFolder,
+    config: dict,
+    device: str | torch.device = "cpu",
+    cnn: bool = False,
+    preprocess: Preprocess | None = None,
 ) -> Classifier:
     """An untrained network for these images: ResNet-18 if `cnn`, else equivariant, as `config` says.
 

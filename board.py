@@ -62,7 +62,7 @@ def _markdown(matrix: list[list[int]], classes: list[str]) -> str:
     """A table of the counts, rows are the true class."""
     rows = ["| true / predicted | " + " | ".join(classes) + " |", "|" + "---|" * (len(classes) + 1)]
     return "\n".join(
-        [*rows, *(f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(classes, matrix))]
+        [*rows, *(f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(classes, matrix, strict=True))]
     )
 
 

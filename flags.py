@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 DEFAULTS = {
@@ -57,7 +58,9 @@ class UsageError(Exception):
 class Parser(argparse.ArgumentParser):
     """argparse that suggests what an unknown flag may have meant."""
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(
+        self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -67,13 +70,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def boolean(text: str) -> bool:
+    """True or False, as a person writes them."""
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"expected True or False, found {text!r}")
     return values[text.lower()]
 
 
-def whole(least: int, most: float = math.inf):
+def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """Accepts whole numbers from `least` to `most`."""
+
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -88,6 +94,7 @@ def whole(least: int, most: float = math.inf):
 
 
 def positive(text: str) -> float:
+    """A finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -97,7 +104,7 @@ def positive(text: str) -> float:
     return value
 
 
-def any_case(choices: tuple[str, ...]):
+def any_case(choices: tuple[str, ...]) -> Callable[[str], str]:
     """Accepts the choices in any case."""
 
     def parse(text: str) -> str:
@@ -126,7 +133,7 @@ def build_parser(manual: str = "") -> Parser:
 
     add = parser.add_argument_group("network").add_argument
     add("--sym_group", choices=groups, help="Circular: C_N, turns. Dihyderal: D_N, turns and mirrors (Circular)")
-    add("--N", type=whole(1, 64), help="order of the group: N turns (4)")
+    add("--N", type=whole(1, 64), metavar="K", help="order of the group: N turns (4)")
     add("--use_CNN", **switch, help="ResNet-18 instead, the baseline (False)")
     add("--arch", choices=("full", "compact"), help="full: the original's; compact: for CPUs and quick looks (full)")
     add(
@@ -137,17 +144,17 @@ def build_parser(manual: str = "") -> Parser:
 
     add = parser.add_argument_group("training").add_argument
     add("--recipe", choices=("seed", "fast"), help="seed: Adam, 5e-5, constant. fast: AdamW, one cycle (seed)")
-    add("--epochs", type=whole(1), help="passes over the training images (seed 30, fast 5)")
-    add("--batch_size", type=whole(1), help="images per step (seed 64, fast 32)")
-    add("--lr", type=positive, help="learning rate, the highest of a cycle (seed 5e-5, fast 3e-3)")
-    add("--seed", type=whole(0, 2**63 - 1), help="of weights, order and augmentation (0)")
+    add("--epochs", type=whole(1), metavar="K", help="passes over the training images (seed 30, fast 5)")
+    add("--batch_size", type=whole(1), metavar="K", help="images per step (seed 64, fast 32)")
+    add("--lr", type=positive, metavar="RATE", help="learning rate, the highest of a cycle (seed 5e-5, fast 3e-3)")
+    add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add("--compile", **switch, help="torch.compile the training step: minutes to start, faster steps (False)")
 
     add("--tensorboard", **switch, help="also write what TensorBoard shows, into the run's folder (False)")
     add("--config", metavar="FILE", help="start from the settings in an earlier run's run.json; flags given here win")
 
     add = parser.add_argument_group("what to do").add_argument
-    add("--mode", type=any_case(MODES), choices=MODES, help="(Train, or Test if --test_time is given)")
+    add("--mode", type=any_case(MODES), choices=MODES, help="what to do (Train, or Test if --test_time is given)")
     add("--test_time", metavar="TIMESTAMP", help="the run to test or to predict with: timestamp, folder, or latest")
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
@@ -158,11 +165,22 @@ def build_parser(manual: str = "") -> Parser:
 
     add = parser.add_argument_group("machine").add_argument
     add("--use_cuda", **switch, help="use a GPU if there is one (True)")
-    add("--cuda_idx", type=whole(0), help="which GPU (0)")
+    add("--cuda_idx", type=whole(0), metavar="K", help="which GPU (0)")
     add("--precision", choices=("fp32", "bf16"), help="bf16: mixed precision (bf16 where the hardware has it)")
     add("--quiet", **switch, help="no progress bars (False)")
     add("--debug", **switch, help="show where an error comes from (False)")
     return parser
+
+
+def markdown() -> str:
+    """The table of all flags in README.md: `python -c "import flags; print(flags.markdown())"`."""
+    rows = ["| flag | meaning (default) |", "|---|---|"]
+    for action in build_parser()._actions:
+        if action.option_strings and action.dest != "help":
+            values = action.metavar or "\\|".join(map(str, action.choices or ())) or action.dest.upper()
+            values = values.replace("True|False", "True\\|False")
+            rows.append(f"| `{action.option_strings[0]}` {values} | {action.help} |")
+    return "\n".join(rows)
 
 
 def parse(manual: str, argv: list[str] | None = None) -> tuple[argparse.Namespace, set[str], Parser]:

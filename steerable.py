@@ -117,7 +117,7 @@ def regular_permutation(symmetry: Symmetry, mirror: bool, turns: int) -> torch.T
     return torch.from_numpy(np.asarray(group.regular_representation(element)).argmax(1))
 
 
-def build_gspace(symmetry: Symmetry):
+def build_gspace(symmetry: Symmetry) -> "e2cnn.gspaces.GSpace":  # noqa: F821
     """The e2cnn space on which the group acts (N = 1 has classes of its own there)."""
     gspaces = import_e2cnn().gspaces
     if symmetry.N == 1:
