@@ -223,11 +223,16 @@ def _fit(run, settings: Namespace, log: Callable[[str], None]) -> None:
 
 def _finish(run, batches: dict, log: Callable[[str], None]) -> dict:
     """Report the best epoch: on val from the logits it had then, on a test split with one pass over it."""
+    import novelty
     import report
     import trainer
-    from classifier import load_model
+    from classifier import load_model, save_model
 
-    best = load_model(run.folder / "best-model-parameters.pt", run.train.device)
+    path = run.folder / "best-model-parameters.pt"
+    best = load_model(path, run.train.device)
+    paths = [split.split.paths for split in (run.train, run.val)]
+    best.novelty = novelty.fit_on(best, *paths, run.precision, quiet=run.quiet)
+    save_model(best, path)
     logits, split = run.best["logits"].numpy(), batches["val"].split
     if "test" in batches:
         logits = trainer.evaluate(best.network, batches["test"], run.precision)

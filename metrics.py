@@ -1,7 +1,8 @@
 """How good is a classifier? Pure functions from logits (n, K) and labels (n,) to numbers.
 
 `evaluate` is the report of one run, `fit_temperature` calibrates it, and `delong_test`, `mcnemar_test` and
-`paired_bootstrap` say whether two networks differ on the same images.
+`paired_bootstrap` say whether two networks differ on the same images; with more networks, `bootstrap` each once,
+look at pairs with `difference`, and correct with `holm`.
 
 References
 ----------
@@ -9,11 +10,12 @@ Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13 (percentile 
 Guo et al. 2017, arXiv:1706.04599 (temperature scaling; expected calibration error).
 DeLong et al. 1988, Biometrics 44:837; Sun & Xu 2014, IEEE Signal Process. Lett. 21:1389 (the fast algorithm).
 McNemar 1947, Psychometrika 12:153.
+Holm 1979, Scand. J. Stat. 6:65 (correction for many tests).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,18 +53,12 @@ def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     """The same two arrays as float64 (n, K) and int64 (n,), or ValueError."""
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(
-            f"expected logits (n, K >= 2) and labels (n,), got {logits.shape} and {labels.shape}"
-        )
+        raise ValueError(f"expected logits (n, K >= 2) and labels (n,), got {logits.shape} and {labels.shape}")
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
-        raise ValueError(
-            f"NaN or infinite logits for {bad} of {len(logits)} images: the network has diverged"
-        )
+        raise ValueError(f"NaN or infinite logits for {bad} of {len(logits)} images: the network has diverged")
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(
-            f"expected integer labels from 0 to {logits.shape[1] - 1}, got {np.unique(labels)[:10]}"
-        )
+        raise ValueError(f"expected integer labels from 0 to {logits.shape[1] - 1}, got {np.unique(labels)[:10]}")
     return logits, labels.astype(np.int64)
 
 
@@ -139,9 +135,7 @@ def _macro(values: list) -> np.ndarray:
     """Mean over the classes (first axis) whose AUC is defined."""
     values = np.asarray(values, dtype=np.float64)
     defined = np.isfinite(values).sum(axis=0)
-    return np.divide(
-        np.nansum(values, axis=0), defined, out=np.full(defined.shape, np.nan), where=defined > 0
-    )
+    return np.divide(np.nansum(values, axis=0), defined, out=np.full(defined.shape, np.nan), where=defined > 0)
 
 
 def _point(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -149,7 +143,7 @@ def _point(scores: np.ndarray, positive: np.ndarray) -> float:
     return np.nan if positive.all() or not positive.any() else roc_auc_score(positive.ravel(), scores.ravel())
 
 
-def _interval(values: np.ndarray) -> list[float] | None:
+def interval(values: np.ndarray) -> list[float] | None:
     """95% percentile interval over the resamples where the number is defined."""
     values = values[np.isfinite(values)]
     return np.percentile(values, [2.5, 97.5]).tolist() if len(values) else None
@@ -176,9 +170,7 @@ def _auc_report(problems: dict, drawn: dict, classes: list[str]) -> dict[str, An
     values = {key: _point(*problem) for key, problem in problems.items()}
     values["macro"] = float(_macro([values[k] for k in numbers]))
     drawn = drawn | {"macro": _macro([drawn[k] for k in numbers])}
-    entries = {
-        key: {"value": _number(value), "interval": _interval(drawn[key])} for key, value in values.items()
-    }
+    entries = {key: {"value": _number(value), "interval": interval(drawn[key])} for key, value in values.items()}
     undefined = {"value": None, "interval": None}
     return {
         **{name: entries[name] for name in ("macro", "micro", "micro_logits")},
@@ -285,9 +277,7 @@ def evaluate(
     """
     logits, labels = _checked(logits, labels)
     if len(classes) != logits.shape[1]:
-        raise ValueError(
-            f"expected one class name per logit: {logits.shape[1]} logits, names {list(classes)}"
-        )
+        raise ValueError(f"expected one class name per logit: {logits.shape[1]} logits, names {list(classes)}")
     predicted = logits.argmax(axis=1)
     problems = _problems(logits, labels)
     drawn = _bootstrap(problems, predicted == labels, bootstrap, seed)
@@ -297,7 +287,7 @@ def evaluate(
         "classes": list(classes),
         "accuracy": accuracy,
         "accuracy_percent": 100 * accuracy,
-        "accuracy_interval": _interval(drawn["accuracy"]),
+        "accuracy_interval": interval(drawn["accuracy"]),
         "auc": _auc_report(problems, drawn, classes),
         **_probabilistic(logits, labels),
         **_per_class(labels, predicted, classes),
@@ -328,9 +318,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 # ---- two networks, the same images ----
 
 
-def delong_test(
-    scores_a: np.ndarray, scores_b: np.ndarray, labels: np.ndarray
-) -> tuple[float, float, float, float]:
+def delong_test(scores_a: np.ndarray, scores_b: np.ndarray, labels: np.ndarray) -> tuple[float, float, float, float]:
     """Are two correlated AUCs different? (DeLong et al. 1988, by midranks as in Sun & Xu 2014.)
 
     Scores (n,) of the same n images; labels (n,) bool or 0/1. Returns (auc_a, auc_b, z, p), p two-sided.
@@ -339,9 +327,7 @@ def delong_test(
     positive = np.asarray(labels).astype(bool)
     sides = positive.sum(), (~positive).sum()
     if min(sides) < 2:
-        raise ValueError(
-            f"DeLong's test needs two positives and two negatives, got {sides[0]} and {sides[1]}"
-        )
+        raise ValueError(f"DeLong's test needs two positives and two negatives, got {sides[0]} and {sides[1]}")
     components = [_components(np.asarray(scores), positive) for scores in (scores_a, scores_b)]
     (auc_a, *a), (auc_b, *b) = components
     variance = sum(np.var(x - y, ddof=1) / len(x) for x, y in zip(a, b, strict=True))
@@ -369,14 +355,38 @@ def mcnemar_test(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
+def bootstrap(logits: np.ndarray, labels: np.ndarray, resamples: int = 10_000, seed: int = 0) -> dict[str, np.ndarray]:
+    """`macro` and `micro` AUC and `accuracy` of a network, (resamples,) each; logits (n, K), labels (n,).
+
+    One seed draws the same images for every network with the same n: the difference of two networks' draws is a
+    paired bootstrap, and the intervals are those of `evaluate`. Raises ValueError as `evaluate` does.
+    """
+    logits, labels = _checked(logits, labels)
+    problems = _problems(logits, labels)
+    del problems["micro_logits"]
+    drawn = _bootstrap(problems, logits.argmax(axis=1) == labels, resamples, seed)
+    macro = _macro([drawn[k] for k in range(logits.shape[1])])
+    return {"macro": macro, "micro": drawn["micro"], "accuracy": drawn["accuracy"]}
+
+
+def difference(value: float | None, drawn: np.ndarray) -> dict[str, Any]:
+    """Is a difference real? value: as measured, None if not defined; drawn: (resamples,), NaN where not defined.
+
+    Returns `difference`, its 95% `interval`, and `p`, two-sided: twice the fraction of resamples that fall on
+    the other side of zero, at least 2 / (resamples + 1). All None where the difference is not defined.
+    """
+    drawn = drawn[np.isfinite(drawn)]
+    if value is None or not len(drawn):
+        return {"difference": value, "interval": None, "p": None}
+    crossed = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    p = min(1.0, 2 * (crossed + 1) / (len(drawn) + 1))
+    return {"difference": float(value), "interval": interval(drawn), "p": float(p)}
+
+
 def paired_bootstrap(
     logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
-    """Macro AUC of a minus that of b, over the same resampled images; logits (n, K), labels (n,).
-
-    Returns `difference`, its 95% `interval`, and `p`, two-sided: twice the fraction of resamples that fall on
-    the other side of zero, at least 2 / (resamples + 1).
-    """
+    """`difference`: macro AUC of a minus that of b, over the same resampled images; logits (n, K), labels (n,)."""
     sides = [_one_against_rest(*_checked(logits, labels)) for logits in (logits_a, logits_b)]
     a, b = (_macro([_point(*problem) for problem in side]) for side in sides)
     rankings = [[rank(*problem) for problem in side] for side in sides]
@@ -384,8 +394,16 @@ def paired_bootstrap(
     for counts in resample(len(labels), resamples, seed):
         ours, theirs = (_macro([weighted_auc(ranking, counts) for ranking in side]) for side in rankings)
         drawn.append(ours - theirs)
-    differences = np.concatenate(drawn)
-    differences = differences[np.isfinite(differences)]
-    crossed = min((differences <= 0).sum(), (differences >= 0).sum())
-    p = min(1.0, 2 * (crossed + 1) / (len(differences) + 1))
-    return {"difference": _number(a - b), "interval": _interval(differences), "p": float(p)}
+    return difference(_number(a - b), np.concatenate(drawn))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values of several tests, raised so that even one false alarm among them all is as rare as each says.
+
+    Holm 1979: the smallest of m times m, the next times m - 1, and so on, never falling and never above one.
+    """
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    raised = np.empty_like(values)
+    raised[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    return np.minimum(raised, 1.0).tolist()

@@ -12,13 +12,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import assemble
+import compare
 import dataset
 import flags
 import report
 import results
 import trainer
 from classifier import Classifier, evaluator, load_model
+from explain import explain
 from flags import UsageError
+from predict import predict_folder
+from sensitivity import is_simulated, sensitivity
 from steerable import Symmetry
 from symmetry import measure_symmetry, sample_size
 
@@ -45,9 +49,23 @@ def test(settings: Namespace, given: set[str]) -> None:
     details = report.details(classifier.record | {"precision": precision}, timing)
     found = report.write_report(target, classifier, logits, tested.split, details, symmetry_of(classifier, tested))
     print(report.table(found))
-    if settings.export:
-        _export(classifier, target)
+    _look_closer(settings, classifier, data, tested.split, logits, target)
     print(f"results: {target}")
+
+
+def _look_closer(settings: Namespace, classifier: Classifier, data, split: dataset.Split, logits, folder: Path) -> None:
+    """What depends on flags, or on the data having been simulated."""
+    if is_simulated(data.root):
+        names = report.predictions_of(logits, split, data.classes).names
+        try:
+            sensitivity(data.root, split.name, names, split.labels, logits, classifier.classes, folder)
+        except dataset.DataError as error:
+            print(f"warning: no sensitivity.png: {error}")
+    if settings.explain:
+        scored = sample_size(_multiplications(classifier)) // 4  # a map takes 32 passes forward and back
+        explain(classifier, split, logits, folder, scored=max(scored, 2))
+    if settings.export:
+        _export(classifier, folder)
 
 
 def _load(settings: Namespace, given: set[str]) -> tuple[Path, Classifier, torch.device]:
@@ -130,14 +148,22 @@ def symmetry_of(classifier: Classifier, batches: dataset.Batches) -> dict:
     """How well the network keeps its symmetry on some of the images, evenly taken from the split."""
     config, paths = classifier.network.config, batches.split.paths
     run = evaluator(classifier.network, batches.device, "fp32")
-    with FlopCounterMode(display=False) as counter:
-        run(torch.zeros(1, config["channels"], config["size"], config["size"]))
-    count = min(len(paths), sample_size(counter.get_total_flops() / 2))
+    count = min(len(paths), sample_size(_multiplications(classifier)))
     chosen = np.linspace(0, len(paths) - 1, count).astype(int)
     raw = (torch.from_numpy(dataset.read_image(paths[i]).astype("f4"))[None] for i in chosen)
     images = torch.cat([classifier.preprocess(image) for image in raw])  # (n, C, S, S)
     group = Symmetry(config["sym_group"], config["N"]) if "N" in config else None
     return measure_symmetry(run, images.to(batches.device), group)
+
+
+def _multiplications(classifier: Classifier) -> float:
+    """Of one image's way through the network."""
+    config = classifier.network.config
+    device = next(classifier.network.parameters()).device
+    run = evaluator(classifier.network, device, "fp32")
+    with FlopCounterMode(display=False) as counter:
+        run(torch.zeros(1, config["channels"], config["size"], config["size"], device=device))
+    return counter.get_total_flops() / 2
 
 
 def _export(classifier: Classifier, folder: Path) -> None:
@@ -150,10 +176,46 @@ def _export(classifier: Classifier, folder: Path) -> None:
 # --- predict, compare, list ---------------------------------------------------------------------------------
 
 
+def predict(settings: Namespace, given: set[str]) -> None:
+    """Classify images without labels, one row of a table a file."""
+    _, classifier, device = _load(settings, given)
+    precision = assemble.choose_precision(settings.precision or classifier.record.get("precision"), device)
+    options = {"batch_size": settings.batch_size} if settings.batch_size else {}
+    counts = predict_folder(
+        classifier, settings.data_dir, settings.output, precision, device=device, quiet=settings.quiet, **options
+    )
+    print(counts.summary())
+    print(f"predictions: {settings.output}")
+
+
+def compare_runs(settings: Namespace, given: set[str]) -> None:
+    """Put finished runs side by side: on the images they were tested on, or now on those of --data_dir."""
+    folders = [_find(settings, run) for run in settings.runs]
+    if "data_dir" in given:
+        device = assemble.choose_device(settings.use_cuda, settings.cuda_idx, settings.cuda_asked)
+        precision = assemble.choose_precision(settings.precision, device)
+        options = {"batch_size": settings.batch_size or 64, "workers": settings.num_workers}
+        options["progress"] = not settings.quiet
+        runs = compare.evaluate_runs(folders, dataset.scan(settings.data_dir), device, precision, **options)
+    else:
+        runs = [compare.load_run(folder) for folder in folders]
+    compare.check_same_images(runs)
+    folder = results.make_run_folder(settings.results_dir, "compare")
+    print(compare.table(compare.compare(runs, folder)))
+    print(f"results: {folder}")
+
+
+def _find(settings: Namespace, run: str) -> Path:
+    try:
+        return results.find_run(settings.results_dir, run)
+    except results.ResultsError as error:
+        raise UsageError(f"--mode Compare: {error}") from error
+
+
 def list_runs(settings: Namespace, given: set[str]) -> None:
     """One line a run."""
     runs = results.list_runs(settings.results_dir)
     print(results.runs_table(runs) if runs else f"no runs under {Path(settings.results_dir).resolve()}")
 
 
-MODES = {"Test": test}
+MODES = {"Test": test, "Predict": predict, "Compare": compare_runs}

@@ -1,14 +1,20 @@
-"""From the logits of one split to `metrics.json` and its pictures."""
+"""From the logits of one split to `metrics.json`, `predictions.npz` and pictures."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 import metrics
+import plots
 import results
 from classifier import Classifier
 from dataset import Split, read_image
+from results import Predictions
+
+SAMPLE = 16  # files that stand for a data set
 
 
 def write_report(
@@ -24,18 +30,38 @@ def write_report(
         found["symmetry"] = symmetry
         results.plot_symmetry(folder, symmetry)
     results.save_json(folder / "metrics.json", found)
+    results.save_predictions(folder, predictions_of(logits, split, classifier.classes))
     _draw(folder, classifier, logits, split, found)
     return found
+
+
+def predictions_of(logits: np.ndarray, split: Split, classes: Sequence[str]) -> Predictions:
+    """The logits (n, K) together with what they were found for. Raises ResultsError for a file that has gone."""
+    names = np.array(["/".join(path.parts[-2:]) for path in split.paths])
+    root = Path(os.path.abspath(split.paths[0])).parents[2]
+    logits, labels = np.asarray(logits, dtype=np.float32), np.asarray(split.labels, dtype=np.int64)
+    return Predictions(logits, labels, names, list(classes), split.name, root.name, _sample(split.paths))
+
+
+def _sample(paths: Sequence[Path]) -> str:
+    """A hash of some of the files, evenly taken: other data sets may have files of the same names."""
+    digest = hashlib.sha256()
+    for index in np.linspace(0, len(paths) - 1, min(SAMPLE, len(paths))).astype(int):
+        try:
+            digest.update(paths[index].read_bytes())
+        except OSError as error:
+            raise results.ResultsError(f"{paths[index]}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
 
 
 def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split, found: dict) -> None:
     probabilities = metrics.softmax(logits)
     calibrated = metrics.softmax(logits / classifier.temperature) if classifier.temperature else None
-    results.plot_roc(folder, probabilities, split.labels, classifier.classes, found)
-    results.plot_confusion(folder, found["confusion_matrix"], classifier.classes)
-    results.plot_reliability(folder, probabilities, split.labels, found, calibrated)
+    plots.plot_roc(folder, probabilities, split.labels, classifier.classes, found)
+    plots.plot_confusion(folder, found["confusion_matrix"], classifier.classes)
+    plots.plot_reliability(folder, probabilities, split.labels, found, calibrated)
     sureness, predicted = probabilities.max(1), probabilities.argmax(1)
-    results.plot_mistakes(folder, _Images(split.paths), split.labels, predicted, sureness, classifier.classes)
+    plots.plot_mistakes(folder, _Images(split.paths), split.labels, predicted, sureness, classifier.classes)
 
 
 class _Images:

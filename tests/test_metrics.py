@@ -43,9 +43,7 @@ def test_report_agrees_with_scikit_learn(classes):
     assert report["confusion_matrix"] == sk.confusion_matrix(labels, predicted).tolist()
     for k, name in enumerate(names(classes)):
         assert report["purity"][name] == pytest.approx(sk.precision_score(labels, predicted, average=None)[k])
-        assert report["completeness"][name] == pytest.approx(
-            sk.recall_score(labels, predicted, average=None)[k]
-        )
+        assert report["completeness"][name] == pytest.approx(sk.recall_score(labels, predicted, average=None)[k])
     assert sum(map(sum, report["confusion_matrix"])) == report["images"] == len(labels)
 
 
@@ -57,12 +55,8 @@ def test_auc_agrees_with_scikit_learn(classes):
     expected = sk.roc_auc_score(onehot, probabilities, average=None)
     assert [auc["per_class"][name]["value"] for name in names(classes)] == pytest.approx(expected, rel=1e-12)
     assert auc["macro"]["value"] == pytest.approx(expected.mean(), rel=1e-12)
-    assert auc["micro"]["value"] == pytest.approx(
-        sk.roc_auc_score(onehot, probabilities, average="micro"), rel=1e-12
-    )
-    assert auc["micro_logits"]["value"] == pytest.approx(
-        sk.roc_auc_score(onehot, logits, average="micro"), rel=1e-12
-    )
+    assert auc["micro"]["value"] == pytest.approx(sk.roc_auc_score(onehot, probabilities, average="micro"), rel=1e-12)
+    assert auc["micro_logits"]["value"] == pytest.approx(sk.roc_auc_score(onehot, logits, average="micro"), rel=1e-12)
     assert auc["micro_logits"]["value"] != auc["micro"]["value"]
 
 
@@ -164,8 +158,7 @@ def test_weighted_micro_auc_is_that_of_scikit_learn():
     logits, onehot = logits.round(1), labels[:, None] == np.arange(3)
     counts = next(metrics.resample(80, 20, seed=3))
     expected = [
-        sk.roc_auc_score(onehot.ravel(), logits.ravel(), sample_weight=np.repeat(column, 3))
-        for column in counts.T
+        sk.roc_auc_score(onehot.ravel(), logits.ravel(), sample_weight=np.repeat(column, 3)) for column in counts.T
     ]
     assert metrics.weighted_auc(metrics.rank(logits, onehot), counts) == pytest.approx(expected, rel=1e-12)
 
@@ -193,9 +186,7 @@ def test_resamples_do_not_depend_on_the_chunk(monkeypatch):
 
 def test_seed_decides():
     logits, labels = drawn(n=100)
-    one, same, other = (
-        metrics.evaluate(logits, labels, CLASSES, bootstrap=200, seed=s)["auc"] for s in (1, 1, 2)
-    )
+    one, same, other = (metrics.evaluate(logits, labels, CLASSES, bootstrap=200, seed=s)["auc"] for s in (1, 1, 2))
     assert one == same
     assert one["macro"]["value"] == other["macro"]["value"]
     assert one["macro"]["interval"] != other["macro"]["interval"]
@@ -326,8 +317,7 @@ def test_temperature_is_the_minimum():
     logits, labels = drawn(separation=0.7)
     best = metrics.fit_temperature(logits, labels)
     losses = [
-        metrics.evaluate(logits / t, labels, CLASSES, bootstrap=0)["log_loss"]
-        for t in (best, 0.9 * best, 1.1 * best)
+        metrics.evaluate(logits / t, labels, CLASSES, bootstrap=0)["log_loss"] for t in (best, 0.9 * best, 1.1 * best)
     ]
     assert losses[0] < min(losses[1:])
 
@@ -379,6 +369,31 @@ def test_delong_is_the_direct_sum(decimals):
     result = metrics.delong_test(a, b, labels)
     assert result == pytest.approx(direct_delong(a, b, labels), rel=1e-9)
     assert result[0] == pytest.approx(sk.roc_auc_score(labels, a), rel=1e-12)
+
+
+# DeLong et al. 1988, as in the SAS/STAT manual (PROC LOGISTIC, "Comparing ROC curves"): 43 patients with ovarian
+# cancer, their albumin, total protein, K-G score, and whether surgery helped.
+PATIENTS = """
+    3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
+    3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0
+    4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1
+    4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1
+    2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1  3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1"""
+
+
+@pytest.mark.parametrize(
+    "column, auc, error, chi_square, p",
+    [(0, 0.7366, 0.0953, 0.0127, 0.9102), (1, 0.6478, 0.1046, 0.5554, 0.4561)],
+    ids=["albumin", "protein"],
+)
+def test_delong_reproduces_the_published_example(column, auc, error, chi_square, p):
+    patients = np.array(PATIENTS.split(), dtype=float).reshape(43, 4)
+    scores = patients[:, column], 10 - patients[:, 2], patients[:, 3]
+    found = metrics.delong_test(*scores)
+    assert found == pytest.approx(direct_delong(*scores), rel=1e-9)
+    assert found[:2] == pytest.approx((auc, 0.7258), abs=5e-5)
+    assert (found[0] - found[1]) / found[2] == pytest.approx(error, abs=5e-5)
+    assert found[2] ** 2 == pytest.approx(chi_square, abs=5e-5) and found[3] == pytest.approx(p, abs=5e-5)
 
 
 def test_delong_agrees_with_the_bootstrap():
@@ -435,3 +450,59 @@ def test_pairing_narrows_the_interval():
     low, high = metrics.paired_bootstrap(logits, other, labels, resamples=300)["interval"]
     alone = metrics.evaluate(logits, labels, CLASSES, bootstrap=300)["auc"]["macro"]["interval"]
     assert high - low < 0.3 * (alone[1] - alone[0])
+
+
+def test_bootstraps_of_one_seed_are_paired():
+    """Networks that are bootstrapped one by one see the same images: their difference is the paired bootstrap's."""
+    logits, labels = drawn(n=120)
+    other, _ = drawn(n=120, seed=1)
+    draws = [metrics.bootstrap(one, labels, 150, seed=4) for one in (logits, other)]
+    together = metrics.paired_bootstrap(logits, other, labels, 150, seed=4)
+    assert metrics.difference(together["difference"], draws[0]["macro"] - draws[1]["macro"]) == together
+    report = metrics.evaluate(logits, labels, CLASSES, bootstrap=150, seed=4)
+    for key in ("macro", "micro"):
+        assert metrics.interval(draws[0][key]) == report["auc"][key]["interval"]
+    assert metrics.interval(draws[0]["accuracy"]) == report["accuracy_interval"]
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.bootstrap(logits * np.nan, labels, 10)
+
+
+def test_paired_bootstrap_is_honest():
+    """Two equally good networks: the interval of their difference holds zero in 95 of 100 worlds, and p says so."""
+    covered, p = 0, []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        labels, shared = np.arange(150) % 3, rng.normal(size=(150, 3))
+        shared[np.arange(150), labels] += 1.5
+        one, other = (shared + 0.7 * rng.normal(size=(150, 3)) for _ in range(2))
+        result = metrics.paired_bootstrap(one, other, labels, resamples=256, seed=seed)
+        covered += result["interval"][0] <= 0 <= result["interval"][1]
+        p.append(result["p"])
+    assert 0.89 <= covered / 200 <= 0.99
+    assert 0.01 <= np.mean(np.array(p) < 0.05) <= 0.11
+
+
+def test_difference_that_is_not_defined():
+    nothing = {"difference": None, "interval": None, "p": None}
+    assert metrics.difference(None, np.array([0.1, 0.2])) == nothing
+    assert metrics.difference(0.1, np.full(3, np.nan)) == {**nothing, "difference": 0.1}
+    assert metrics.difference(0.2, np.array([np.nan, 0.1, 0.3, 0.2]))["p"] == pytest.approx(2 / 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_rejects_step_by_step(seed):
+    """The corrected p falls below a level exactly where Holm's procedure, as published, rejects at this level."""
+    p = np.random.default_rng(seed).beta(0.3, 3, size=8).round(3)
+    corrected = np.array(metrics.holm(p))
+    for level in np.linspace(0.001, 0.999, 300):
+        rejected = np.zeros(8, dtype=bool)
+        for step, number in enumerate(np.argsort(p, kind="stable")):
+            if p[number] > level / (8 - step):
+                break
+            rejected[number] = True
+        assert np.array_equal(corrected <= level, rejected)
+
+
+def test_holm_by_hand():
+    assert metrics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert metrics.holm([0.6, 0.5]) == [1.0, 1.0] and metrics.holm([0.2]) == [0.2] and metrics.holm([]) == []

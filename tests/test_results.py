@@ -1,19 +1,17 @@
 """results.py: folders, log and files as a user finds them, and pictures that hold what they should."""
 
 import errno
-import gc
 import json
 import os
 import subprocess
 import sys
 import threading
-import warnings
+import zipfile
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import special
 
 import results
 from results import ResultsError
@@ -21,8 +19,6 @@ from results import ResultsError
 NOW = datetime(2026, 11, 22, 10, 30, 0)
 STAMP = "2026-11-22-10-30-00"
 ROOT = Path(results.__file__).parent
-# Cut labels and empty means are faults; what a library deprecates in another library is not ours.
-QUIET = pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning", "ignore:.*deprecated")
 
 
 def run(folder, mark="best-model-parameters.pt"):
@@ -147,9 +143,7 @@ def test_find_by_timestamp(tmp_path, name, mark):
     folder = run(tmp_path / name / STAMP, mark)
     run(tmp_path / name / "2020-01-01-00-00-00")
     assert results.find_run(tmp_path, STAMP) == folder
-    assert (
-        results.find_run(str(tmp_path), STAMP, name="images_f_C_4") == folder
-    )  # the only one with that timestamp
+    assert results.find_run(str(tmp_path), STAMP, name="images_f_C_4") == folder  # the only one with that timestamp
 
 
 def test_find_by_path(tmp_path, monkeypatch):
@@ -235,14 +229,18 @@ def test_list_runs(tmp_path):
     results.save_json(new / "metrics.json", {"accuracy_percent": 97.5, "auc": auc})
     run(tmp_path / "Model_f_C4" / "2021-08-01-10-00-00")
     old, found = results.list_runs(tmp_path)
-    assert (
-        old["name"] == "Model_f_C4" and old["epochs"] is old["macro_auc"] is old["accuracy_percent"] is None
-    )
+    assert old["name"] == "Model_f_C4" and old["epochs"] is old["macro_auc"] is old["accuracy_percent"] is None
     assert found == {
         "name": "images_f_C_4",
         "timestamp": STAMP,
         "folder": str(new),
+        "group": "Circular",
+        "order": 4,
+        "arch": None,
+        "head": None,
         "epochs": 3,
+        "epochs_asked": None,
+        "finished": None,
         "best_accuracy_percent": 97.5,
         "accuracy_percent": 97.5,
         "macro_auc": 0.99,
@@ -250,9 +248,43 @@ def test_list_runs(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"garbage", b"[1, 2]", b'{"auc": 3}', b'{"auc": {"macro": null}}', b"\xff"]
-)
+def trained(folder, epochs, asked, network, found=None):
+    """A run that has been going for some epochs."""
+    run(folder, "run.json")
+    results.save_json(folder / "run.json", {"network": network, "recipe": {"epochs": asked}})
+    if epochs:
+        results.save_curves(folder, {"test_accuracy": [50.0] * epochs})
+    if found:
+        results.save_json(
+            folder / "metrics.json", {"accuracy_percent": found[0], "auc": {"macro": {"value": found[1]}}}
+        )
+
+
+def test_runs_table(tmp_path):
+    steerable = {"kind": "equivariant", "sym_group": "Dihyderal", "N": 8, "arch": "full", "head": "orbit"}
+    trained(tmp_path / "images_j_D_8" / "2026-11-22-10-30-00", 30, 30, steerable, (97.534, 0.99871))
+    trained(tmp_path / "images_j_D_8" / "2026-11-22-10-30-01", 7, 30, steerable, (91.0, 0.95))  # tested on the way
+    trained(tmp_path / "images_j_D_8" / "2026-11-22-10-30-02", 30, 30, steerable)  # stopped before its report
+    trained(tmp_path / "images_j_CNN" / "2026-11-22-10-30-03", 0, 5, {"kind": "resnet"})
+    run(tmp_path / "Model_f_C4")
+    text = results.runs_table(results.list_runs(tmp_path))
+    assert [line.split() for line in text.split("\n")] == [
+        ["run", "group", "arch", "head", "epochs", "macro", "AUC", "accuracy", "state"],
+        ["Model_f_C4", "C4", "-", "-", "0/?", "-", "-", "-"],
+        ["images_j_D_8/2026-11-22-10-30-00", "D8", "full", "orbit", "30/30", "0.9987", "97.53%", "finished"],
+        ["images_j_D_8/2026-11-22-10-30-01", "D8", "full", "orbit", "7/30", "0.9500", "91.00%", "unfinished"],
+        ["images_j_D_8/2026-11-22-10-30-02", "D8", "full", "orbit", "30/30", "-", "-", "unfinished"],
+        ["images_j_CNN/2026-11-22-10-30-03", "-", "ResNet-18", "-", "0/5", "-", "-", "unfinished"],
+    ]
+    columns = [line.index(word) for line, word in zip(text.split("\n")[2:4], ("full", "full"), strict=True)]
+    assert columns[0] == columns[1] == text.index("arch")
+
+
+def test_table_of_no_runs():
+    assert results.runs_table([]).split() == "run group arch head epochs macro AUC accuracy state".split()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"[1, 2]", b'{"auc": 3}', b'{"auc": {"macro": null}}', b"\xff"])
 def test_list_runs_survives_damaged_files(tmp_path, content):
     folder = run(tmp_path / "images_f_C_4" / STAMP)
     (folder / "metrics.json").write_bytes(content)
@@ -339,13 +371,121 @@ def test_curves_are_plain_arrays(tmp_path):
         assert found.dtype == np.float64 and found.tolist() == values
 
 
+# ---- predictions ----
+
+
+def predictions(n=6):
+    labels = np.arange(n) % 2
+    names = np.array([f"{'ab'[label]}/\u03c3 {i}.npy" for i, label in enumerate(labels)])
+    logits = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    return results.Predictions(logits, labels, names, ["a", "b"], "val", "", "0f")
+
+
+def test_predictions_come_back(tmp_path):
+    given = predictions()
+    results.save_predictions(tmp_path, given)
+    found = results.load_predictions(tmp_path)
+    assert found.logits.dtype == np.float32 and found.labels.dtype == np.int64
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, given, strict=True))
+    assert found[3:] == given[3:] and [type(text) for text in found[4:]] == [str, str, str]
+
+
+def test_predictions_are_plain_arrays(tmp_path):
+    given = predictions()
+    results.save_predictions(tmp_path, given)
+    with np.load(tmp_path / "predictions.npz", allow_pickle=False) as archive:
+        assert set(archive.files) == set(results.Predictions._fields)
+        assert all(np.array_equal(archive[name], getattr(given, name)) for name in archive.files)
+
+
+def test_same_predictions_same_bytes(tmp_path, monkeypatch):
+    """At any time, and however the arrays lie in memory."""
+    contents = []
+    for order, year in (("C", 2026), ("F", 2031)):
+        monkeypatch.setattr("time.time", lambda year=year: (year - 1970) * 31_556_952.0)
+        monkeypatch.setattr("time.localtime", lambda *_, year=year: (year, 1, 1, 0, 0, 0, 0, 1, 0))
+        given = predictions()
+        results.save_predictions(tmp_path, given._replace(logits=np.asarray(given.logits, order=order)))
+        contents.append((tmp_path / "predictions.npz").read_bytes())
+    assert contents[0] == contents[1] and [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
+
+
+def write_arrays(path, replaced, **options):
+    """predictions.npz with other arrays in it."""
+    np.savez(path, **{**predictions()._asdict(), **replaced}, **options)
+
+
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        {"logits": np.zeros((5, 2), np.float32)},
+        {"logits": np.zeros((6, 3), np.float32)},
+        {"logits": np.zeros(6, np.float32)},
+        {"labels": np.zeros(6)},
+        {"labels": np.int64(3)},
+        {"names": np.arange(6)},
+        {"classes": np.array("ab")},
+        {"split": np.array(["val"])},
+        {"names": np.array(["a/0.npy"] * 6, dtype=object)},
+        {key: getattr(predictions(), key)[:0] for key in ("logits", "labels", "names")},
+    ],
+)
+def test_other_arrays_are_refused(tmp_path, replaced):
+    write_arrays(tmp_path / "predictions.npz", replaced)
+    with pytest.raises(ResultsError, match="predictions.npz: expected") as error:
+        results.load_predictions(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def huge_array():
+    """The header of an array that the file does not hold."""
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999, 2), }".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00\x76\x00" + header.encode() + bytes(8)
+
+
+def other_archives(tmp_path):
+    """Files that are not what they should be, by name."""
+    path = tmp_path / "made.npz"
+    results.save_predictions(tmp_path, predictions())
+    whole = (tmp_path / "predictions.npz").read_bytes()
+    np.savez_compressed(path, **predictions()._asdict())
+    compressed = path.read_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("logits.npy", huge_array())
+    flipped = bytearray(whole)
+    flipped[300] ^= 1
+    return {
+        "empty": b"",
+        "garbage": b"garbage",
+        "cut": whole[: len(whole) // 2],
+        "flipped": bytes(flipped),
+        "compressed": compressed,
+        "huge": path.read_bytes(),
+        "pickle": b"\x80\x04\x95.",
+    }
+
+
+@pytest.mark.parametrize("kind", ["empty", "garbage", "cut", "flipped", "compressed", "huge", "pickle"])
+def test_damaged_predictions_are_refused(tmp_path, kind):
+    (tmp_path / "predictions.npz").write_bytes(other_archives(tmp_path)[kind])
+    with pytest.raises(ResultsError, match="predictions.npz: expected the arrays logits, .* damaged file") as error:
+        results.load_predictions(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_predictions(tmp_path):
+    with pytest.raises(ResultsError, match="expected a finished run with predictions.npz, found none"):
+        results.load_predictions(tmp_path)
+
+
+# ---- interruptions ----
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch, step):
     results.save_curves(tmp_path, {"train_loss": [1.0]})
-    monkeypatch.setattr(results.os, step, full_disk)
-    with pytest.raises(
-        ResultsError, match="train_loss.npy: cannot be written .No space left on device"
-    ) as error:
+    monkeypatch.setattr(os, step, full_disk)
+    with pytest.raises(ResultsError, match="train_loss.npy: cannot be written .No space left on device") as error:
         results.save_curves(tmp_path, {"train_loss": [1.0, 0.5]})
     assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["train_loss.npy"]
@@ -357,7 +497,7 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     results.save_json(tmp_path / "run.json", {"epoch": 1})
-    monkeypatch.setattr(results.os, "fsync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         results.save_json(tmp_path / "run.json", {"epoch": 2})
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
@@ -369,252 +509,6 @@ def test_a_folder_in_the_way(tmp_path):
     with pytest.raises(ResultsError, match="run.json"):
         results.save_json(tmp_path / "run.json", {})
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
-
-
-# ---- pictures ----
-
-LONG = [f"an_unusually_long_class_name_{k}_of_dark_matter" for k in range(10)]
-
-
-def network(classes, n=200, absent=None, perfect=False):
-    """Probabilities (n, K), labels (n,), and a report with the keys that the pictures read."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(n) % len(classes)
-    labels[labels == absent] = 0
-    logits = rng.normal(size=(n, len(classes)))
-    logits[np.arange(n), labels] += 40 if perfect else 2
-    entry = {"value": 0.97, "interval": [0.96, 0.98]}
-    undefined = {"value": None, "interval": None}
-    per_class = {name: undefined if k == absent else entry for k, name in enumerate(classes)}
-    report = {
-        "auc": {"macro": entry, "micro": {"value": 0.9, "interval": None}, "per_class": per_class},
-        "expected_calibration_error": 0.02,
-        "temperature": 1.3,
-        "calibrated": {"expected_calibration_error": 0.01},
-    }
-    return special.softmax(logits, axis=1), labels, report
-
-
-def symmetry(change=1e-6):
-    exact = [{"name": f"turn {a}", "max": change, "mean": change / 9} for a in (90, 180, 270)]
-    turned = [{"angle": a, "max": 0.1, "mean": 0.01} for a in (30, 15, 45)]
-    return {"exact": exact, "interpolated": turned}
-
-
-def curves(epochs):
-    falling = np.linspace(1, 0.5, epochs).tolist()
-    names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
-    return {name: falling for name in names}
-
-
-def check(path, width, height):
-    """A PNG of that many inches that is not blank, and a PDF beside it."""
-    from matplotlib.image import imread
-
-    pixels = imread(path)
-    assert pixels.shape[:2] == pytest.approx((height * results.DPI, width * results.DPI), abs=1)
-    assert 0.002 < (pixels[..., :3] < 0.9).any(axis=-1).mean() < 0.98
-    pdf = path.with_suffix(".pdf").read_bytes()
-    assert pdf.startswith(b"%PDF") and pdf.rstrip().endswith(b"%%EOF")
-    assert not list(path.parent.glob(".*"))
-
-
-@pytest.fixture
-def figure(monkeypatch):
-    """Plot functions return their figure instead of saving it."""
-    monkeypatch.setattr(results, "_save", lambda figure, folder, stem: figure)
-
-
-@QUIET
-@pytest.mark.parametrize("epochs", [1, 30])
-def test_curves_pictures(tmp_path, epochs):
-    paths = results.plot_curves(tmp_path, curves(epochs))
-    assert [path.name for path in paths] == ["loss.png", "accuracy.png"]
-    for path in paths:
-        check(path, 6.4, 4.4)
-
-
-def test_one_epoch_shows_markers_and_a_legend(figure):
-    loss, accuracy = (f.axes[0] for f in results.plot_curves(".", curves(1)))
-    assert all(line.get_marker() == "o" for line in (*loss.lines, *accuracy.lines))
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train", "test"]
-    assert loss.lines[0].get_xdata().tolist() == [1]
-    assert results.plot_curves(".", {}) == []
-
-
-@QUIET
-@pytest.mark.parametrize(
-    "classes, options",
-    [
-        (["no", "sphere", "vort"], {}),
-        (["no_sub", "$ub"], {"perfect": True}),
-        (LONG, {}),
-        (["no", "sphere", "vort"], {"absent": 1}),
-        (["no", "sphere", "vort"], {"n": 1}),
-    ],
-)
-def test_roc_confusion_and_reliability(tmp_path, classes, options):
-    probabilities, labels, report = network(classes, **options)
-    check(results.plot_roc(tmp_path, probabilities, labels, classes, report, resamples=4), 15, 5.4)
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
-    side = 0.85 * len(classes)
-    check(results.plot_confusion(tmp_path, counts.tolist(), classes), 2.4 + side, 2.2 + side)
-    check(results.plot_reliability(tmp_path, probabilities, labels, report, probabilities**0.5), 5.6, 6.4)
-    assert {p.name for p in tmp_path.iterdir()} == {
-        f"{stem}.{kind}" for stem in ("ROC", "CM", "reliability") for kind in ("png", "pdf")
-    }
-
-
-def test_roc_shows_the_curves_of_scikit_learn(figure):
-    from sklearn.metrics import auc, roc_curve
-
-    classes = ["no", "sphere", "vort"]
-    probabilities, labels, report = network(classes)
-    drawn = results.plot_roc(".", probabilities, labels, classes, report, resamples=50)
-    for axis in drawn.axes:
-        for k in range(3):
-            false, true, _ = roc_curve(labels == k, probabilities[:, k])
-            assert np.array_equal(axis.lines[k].get_xdata(), false)
-            assert np.array_equal(axis.lines[k].get_ydata(), true)
-    macro = drawn.axes[0].lines[4]
-    areas = [auc(*line.get_data()) for line in drawn.axes[0].lines[:3]]
-    assert auc(*macro.get_data()) == pytest.approx(np.mean(areas), abs=2e-3)
-    assert drawn.axes[1].get_xscale() == "log"
-    texts = [text.get_text() for text in drawn.legends[0].get_texts()]
-    assert texts[1] == "sphere: 0.9700 [0.9600, 0.9800]"
-    assert texts[3:] == ["micro average: 0.9000", "macro average: 0.9700 [0.9600, 0.9800]"]
-
-
-def test_roc_band_holds_its_curve():
-    classes = ["no", "sphere", "vort"]
-    probabilities, labels, _ = network(classes, n=600)
-    problems = [(labels == k, probabilities[:, k]) for k in range(3)]
-    low, high = results._macro_band(problems, 600, resamples=100, seed=0)
-    middle = results._macro_curve(problems)
-    inside = (low <= middle) & (middle <= high)
-    assert inside[results.GRID > 0.01].mean() > 0.95
-    assert 0.005 < (high - low)[results.GRID > 0.01].max() < 0.2
-
-
-def test_absent_class_is_named_in_the_legend(figure):
-    classes = ["no", "sphere", "vort"]
-    drawn = results.plot_roc(".", *network(classes, absent=1)[:2], classes, network(classes, absent=1)[2], 3)
-    assert [text.get_text() for text in drawn.legends[0].get_texts()][1] == "sphere: not defined"
-
-
-def test_confusion_cells(figure):
-    axis = results.plot_confusion(".", [[90, 10], [0, 0]], ["no", "sub"]).axes[0]
-    assert [text.get_text() for text in axis.texts] == ["90\n90.0%", "10\n10.0%", "0\n–", "0\n–"]
-    assert axis.texts[0].get_color() == "white" and axis.texts[1].get_color() == "black"
-    assert axis.get_xlabel() == "predicted" and axis.get_ylabel() == "true"
-
-
-def test_labels_fit_and_differ():
-    labels = results._labels(LONG, 16)
-    assert len(set(labels)) == 10 and max(map(len, labels)) <= 18
-    assert results._labels(["no", "a$b$"]) == ["no", r"a\$b\$"]
-
-
-def test_reliability_points(figure):
-    probabilities = np.array([[0.95, 0.05]] * 10 + [[0.3, 0.7]] * 4)
-    labels = np.array([0] * 9 + [1] + [1, 1, 0, 0])
-    drawn = results.plot_reliability(".", probabilities, labels, {"expected_calibration_error": 0.1})
-    points = drawn.axes[0].containers[0].lines[0].get_xydata()
-    assert points == pytest.approx(np.array([[0.7, 0.5], [0.95, 0.9]]))
-    assert drawn.axes[0].get_legend().get_texts()[0].get_text() == "as trained: ECE 0.1000"
-
-
-def test_reliability_intervals_are_wilson(figure):
-    from scipy.stats import binomtest
-
-    probabilities, labels = np.array([[0.95, 0.05]] * 10), np.array([0] * 9 + [1])
-    drawn = results.plot_reliability(".", probabilities, labels, {"expected_calibration_error": 0.1})
-    (segment,) = drawn.axes[0].containers[0].lines[2][0].get_segments()
-    expected = binomtest(9, 10).proportion_ci(method="wilson")
-    assert segment[:, 1] == pytest.approx([expected.low, expected.high], abs=2e-3)
-
-
-@QUIET
-@pytest.mark.parametrize(
-    "report, width", [(symmetry(), 11), (symmetry(0.0), 11), ({"exact": symmetry()["exact"]}, 6)]
-)
-def test_symmetry(tmp_path, report, width):
-    check(results.plot_symmetry(tmp_path, report), width, 4)
-
-
-def test_symmetry_says_what_is_interpolated(figure):
-    exact, turned = results.plot_symmetry(".", symmetry()).axes
-    assert exact.get_title().startswith("exact") and turned.get_title().startswith("interpolated")
-    assert [text.get_text() for text in exact.get_yticklabels()] == ["turn 90", "turn 180", "turn 270"]
-    assert turned.lines[0].get_xdata().tolist() == [15, 30, 45]
-    assert exact.lines[0].get_xdata().tolist() == [1e-6] * 3
-
-
-@QUIET
-@pytest.mark.parametrize("wrong, height", [(0, 0.7), (1, 3.3), (20, 11.1)])
-def test_mistakes(tmp_path, wrong, height):
-    images = np.random.default_rng(0).random((20, 1, 9, 9))
-    predicted = np.where(np.arange(20) < wrong, 1, 0)
-    true, probability = np.zeros(20, dtype=int), np.linspace(0.5, 1, 20)
-    check(results.plot_mistakes(tmp_path, images, true, predicted, probability, ["no", "vort"]), 8.8, height)
-
-
-def test_mistakes_are_the_most_confident(figure):
-    images = np.arange(5)[:, None, None] * np.ones((5, 3, 3))
-    true, predicted = np.array([0, 1, 1, 0, 1]), np.array([1, 1, 0, 1, 0])
-    probability = np.array([0.6, 0.99, 0.9, 0.7, 0.8])
-    drawn = results.plot_mistakes(".", images, true, predicted, probability, ["no", "vort"])
-    assert [axis.images[0].get_array().max() for axis in drawn.axes] == [2, 4, 3, 0]
-    assert drawn.axes[0].get_title() == "true: vort\nsays: no 90.0%"
-    assert drawn.get_suptitle() == "the 4 most confident of 4 mistakes in 5 images"
-
-
-def test_no_mistakes_without_images(figure):
-    none = np.empty(0, dtype=int)
-    drawn = results.plot_mistakes(".", np.empty((0, 9, 9)), none, none, none, ["no", "vort"])
-    assert drawn.get_suptitle() == "no mistakes in 0 images" and drawn.axes == []
-
-
-def living_figures():
-    from matplotlib.figure import Figure
-
-    gc.collect()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return sum(isinstance(thing, Figure) for thing in gc.get_objects())
-
-
-def test_pictures_leave_nothing_behind(tmp_path):
-    """No figure stays open, their number does not grow (matplotlib may cache one), the backend stays."""
-    import matplotlib
-    from matplotlib import pyplot
-
-    backend, classes, living = dict.__getitem__(matplotlib.rcParams, "backend"), ["no", "vort"], []
-    before = living_figures()  # other tests may have left one in matplotlib's cache
-    for _ in range(3):
-        results.plot_confusion(tmp_path, [[3, 1], [0, 2]], classes)
-        results.plot_roc(tmp_path, *network(classes)[:2], classes, network(classes)[2], resamples=2)
-        living.append(living_figures())
-    assert living[0] <= before + 1 and living[2] <= living[0]
-    assert pyplot.get_fignums() == []
-    assert dict.__getitem__(matplotlib.rcParams, "backend") == backend
-
-
-def test_same_data_same_bytes(tmp_path):
-    first, second = tmp_path / "a", tmp_path / "b"
-    for folder in (first, second):
-        folder.mkdir()
-        results.plot_curves(folder, curves(3))
-    for path in first.iterdir():
-        assert path.read_bytes() == (second / path.name).read_bytes()
-
-
-def test_picture_on_a_full_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(results.os, "replace", full_disk)
-    with pytest.raises(ResultsError, match="loss.png: cannot be written"):
-        results.plot_curves(tmp_path, curves(2))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_importing_results_is_light():
