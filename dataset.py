@@ -1,14 +1,14 @@
-"""Lens images: find, read, check, normalise, augment.
+"""Lens images: find, check, normalise, augment; `images` reads the single file.
 
     folder = scan("images_f")                                  # train/<class>/*.npy, val/<class>/*.npy
     batches = Batches(folder.splits["train"], folder, default_preprocess(folder.size), 64, train=True)
     for images, labels, indices in batches.epoch(3):           # (B, C, S, S) float32, (B,), (B,)
         ...
 
-One .npy file holds one image, (H, W), (C, H, W) or (H, W, C) with one or three channels, H = W, any integer
-or float16/32/64 numbers, negative values too. Files are not trusted: nothing in them is executed, and nothing
-is allocated that the file's own length does not back. Every problem is a `DataError` of one line that names
-the file.
+Every problem is a `DataError` of one line that names the file or folder. Images in other formats, or in class
+folders that are not split yet, such as the later DeepLense data sets, become such a folder by
+
+    python dataset.py convert SRC DST
 
 Training cuts a random window of whole pixels and turns and flips it, so that no pixel is ever resampled and
 the noise stays what it was; evaluation always takes the same central window. What happens to image i in epoch
@@ -18,17 +18,18 @@ memory or from disk.
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import re
 import signal
-import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,18 +37,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from images import MIN_SIZE as MIN_SIZE
+from images import DataError, read_image, read_shape
+
 CROP = 129  # pixels: the input of the network, for images at least that large
-MIN_SIZE = 29  # pixels: below this the last feature map of the six-layer network would be empty
-CHANNELS = (1, 3)
 SPLITS = {"train": True, "val": True, "test": False}  # name -> required
 LAYOUT = "train/<class>/*.npy and val/<class>/*.npy with the same classes, two or more"
-
-
-class DataError(ValueError):
-    """A folder or file that can't be used. The message is one printable line, whatever the file's name."""
-
-    def __init__(self, message: str):
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(message)))
 
 
 # --- find ---------------------------------------------------------------------------------------------------
@@ -88,9 +83,8 @@ def scan(data_dir: str | Path) -> LensFolder:
     found, _ = _list(root, _is_folder)
     missing = [name for name, required in SPLITS.items() if required and name not in found]
     if missing:
-        raise DataError(
-            f"{root}: expected {LAYOUT}; no folder {' or '.join(missing)} here, {_contents(root)}"
-        )
+        hint = f"; `python dataset.py convert {root} DST` makes them from class folders"
+        raise DataError(f"{root}: expected {LAYOUT}; no folder {' or '.join(missing)} here, {_contents(root)}{hint}")
     names = [name for name in SPLITS if name in found]
     listings = {name: _list(root / name, _is_folder) for name in names}
     classes = _common_classes(root, {name: listing[0] for name, listing in listings.items()})
@@ -144,15 +138,12 @@ def _common_classes(root: Path, classes: dict[str, list[str]]) -> tuple[str, ...
     train = classes["train"]
     for name, names in classes.items():
         if not names:
-            raise DataError(
-                f"{root / name}: expected {LAYOUT}; no class folders here, {_contents(root / name)}"
-            )
+            raise DataError(f"{root / name}: expected {LAYOUT}; no class folders here, {_contents(root / name)}")
         left = ", ".join(sorted(set(train) - set(names))) or "none"
         right = ", ".join(sorted(set(names) - set(train))) or "none"
         if names != train:
             raise DataError(
-                f"{root}: train and {name} must hold the same classes; only in train: {left}; "
-                f"only in {name}: {right}"
+                f"{root}: train and {name} must hold the same classes; only in train: {left}; only in {name}: {right}"
             )
     if len(train) < 2:
         raise DataError(f"{root / 'train'}: expected two or more class folders, found one: {train[0]}")
@@ -165,155 +156,11 @@ def _find_images(folder: Path, classes: Sequence[str]) -> tuple[Split, int]:
     for name in classes:
         files, strays = _list(folder / name, _is_image)
         if not files:
-            raise DataError(
-                f"{folder / name}: expected .npy images in this class folder, {_contents(folder / name)}"
-            )
+            raise DataError(f"{folder / name}: expected .npy images in this class folder, {_contents(folder / name)}")
         paths += [folder / name / file for file in files]
         counts.append(len(files))
         skipped += strays
-    return Split(
-        folder.name, tuple(paths), np.repeat(np.arange(len(classes)), counts).astype(np.int64)
-    ), skipped
-
-
-# --- read and check -----------------------------------------------------------------------------------------
-
-MAGIC = b"\x93NUMPY"
-MAX_HEADER = 10_000  # bytes: the bound of NumPy's own reader
-DISGUISES = {
-    b"PK": "a zip archive (.npz?)",
-    b"\x80": "a Python pickle, which is never opened",
-    b"version https://git-lfs": "a Git LFS pointer, the image itself was not downloaded",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x89HDF": "an HDF5 file",
-    b"SIMPLE": "a FITS file",
-    b"<": "a web page",
-}
-HEADER = {  # the format's three keys; searched for, never evaluated
-    "descr": re.compile(r"['\"]descr['\"]\s*:\s*['\"]([^'\"]{1,20})['\"]"),
-    "fortran_order": re.compile(r"['\"]fortran_order['\"]\s*:\s*(True|False)"),
-    "shape": re.compile(r"['\"]shape['\"]\s*:\s*\(([0-9L,\s]{0,100})\)"),
-}
-NUMBERS = re.compile(r"[<>|=]?([ui][1248]|f[248])")
-
-
-class Header(NamedTuple):
-    """What a .npy file says about its array; `shape` is the one stored, (H, W), (C, H, W) or (H, W, C)."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    fortran: bool
-
-
-def read_image(path: str | Path, channels: int | None = None, size: int | None = None) -> np.ndarray:
-    """Read and check one image.
-
-    Returns (C, H, W) in the file's own number type, native byte order. `channels` and `size` are what the
-    other images of the data set have, where known. Raises DataError, one line, for anything else.
-    """
-    try:
-        with _open(path) as file:
-            header = _read_header(path, file)
-            _check_layout(path, header.shape, channels, size)
-            array = np.empty(math.prod(header.shape), header.dtype)
-            if file.readinto(array.view(np.uint8)) != array.nbytes:
-                raise DataError(f"{path}: truncated while it was being read")
-    except (OSError, MemoryError) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error!r})") from None
-    image = array.reshape(header.shape, order="F" if header.fortran else "C")
-    image = image[None] if image.ndim == 2 else image
-    image = image if image.shape[0] in CHANNELS else np.moveaxis(image, -1, 0)
-    image = np.ascontiguousarray(image, header.dtype.newbyteorder("="))  # (C, H, W)
-    _check_finite(path, image)
-    return image
-
-
-def read_shape(path: str | Path) -> tuple[int, int]:
-    """(channels, size) of an image, from its header alone. Raises DataError."""
-    try:
-        with _open(path) as file:
-            return _check_layout(path, _read_header(path, file).shape)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _open(path: str | Path) -> BinaryIO:
-    """Open a regular file; a pipe or device would block or never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise DataError(f"{path}: expected a .npy file, found a folder, pipe or device")
-    return open(path, "rb")
-
-
-def _read_header(path: str | Path, file: BinaryIO) -> Header:
-    """Read the header (the .npy format, versions 1 to 3) and check it against the file's length.
-
-    Leaves `file` at the first pixel.
-    """
-    length = os.fstat(file.fileno()).st_size
-    text = _header_text(path, file, length)
-    found = {key: pattern.search(text) for key, pattern in HEADER.items()}
-    if not all(found.values()):
-        raise DataError(
-            f"{path}: expected an array of plain numbers, its .npy header says {text.strip()[:80]!r}"
-        )
-    descr, order, shape = (match[1] for match in found.values())
-    if not NUMBERS.fullmatch(descr):
-        raise DataError(f"{path}: expected integers or float16/32/64, found number type {descr!r}")
-    header = Header(np.dtype(descr), tuple(map(int, re.findall("[0-9]+", shape))), order == "True")
-    promised, held = math.prod(header.shape) * header.dtype.itemsize, length - file.tell()
-    if promised != held:
-        problem = "truncated or damaged" if promised > held else "followed by something else"
-        raise DataError(
-            f"{path}: {problem}, {header.shape} of {descr} takes {promised} bytes, {held} follow the header"
-        )
-    return header
-
-
-def _header_text(path: str | Path, file: BinaryIO, length: int) -> str:
-    """The header's text. `length`: bytes in the file."""
-    start = file.read(32)
-    if start[:6] != MAGIC or len(start) < 12 or start[6] not in (1, 2, 3):
-        known = [name for magic, name in DISGUISES.items() if start.startswith(magic)]
-        what = "an empty file" if not start else known[0] if known else "bytes that are no .npy array"
-        raise DataError(f"{path}: expected a .npy file, found {what}")
-    begin = 10 if start[6] == 1 else 12
-    size = int.from_bytes(start[8:begin], "little")
-    if size > min(MAX_HEADER, length - begin):
-        raise DataError(f"{path}: damaged, its .npy header claims {size} bytes; the file has {length} in all")
-    file.seek(begin)
-    return file.read(size).decode("latin1")
-
-
-def _check_layout(
-    path: str | Path, shape: tuple[int, ...], channels: int | None = None, size: int | None = None
-) -> tuple[int, int]:
-    """(channels, size) of an image stored with this shape; DataError if it's none, or not as given."""
-    full = (1, *shape) if len(shape) == 2 else shape
-    if len(full) == 3 and full[0] not in CHANNELS:
-        full = (full[2], full[0], full[1])
-    if len(full) != 3 or full[0] not in CHANNELS or full[1] != full[2] or full[1] < MIN_SIZE:
-        raise DataError(
-            f"{path}: expected a square image of {MIN_SIZE} pixels or more, (H, W), (C, H, W) or (H, W, C) "
-            f"with 1 or 3 channels, found shape {shape}"
-        )
-    expected = channels or full[0], size or full[1]
-    if full[:2] != expected:
-        raise DataError(
-            f"{path}: expected {expected[0]} channel(s) of {expected[1]} x {expected[1]} pixels, as the rest "
-            f"of the data set has, found shape {shape}"
-        )
-    return full[0], full[1]
-
-
-def _check_finite(path: str | Path, image: np.ndarray) -> None:
-    """Refuse NaN and infinity, saying how many and where. image: (C, H, W)."""
-    if image.dtype.kind != "f" or np.isfinite(image).all():
-        return
-    channel, row, column = np.argwhere(~np.isfinite(image))[0]
-    raise DataError(
-        f"{path}: expected finite pixels, found {np.isnan(image).sum()} NaN and {np.isinf(image).sum()} "
-        f"infinite, the first in row {row}, column {column} of channel {channel}"
-    )
+    return Split(folder.name, tuple(paths), np.repeat(np.arange(len(classes)), counts).astype(np.int64)), skipped
 
 
 # --- normalise ----------------------------------------------------------------------------------------------
@@ -350,13 +197,9 @@ class Preprocess:
         if type(self.crop) is not int or self.crop < 1 or self.crop % 2 == 0:
             raise DataError(f"preprocess: expected an odd number of pixels as crop, found {self.crop!r}")
         if self.stretch not in STRETCHES:
-            raise DataError(
-                f"preprocess: expected stretch to be one of {', '.join(STRETCHES)}, found {self.stretch!r}"
-            )
+            raise DataError(f"preprocess: expected stretch to be one of {', '.join(STRETCHES)}, found {self.stretch!r}")
         if type(self.standardise) is not bool:
-            raise DataError(
-                f"preprocess: expected standardise to be True or False, found {self.standardise!r}"
-            )
+            raise DataError(f"preprocess: expected standardise to be True or False, found {self.standardise!r}")
 
     @property
     def window(self) -> int:
@@ -372,14 +215,10 @@ class Preprocess:
         """The inverse of `to_dict`. Raises DataError for unknown, missing or wrong entries."""
         expected = {field.name for field in fields(cls)}
         if set(values) != expected:
-            raise DataError(
-                f"preprocess: expected the keys {sorted(expected)}, found {sorted(map(str, values))}"
-            )
+            raise DataError(f"preprocess: expected the keys {sorted(expected)}, found {sorted(map(str, values))}")
         return cls(**values)
 
-    def __call__(
-        self, images: torch.Tensor, offsets: np.ndarray | torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, offsets: np.ndarray | torch.Tensor | None = None) -> torch.Tensor:
         """(B, C, H, W) of any real type -> (B, C, crop, crop) float32, on the same device.
 
         offsets: (B, 2) first row and column of each image's window; None: the central one. Raises DataError
@@ -632,9 +471,7 @@ class Batches:
                 yield torch.from_numpy(result[0])
         except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise DataError(
-                f"{self.split.name}: a process reading images died ({reason}); use fewer"
-            ) from error
+            raise DataError(f"{self.split.name}: a process reading images died ({reason}); use fewer") from error
 
 
 class _Reader(Dataset):
@@ -756,3 +593,21 @@ def _group_memory() -> Iterator[int]:
                 taken = re.search(rf"^{used} (\d+)$", _read_text(folder / "memory.stat"), re.MULTILINE)
                 if bound.isdigit():
                     yield int(bound) - int(taken[1] if taken else 0)
+
+
+# --- command line -------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`dataset.py convert SRC DST`: see convert.py. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="dataset.py", description="Prepare a data set: see `dataset.py convert -h`.")
+    parser.add_argument("command", choices=["convert"])
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="SRC DST, and options")
+    args = parser.parse_args(arguments)
+    import convert
+
+    return convert.main(args.arguments, "dataset.py convert")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
