@@ -378,7 +378,7 @@ def test_debug_shows_the_traceback(here):
 
 
 def test_help_is_light():
-    """No heavy package is imported for --help (its time is on benchmarks/startup.py)."""
+    """No heavy package is imported for --help."""
     code = "import sys, main\ntry: main.main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "python main.py --demo" in done.stdout
