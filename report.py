@@ -90,9 +90,10 @@ def table(found: dict) -> str:
         rows.append(row("AUC substructure or none", auc["substructure"]["value"], auc["substructure"]["interval"]))
     rows += [row(name.replace("_", " "), found[name]) for name in ("log_loss", "expected_calibration_error")]
     if found.get("calibrated"):
-        after, at = found["calibrated"], f"at temperature {found['temperature']:.2f}"
-        rows.append(row(f"log loss {at}", after["log_loss"]))
-        rows.append(row(f"calibration {at}", after["expected_calibration_error"]))
+        after = found["calibrated"]
+        rows.append(row("temperature, fitted on val", found["temperature"]))
+        rows.append(row("log loss with it", after["log_loss"]))
+        rows.append(row("calibration error with it", after["expected_calibration_error"]))
     if "symmetry" in found:
         rows.append(
             f"  {'change under exact symmetry':<28}{found['symmetry']['largest_exact_change']:7.1e}   (probabilities)"
