@@ -19,6 +19,7 @@ import checkpoint
 import original
 from dataset import ORIGINAL, Preprocess
 from model import Equivariant_Network, build_network
+from novelty import BINS, Novelty, describe
 from resnet_model import build_resnet
 
 NETWORKS = {"equivariant": build_network, "resnet": build_resnet}
@@ -28,7 +29,11 @@ PUBLISHED_CLASSES = ["no", "sphere", "vort"]  # of the original's checkpoints, w
 
 @dataclass
 class Classifier:
-    """network: (B, C, crop, crop) preprocessed images -> logits (B, len(classes)). record: how it was trained."""
+    """network: (B, C, crop, crop) preprocessed images -> logits (B, len(classes)).
+
+    temperature: of the calibrated probabilities; record: how it was trained; novelty: what tells images unlike the
+    training data. None where unknown.
+    """
 
     network: nn.Module
     classes: list[str]
@@ -36,6 +41,7 @@ class Classifier:
     temperature: float | None = None
     record: dict = field(default_factory=dict)
     epoch: int | None = None
+    novelty: Novelty | None = None
 
     @property
     def kind(self) -> str:
@@ -52,21 +58,53 @@ class Classifier:
         batches = [run(self.preprocess(batch)) for batch in images.split(batch_size)]
         return torch.softmax(torch.cat(batches) / (self.temperature or 1.0), 1).cpu().numpy()
 
+    def observer(
+        self, precision: str = "fp32", device: str | torch.device | None = None
+    ) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
+        """A function as that of `evaluator`, (B, C, S, S) -> logits (B, K) and the parts that `novelty` scores.
+
+        Parts, float32: what the last linear layer reads (B, D), and the image's own statistics, `novelty.describe`.
+        device: None: where the network is.
+        """
+        device = device or next(self.network.parameters()).device
+        frozen, caught = _frozen(self.network).to(device), []
+        _last_linear(frozen).register_forward_pre_hook(lambda layer, inputs: caught.append(inputs[0].float()))
+        run = _runner(frozen, device, precision)
+
+        @torch.inference_mode()
+        def observe(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+            images = images.to(device)
+            return run(images), [caught.pop(), describe(images)]
+
+        return observe
+
 
 def evaluator(network: nn.Module, device: str | torch.device, precision: str) -> Callable[[Tensor], Tensor]:
     """A function (B, C, S, S) -> logits (B, K) of the network as it is now, in evaluation mode, at full speed.
 
     An equivariant network is folded into plain convolutions; `network` itself is left as it was.
     """
-    with torch.no_grad():
-        folded = network.folded() if hasattr(network, "folded") else copy.deepcopy(network).eval()
+    return _runner(_frozen(network), device, precision)
 
+
+@torch.no_grad()
+def _frozen(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, folded into plain convolutions where the network can be."""
+    return network.folded() if hasattr(network, "folded") else copy.deepcopy(network).eval()
+
+
+def _runner(frozen: nn.Module, device: str | torch.device, precision: str) -> Callable[[Tensor], Tensor]:
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
         with autocast(device, precision):
-            return folded(images.to(device, memory_format=torch.channels_last)).float()
+            return frozen(images.to(device, memory_format=torch.channels_last)).float()
 
     return run
+
+
+def _last_linear(network: nn.Module) -> nn.Linear:
+    """The layer that gives the logits, of either kind of network."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
 def autocast(device: str | torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -91,7 +129,8 @@ def save_model(classifier: Classifier, path: str | Path) -> None:
         "epoch": classifier.epoch,
     }
     description = json.loads(json.dumps(description, sort_keys=True))
-    checkpoint.save({**description, "state": classifier.network.state_dict()}, path)
+    novelty = {"novelty": classifier.novelty.to_dict()} if classifier.novelty else {}
+    checkpoint.save({**description, **novelty, "state": classifier.network.state_dict()}, path)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
@@ -118,6 +157,9 @@ def _ours(path: str | Path) -> Classifier:
     network.load_state_dict(payload["state"])
     preprocess = Preprocess.from_dict(payload["preprocess"])
     details = {key: payload[key] for key in ("temperature", "record", "epoch")}
+    if "novelty" in payload:  # older checkpoints have none
+        sizes = _last_linear(network).in_features, network.config["channels"] * 2 * BINS
+        details["novelty"] = Novelty.from_dict(payload["novelty"], sizes)
     return Classifier(network, payload["classes"], preprocess, **details)
 
 
