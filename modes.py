@@ -185,6 +185,8 @@ def predict(settings: Namespace, given: set[str]) -> None:
         classifier, settings.data_dir, settings.output, precision, device=device, quiet=settings.quiet, **options
     )
     print(counts.summary())
+    if classifier.novelty is None:
+        print("no novelty scores: this network was saved without them (by the original, or before training had ended)")
     print(f"predictions: {settings.output}")
 
 
