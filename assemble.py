@@ -14,6 +14,7 @@ import torch
 from classifier import NETWORKS, Classifier
 from dataset import Batches, LensFolder, Preprocess, default_preprocess
 from flags import UsageError
+from model import set_convolution
 from trainer import RECIPES, Recipe
 
 
@@ -74,10 +75,12 @@ def new_classifier(
     device: str | torch.device = "cpu",
     cnn: bool = False,
     preprocess: Preprocess | None = None,
+    conv: str = "auto",
 ) -> Classifier:
     """An untrained network for these images: ResNet-18 if `cnn`, else equivariant, as `config` says.
 
-    Raises UsageError for a network that does not fit the images.
+    conv: how its steerable layers compute, see `set_convolution`. Raises UsageError for a network that does not fit
+    the images.
     """
     preprocess = preprocess or default_preprocess(data.size)
     config = {"channels": data.channels, "classes": len(data.classes), "size": preprocess.crop} | config
@@ -85,4 +88,5 @@ def new_classifier(
         network = NETWORKS["resnet" if cnn else "equivariant"](config)
     except ValueError as error:
         raise UsageError(f"{error} (images of {data.size} x {data.size} pixels)") from error
+    set_convolution(network, conv)
     return Classifier(network.to(device, memory_format=torch.channels_last), list(data.classes), preprocess)

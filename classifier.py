@@ -82,7 +82,7 @@ class Classifier:
 def evaluator(network: nn.Module, device: str | torch.device, precision: str) -> Callable[[Tensor], Tensor]:
     """A function (B, C, S, S) -> logits (B, K) of the network as it is now, in evaluation mode, at full speed.
 
-    An equivariant network is folded into plain convolutions; `network` itself is left as it was.
+    An equivariant network has its batch norms folded into its filters; `network` itself is left as it was.
     """
     return _runner(_frozen(network), device, precision)
 

@@ -334,6 +334,7 @@ class Batches:
     others are streamed from disk in every epoch by `workers` processes (0: in this one). Same bits in both.
 
     shift: pixels by which a training crop may be off centre in x and y (None: as far as the image goes).
+    share: which of a batch's images this process takes, by their number, where there are others (None: all).
 
     labels: (n,) int64, of the whole split; in_memory: whether the images are; warnings: one line if some of
     the images read so far are constant, else nothing. Raises DataError, here or in `epoch`, for a bad file.
@@ -352,6 +353,7 @@ class Batches:
         memory_limit: int | None = None,
         progress: bool = True,
         shift: int | None = None,
+        share: Callable[[int], slice] | None = None,
     ):
         if folder.size < preprocess.window:
             raise DataError(
@@ -359,7 +361,7 @@ class Batches:
             )
         self.split, self.labels, self.preprocess = split, split.labels, preprocess
         self.batch_size, self.train, self.seed = batch_size, train, seed
-        self.device = torch.device(device)
+        self.device, self.share = torch.device(device), share
         self.workers = min(8, _processors()) if workers is None else workers
         self.spare = folder.size - preprocess.window
         self.span = self.spare if shift is None else min(self.spare, 2 * shift)
@@ -385,11 +387,17 @@ class Batches:
         """The file of an image, by its index in the split."""
         return self.split.paths[int(index)]
 
+    def count(self, number: int) -> int:
+        """Images in the batch of that number, those that other processes take among them."""
+        return min(self.batch_size, len(self.split.paths) - number * self.batch_size)
+
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from number `start` on, those before it not even read."""
         order = self._order(epoch)
         starts = range(start * self.batch_size, len(order), self.batch_size)
         chunks = [order[i : i + self.batch_size] for i in starts]
+        if self.share:
+            chunks = [chunk[self.share(len(chunk))] for chunk in chunks]
         source = self._take(chunks) if self.in_memory else self._stream(chunks)
         for indices, pixels in zip(chunks, source, strict=True):
             labels = torch.from_numpy(self.labels[indices]).to(self.device)
@@ -487,6 +495,8 @@ class _Reader(Dataset):
 
     def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[int]] | DataError:
         """(B, C, H, W), and which of the indices (B,) are constant images."""
+        if not len(indices):
+            return np.empty((0, self.channels, self.size, self.size), np.float32), []
         try:
             images, constant = zip(*(self.read(index) for index in indices), strict=True)
         except DataError as error:

@@ -14,7 +14,7 @@ def export_network(classifier: Classifier, folder: Path) -> list[Path]:
     Both map preprocessed images (B, C, S, S) float32, any B, to logits (B, K). Returns the paths written.
     """
     network, config = classifier.network.cpu().eval(), classifier.network.config
-    folded = network.folded() if hasattr(network, "folded") else network
+    folded = network.folded(plain=True) if hasattr(network, "folded") else network
     example = torch.zeros(2, config["channels"], config["size"], config["size"])
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(folded, (example,), dynamic_shapes=({0: batch},))

@@ -32,7 +32,9 @@ DEFAULTS = {
     "precision": None,
     "use_cuda": True,
     "cuda_idx": 0,
+    "conv": "auto",
     "compile": False,
+    "deterministic_ranks": False,
     "export": False,
     "quiet": False,
     "debug": False,
@@ -47,7 +49,7 @@ NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoi
 # what a run repeats when it is started with --config
 REPEATED = (
     "data_dir sym_group N use_CNN arch head recipe epochs batch_size lr seed num_workers precision use_cuda cuda_idx "
-    "compile tensorboard"
+    "conv compile deterministic_ranks tensorboard"
 ).split()
 
 
@@ -148,7 +150,17 @@ def build_parser(manual: str = "") -> Parser:
     add("--batch_size", type=whole(1), metavar="K", help="images per step (seed 64, fast 32)")
     add("--lr", type=positive, metavar="RATE", help="learning rate, the highest of a cycle (seed 5e-5, fast 3e-3)")
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
-    add("--compile", **switch, help="torch.compile the training step: minutes to start, faster steps (False)")
+    add(
+        "--conv",
+        choices=("auto", "dense", "factorised"),
+        help="how steerable layers compute: same map, other speed (auto)",
+    )
+    add("--compile", **switch, help="torch.compile the training step, with dense layers: minutes to start (False)")
+    add(
+        "--deterministic_ranks",
+        **switch,
+        help="1, 2, 4 or 8 processes (torchrun) give the same bits: batches are worked on in eighths, slower (False)",
+    )
 
     add("--tensorboard", **switch, help="also write what TensorBoard shows, into the run's folder (False)")
     add("--config", metavar="FILE", help="start from the settings in an earlier run's run.json; flags given here win")
@@ -209,6 +221,7 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
         (bool(settings.resume) and settings.demo, "--resume goes on with a training run: not with --demo"),
         (settings.demo and mode != "Train", f"--demo trains a network: not with --mode {mode}"),
         (settings.export and mode != "Test", "--export goes with --mode Test"),
+        (settings.compile and settings.deterministic_ranks, "--deterministic_ranks: not with --compile"),
         (settings.explain and mode != "Test", "--explain goes with --mode Test"),
         ("output" in given and mode != "Predict", "--output goes with --mode Predict"),
         (mode == "Predict" and "data_dir" not in given, "--mode Predict needs --data_dir FOLDER, the images"),

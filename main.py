@@ -7,18 +7,20 @@
   python main.py --mode Predict --test_time latest --data_dir my_images    classify images without labels
   python main.py --mode Compare RUN RUN                                    is one network better than another?
   python main.py --list                                                    all runs
+  torchrun --nproc_per_node=4 main.py --data_dir images_j                  train on four GPUs (docs/scale.md)
 
 Data: DATA_DIR/train/CLASS/*.npy and DATA_DIR/val/CLASS/*.npy, one square image a file; `simulate.py` makes them.
 Results: DATASET_GROUP_ORDER/TIMESTAMP/ with log, curves, pictures, metrics.json and best-model-parameters.pt.
 """
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +30,7 @@ from flags import UsageError
 
 PACKAGES = "torch", "torchvision", "e2cnn", "numpy", "scikit-learn", "matplotlib"
 EXPECTED = (  # the errors that a user can mend
-    "DataError DatasetError CheckpointError ResultsError TrainingError Interrupted BoardError CompareError"
+    "DataError DatasetError CheckpointError ResultsError TrainingError Interrupted BoardError CompareError RankError"
 ).split()
 
 
@@ -52,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 def _mode(settings: Namespace) -> Callable[[Namespace, set[str]], int | None]:
     if settings.mode == "Train" and not settings.list:
         return train
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(f"torchrun is for training: start --mode {settings.mode} with `python main.py`")
     import modes
 
     return modes.list_runs if settings.list else modes.MODES[settings.mode]
@@ -69,52 +73,82 @@ def _explain(error: Exception, settings: Namespace) -> int:
         )
     if settings.debug or type(error).__name__ not in EXPECTED:
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    if not (isinstance(error, trainer.Interrupted) and os.environ.get("RANK", "0") != "0"):  # the first says it for all
+        print(f"error: {error}", file=sys.stderr)
     return getattr(error, "status", 1)
 
 
 def train(settings: Namespace, given: set[str]) -> None:
     """Train a network, or go on training one, and report its best epoch."""
-    import torch
-
     import assemble
-    import results
+    import distributed
 
     folder = record = None
     if settings.resume:
         folder, settings, record = _resumed(settings, given)
+    several = distributed.world_size() > 1
+    if several and (settings.compile or "cuda_idx" in given):
+        raise UsageError("with torchrun, no --compile, and no --cuda_idx: each process takes the GPU of its number")
+    index = distributed.local_rank() if several else settings.cuda_idx
+    device = assemble.choose_device(settings.use_cuda, index, settings.cuda_asked)
+    with distributed.ranks(device, settings.deterministic_ranks) as ranks:
+        _train(settings, folder, record, device, ranks)
+
+
+def _train(settings: Namespace, folder: Path | None, record: dict | None, device, ranks) -> None:
+    """One process's part in it. folder, record: of the run to go on with."""
+    import torch
+
+    import assemble
+
     changes = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr")}
     recipe = assemble.choose_recipe(settings.recipe, **changes)
     settings.batch_size = recipe.batch_size
-    device = assemble.choose_device(settings.use_cuda, settings.cuda_idx, settings.cuda_asked)
+    settings.quiet |= not ranks.first
     if settings.demo:
-        _simulate(settings)
+        ranks.tell(lambda: _simulate(settings))
     torch.manual_seed(settings.seed)
-    folder, data, batches, classifier = _open(settings, recipe, device, folder)
+    folder, data, batches, classifier = _open(settings, recipe, device, folder, ranks)
     _check_same_data(record, data)
-    classifier.record = record or _record(settings, data, classifier, recipe, device)
-    with results.Log(folder / f"log_{folder.name}.txt") as log:
-        _begin(folder, log.write, data, batches, classifier.record)
-        board = _board(settings, folder)
-        run = _trainer(settings, recipe, folder, batches, classifier, log.write)
+    classifier.record = record or _record(settings, data, classifier, recipe, device, ranks)
+    with _log(folder, ranks) as log:
+        if ranks.first:
+            _begin(folder, log, data, batches, classifier.record)
+        board = _board(settings, folder) if ranks.first else None
+        run = _trainer(settings, recipe, folder, batches, classifier, log, ranks)
         run.on_epoch = board.epoch if board else None
-        _fit(run, settings, log.write)
-        found = _finish(run, batches, log.write)
+        _fit(run, settings, log)
+        found = _finish(run, batches, log)
         if board:
             board.finish(found)
 
 
-def _open(settings: Namespace, recipe, device, folder: Path | None) -> tuple:
+@contextlib.contextmanager
+def _log(folder: Path, ranks) -> Iterator[Callable[[str], None]]:
+    """The run's log, which only the first process writes."""
+    import results
+
+    if not ranks.first:
+        yield lambda line: None
+        return
+    with results.Log(folder / f"log_{folder.name}.txt") as log:
+        yield log.write
+
+
+def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tuple:
     """The run's folder, its images and an untrained network. No folder is left behind where an image is bad."""
     import assemble
     import dataset
 
     data = dataset.scan(settings.data_dir)
     config = {} if settings.use_CNN else {key: getattr(settings, key) for key in ("sym_group", "N", "arch", "head")}
-    classifier = assemble.new_classifier(data, config, device, settings.use_CNN)
+    classifier = assemble.new_classifier(data, config, device, settings.use_CNN, conv=settings.conv)
     options = {"seed": settings.seed, "shift": recipe.shift, "workers": settings.num_workers}
     options["progress"] = not settings.quiet
-    new = None if folder else _new_folder(settings)  # before the images are read: it may not be writable
+    if not ranks.alone:
+        options |= {"share": ranks.share, "memory_limit": dataset.available_memory() // 2 // ranks.neighbours}
+    # before the images are read: it may not be writable
+    new = None if folder else ranks.tell(lambda: _new_folder(settings))
     try:
         splits = "train", "val", "test"
         batches = assemble.open_batches(data, splits, classifier.preprocess, recipe.batch_size, device, **options)
@@ -133,10 +167,11 @@ def _remove_empty(folder: Path) -> None:
             return
 
 
-def _trainer(settings: Namespace, recipe, folder: Path, batches: dict, classifier, log: Callable[[str], None]):
+def _trainer(settings: Namespace, recipe, folder: Path, batches: dict, classifier, log: Callable[[str], None], ranks):
     import trainer
 
     options = {"compiled": settings.compile, "quiet": settings.quiet, "precision": classifier.record["precision"]}
+    options["ranks"] = ranks
     return trainer.Trainer(classifier, batches["train"], batches["val"], recipe, folder, log, **options)
 
 
@@ -164,7 +199,7 @@ def _new_folder(settings: Namespace) -> Path:
     return results.make_run_folder(settings.results_dir, name)
 
 
-def _record(settings: Namespace, data, classifier, recipe, device) -> dict:
+def _record(settings: Namespace, data, classifier, recipe, device, ranks) -> dict:
     """All that is needed to understand and repeat the run: `run.json`, and part of every checkpoint."""
     import torch
 
@@ -181,6 +216,7 @@ def _record(settings: Namespace, data, classifier, recipe, device) -> dict:
         "precision": choose_precision(settings.precision, device),
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
+        "ranks": ranks.world,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
 
@@ -200,7 +236,8 @@ def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record
         log("no test split: val both picks the best epoch and is what is reported, as in the original")
     log("network: " + ", ".join(f"{key} {value}" for key, value in network.items()))
     log(f"recipe: {', '.join(f'{key} {value}' for key, value in record['recipe'].items())}")
-    log(f"seed {record['seed']}, {record['precision']}, {record['device']}, {record['threads']} threads")
+    several = f"{record['ranks']} processes, each with " if record.get("ranks", 1) > 1 else ""
+    log(f"seed {record['seed']}, {record['precision']}, {several}{record['device']}, {record['threads']} threads")
     for warning in (line for split in batches.values() for line in split.warnings):
         log(f"warning: {warning}")
 
@@ -214,29 +251,37 @@ def _fit(run, settings: Namespace, log: Callable[[str], None]) -> None:
     try:
         run.fit()
     except trainer.Interrupted:
-        log(f"stopped; go on with: python main.py --resume {run.folder.name}")
+        program = "python" if run.ranks.world == 1 else f"torchrun --nproc_per_node={run.ranks.neighbours}"
+        log(f"stopped; go on with: {program} main.py --resume {run.folder.name}")
         raise
     except trainer.TrainingError as error:
         log(f"stopped: {error}")
         raise
 
 
-def _finish(run, batches: dict, log: Callable[[str], None]) -> dict:
+def _finish(run, batches: dict, log: Callable[[str], None]) -> dict | None:
     """Report the best epoch: on val from the logits it had then, on a test split with one pass over it."""
     import novelty
     import report
     import trainer
     from classifier import load_model, save_model
+    from model import set_convolution
 
     path = run.folder / "best-model-parameters.pt"
     best = load_model(path, run.train.device)
-    paths = [split.split.paths for split in (run.train, run.val)]
-    best.novelty = novelty.fit_on(best, *paths, run.precision, quiet=run.quiet)
-    save_model(best, path)
+    set_convolution(best.network, best.record["arguments"].get("conv", "auto"))
     logits, split = run.best["logits"].numpy(), batches["val"].split
     if "test" in batches:
-        logits = trainer.evaluate(best.network, batches["test"], run.precision)
+        logits = trainer.evaluate(best.network, batches["test"], run.precision, ranks=run.ranks)
         split = batches["test"].split
+    if not run.ranks.first:
+        return None
+    paths = [split.split.paths for split in (run.train, run.val)]
+    try:
+        best.novelty = novelty.fit_on(best, *paths, run.precision, quiet=run.quiet)
+        save_model(best, path)
+    except ValueError as error:
+        log(f"no novelty score: {error}")
     found = report.write_report(run.folder, best, logits, split, report.details(best.record, run.timing()))
     log(report.table(found))
     log(f"results: {run.folder}")
@@ -264,8 +309,21 @@ def _resumed(settings: Namespace, given: set[str]) -> tuple[Path, Namespace, dic
     for name in sorted(given - free):
         if arguments.get(name) != getattr(settings, name):
             raise UsageError(f"--{name} {getattr(settings, name)} contradicts the run, which has {arguments.get(name)}")
+    _check_same_ranks(record, bool(arguments.get("deterministic_ranks")))
     same = {name: getattr(settings, name) for name in free} | {"demo": False, "cuda_asked": False}
     return folder, Namespace(**flags.DEFAULTS | arguments | same), record
+
+
+def _check_same_ranks(record: dict, deterministic: bool) -> None:
+    """Another number of processes would add in another order, unless that order is fixed."""
+    from distributed import world_size
+
+    then, now = record.get("ranks", 1), world_size()
+    if then != now and not deterministic:
+        raise UsageError(
+            f"--resume: the run has {then} process{'es' * (then > 1)}, here are {now}: other bits; start as many with "
+            "torchrun --nproc_per_node (a run begun with --deterministic_ranks goes on with 1, 2, 4 or 8)"
+        )
 
 
 def _check_same_data(record: dict | None, data) -> None:

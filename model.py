@@ -15,12 +15,14 @@ References
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import factorised
 from steerable import SteerableBasis, Symmetry, regular_permutation, steerable_basis, transform
 
 
@@ -96,14 +98,27 @@ class DiskMask(ExactModule):
 class SteerableConv(ExactModule):
     """Convolution with a steerable filter to `out_fields` regular fields.
 
-    weight: (F_out, F_in, b) coefficients of the basis. Raises nothing; padding is zero padding, stride 1.
+    weight: (F_out, F_in, b) coefficients of the basis. plan: how the basis factorises, where it does; `convolution`
+    says whether that is used (a key of `factorised.CHOICES`): the same map, rounded differently. Raises nothing;
+    padding is zero padding, stride 1.
     """
 
-    def __init__(self, basis: SteerableBasis, in_fields: int, out_fields: int, padding: int):
+    convolution = "auto"
+
+    def __init__(
+        self,
+        basis: SteerableBasis,
+        in_fields: int,
+        out_fields: int,
+        padding: int,
+        plan: factorised.Factorisation | None = None,
+    ):
         super().__init__()
-        self.padding = padding
+        self.padding, self.plan = padding, plan
         self.shape = basis.kernels.shape[1:]  # (G, G_in, k, k)
         self.constant("basis", basis.kernels.flatten(1))  # (b, G*G_in*k*k)
+        if plan:
+            self.constant("mixing", plan.mixing)
         std = (basis.he_std / math.sqrt(in_fields)).to(torch.get_default_dtype())  # (b,)
         self.weight = nn.Parameter(torch.randn(out_fields, in_fields, len(std)) * std)
 
@@ -117,8 +132,50 @@ class SteerableConv(ExactModule):
         bank = bank.view(fields_out, fields_in, group, group_in, k, k).transpose(1, 2)
         return bank.reshape(fields_out * group, fields_in * group_in, k, k)
 
+    def matrices(self) -> list[Tensor]:
+        """The factorised filters, one matrix per irrep, in the precision of the weights."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return factorised.blocks(self.weight, self.mixing, self.plan)
+
+    @property
+    def factorises(self) -> bool:
+        """Whether the layer is to work without its filter bank where that is possible."""
+        fields_out, fields_in, _ = self.weight.shape
+        return factorised.CHOICES[self.convolution](self.plan, (fields_in, fields_out))
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.factorises and factorised.possible(x):
+            return factorised.convolve(x, self.matrices(), self.plan, len(self.weight), self.padding)
         return F.conv2d(x, self.filters(), padding=self.padding)
+
+
+def set_convolution(network: nn.Module, kind: str) -> None:
+    """How the steerable layers of a network work from now on: "auto", "dense" or "factorised" where they can.
+
+    Raises ValueError for another `kind`. Results differ by rounding only; neither config nor state knows of it.
+    """
+    _choose("convolution", factorised.CHOICES, kind)
+    for layer in network.modules():
+        if isinstance(layer, SteerableConv):
+            layer.convolution = kind
+
+
+class FoldedConv(nn.Module):
+    """A factorised layer for evaluation, scaled by (F_out,) and shifted by (F_out*G,), its matrices computed once."""
+
+    def __init__(self, conv: SteerableConv, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.conv = copy.deepcopy(conv)
+        self.conv.weight.mul_(scale[:, None, None])
+        self.matrices = nn.ParameterList(self.conv.matrices())
+        self.shift = nn.Parameter(shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        if not factorised.possible(x):  # it was moved to another device, or is being traced
+            return F.conv2d(x, conv.filters(), self.shift, padding=conv.padding)
+        y = factorised.convolve(x, list(self.matrices), conv.plan, len(conv.weight), conv.padding)
+        return y.add_(self.shift.to(y.dtype).view(-1, 1, 1))
 
 
 class _NormRelu(torch.autograd.Function):
@@ -184,6 +241,7 @@ class FieldNormRelu(nn.Module):
     def __init__(self, fields: int, group: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.group, self.eps, self.momentum = group, eps, momentum
+        self.shared: Callable | None = None  # the same over the images of several processes, see distributed.py
         self.weight, self.bias = nn.Parameter(torch.ones(fields)), nn.Parameter(torch.zeros(fields))
         self.register_buffer("running_mean", torch.zeros(fields))
         self.register_buffer("running_var", torch.ones(fields))
@@ -193,11 +251,14 @@ class FieldNormRelu(nn.Module):
         if not self.training:
             channels = [t.repeat_interleave(self.group) for t in self._statistics()]
             return torch.relu(F.batch_norm(x, *channels, False, 0.0, self.eps))
-        if torch.compiler.is_compiling():
+        count = x.numel() // len(self.weight)
+        if self.shared:
+            y, mean, var, count = self.shared(x, self.weight, self.bias, self.group, self.eps)
+        elif torch.compiler.is_compiling():
             y, mean, var = self._fused(x)
         else:
             y, mean, var = _NormRelu.apply(x, self.weight, self.bias, self.group, self.eps)
-        self._track(mean.detach(), var.detach(), x.numel() // len(self.weight))
+        self._track(mean.detach(), var.detach(), count)
         return y
 
     def affine(self) -> tuple[Tensor, Tensor]:
@@ -273,12 +334,15 @@ class Block(nn.Module):
         x = self.norm(self.conv(x))
         return x if self.pool is None else self.pool(x)
 
-    def folded(self) -> nn.Module:
-        """The same map in evaluation mode with the batch norm inside the filters."""
+    def folded(self, plain: bool = False) -> nn.Module:
+        """The same map in evaluation mode with the batch norm inside the filters. plain: as a plain convolution."""
         scale, shift = self.norm.affine()
-        filters = self.conv.filters() * scale.view(-1, 1, 1, 1)
-        conv = nn.Conv2d(filters.shape[1], filters.shape[0], filters.shape[2], padding=self.conv.padding)
-        conv.weight, conv.bias = nn.Parameter(filters), nn.Parameter(shift)
+        if not plain and self.conv.factorises and factorised.possible(self.conv.weight):
+            conv = FoldedConv(self.conv, scale[:: self.norm.group], shift)
+        else:
+            filters = self.conv.filters() * scale.view(-1, 1, 1, 1)
+            conv = nn.Conv2d(filters.shape[1], filters.shape[0], filters.shape[2], padding=self.conv.padding)
+            conv.weight, conv.bias = nn.Parameter(filters), nn.Parameter(shift)
         return nn.Sequential(conv, nn.ReLU(inplace=True), *([self.pool] if self.pool else []))
 
 
@@ -450,18 +514,21 @@ class Equivariant_Network(nn.Module):
             x = block(x)
         return _at_least_float32(self.head(x))
 
-    def folded(self) -> nn.Module:
-        """A copy for evaluation made of plain convolutions only: filters expanded, batch norms inside them."""
-        return FoldedNetwork(self)
+    def folded(self, plain: bool = False) -> nn.Module:
+        """A copy for evaluation with the batch norms inside the filters. plain: made of plain convolutions only."""
+        return FoldedNetwork(self, plain)
 
 
 class FoldedNetwork(nn.Module):
-    """An `Equivariant_Network` in evaluation mode without its bases: the same logits, faster, free of e2cnn."""
+    """An `Equivariant_Network` in evaluation mode: the same logits, faster, free of e2cnn.
 
-    def __init__(self, network: Equivariant_Network):
+    plain: without its bases, as plain convolutions, to be exported or moved to another device.
+    """
+
+    def __init__(self, network: Equivariant_Network, plain: bool = False):
         super().__init__()
         with torch.no_grad():
-            blocks = [block.folded() for block in network.blocks]
+            blocks = [block.folded(plain) for block in network.blocks]
         parts = nn.Sequential(network.mask, network.reduce), nn.Sequential(*blocks), network.head
         self.prepare, self.body, self.head = copy.deepcopy(parts)
         self.to(memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -477,15 +544,17 @@ def build_network(config: dict) -> Equivariant_Network:
 
 
 def _blocks(shape: Architecture, symmetry: Symmetry, channels: int, size: int) -> tuple[nn.ModuleList, int]:
-    """The blocks and the size of their last map. Each basis is computed once."""
+    """The blocks and the size of their last map. Each basis is computed, and factorised, once."""
     bases, blocks = {}, nn.ModuleList()
     source, pools, previous = "trivial", dict(shape.pools), channels
     for i, (fields, kernel, padding) in enumerate(zip(shape.fields, shape.kernels, shape.paddings, strict=True)):
         if (source, kernel) not in bases:
-            bases[source, kernel] = steerable_basis(symmetry, source, kernel)
+            basis = steerable_basis(symmetry, source, kernel)
+            bases[source, kernel] = basis, factorised.factorise(basis.kernels, symmetry.N, symmetry.mirrored)
         size += 2 * padding - kernel + 1
         pool = AntialiasedPool(size, pools[i]) if i in pools else None
-        conv = SteerableConv(bases[source, kernel], previous, fields, padding)
+        basis, plan = bases[source, kernel]
+        conv = SteerableConv(basis, previous, fields, padding, plan)
         blocks.append(Block(conv, FieldNormRelu(fields, symmetry.order), pool))
         size, source, previous = pool.size if pool else size, "regular", fields
     return blocks, size

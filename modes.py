@@ -21,6 +21,7 @@ import trainer
 from classifier import Classifier, evaluator, load_model
 from explain import explain
 from flags import UsageError
+from model import set_convolution
 from predict import predict_folder
 from sensitivity import is_simulated, sensitivity
 from steerable import Symmetry
@@ -73,6 +74,7 @@ def _load(settings: Namespace, given: set[str]) -> tuple[Path, Classifier, torch
     folder = _find_run(settings, given)
     device = assemble.choose_device(settings.use_cuda, settings.cuda_idx, settings.cuda_asked)
     classifier = load_model(folder / BEST, device)
+    set_convolution(classifier.network, settings.conv)
     _check_agreement(settings, given, classifier, folder)
     return folder, classifier, device
 
@@ -157,12 +159,12 @@ def symmetry_of(classifier: Classifier, batches: dataset.Batches) -> dict:
 
 
 def _multiplications(classifier: Classifier) -> float:
-    """Of one image's way through the network."""
-    config = classifier.network.config
-    device = next(classifier.network.parameters()).device
-    run = evaluator(classifier.network, device, "fp32")
-    with FlopCounterMode(display=False) as counter:
-        run(torch.zeros(1, config["channels"], config["size"], config["size"], device=device))
+    """Of one image's way through the network, its convolutions counted as dense ones."""
+    config, network = classifier.network.config, classifier.network
+    plain = network.folded(plain=True) if hasattr(network, "folded") else network
+    example = torch.zeros(1, config["channels"], config["size"], config["size"])
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        plain(example.to(next(network.parameters()).device))
     return counter.get_total_flops() / 2
 
 

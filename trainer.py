@@ -5,12 +5,14 @@ Everything a run needs to go on after a kill is in `last-state.pt`; the best net
 """
 
 import contextlib
+import functools
+import hashlib
 import itertools
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ import metrics
 import results
 from classifier import Classifier, autocast, evaluator, save_model
 from dataset import Batch, Batches
+from distributed import Ranks, synchronise
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 WARMUP = 0.2  # share of a one-cycle run in which the learning rate rises
@@ -80,31 +83,51 @@ class Interrupted(Exception):
         self.status = 128 + number
 
 
-def evaluate(network: nn.Module, batches: Batches, precision: str, bar: Callable = iter) -> np.ndarray:
-    """Logits (n, K) of all images of a split, in file order: one pass, no augmentation."""
-    run = evaluator(network, batches.device, precision)
-    return torch.cat([run(batch.images) for batch in bar(batches.epoch())]).cpu().numpy()
+def evaluate(
+    network: nn.Module, batches: Batches, precision: str, bar: Callable = iter, ranks: Ranks | None = None
+) -> np.ndarray:
+    """Logits (n, K) of all images of a split, in file order: one pass, no augmentation.
+
+    ranks: the processes that share the work (`batches` gives this one's part); each gets all logits. Raises
+    TrainingError if the GPU's memory is too small for its batches, DataError for a bad image.
+    """
+    with _enough_memory(batches.batch_size):
+        ranks, run, found = ranks or Ranks(), evaluator(network, batches.device, precision), []
+        for number, batch in enumerate(bar(batches.epoch())):
+            ranks.begin(batches.count(number))
+            found.append(ranks.join(torch.cat([run(part) for part in ranks.split(batch.images)])))
+        return torch.cat(found).cpu().numpy()
 
 
 @torch.no_grad()
-def recalibrate(network: nn.Module, batches: Iterator[Batch], precision: str) -> None:
-    """Replace the running statistics of all batch norms by their mean over some training batches."""
+def recalibrate(
+    network: nn.Module, batches: Iterator[Batch], precision: str, begin: Callable[[int], None] = lambda number: None
+) -> None:
+    """Replace the running statistics of all batch norms by their mean over some training batches.
+
+    begin: called with each batch's number, from 0, before the network sees it. Done twice it changes nothing more:
+    a run may be stopped after it.
+    """
     norms = [module for module in network.modules() if hasattr(module, "running_mean")]
     momenta = [norm.momentum for norm in norms]
+    steps = [norm.num_batches_tracked.clone() for norm in norms]
     for number, batch in enumerate(batches, 1):
         for norm in norms:
             norm.momentum = 1 / number
+        begin(number - 1)
         with autocast(batch.images.device, precision):
             network(batch.images.contiguous(memory_format=torch.channels_last))
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm, momentum, step in zip(norms, momenta, steps, strict=True):
         norm.momentum = momentum
+        norm.num_batches_tracked.copy_(step)
 
 
 class Trainer:
     """Fits `classifier.network` to `train`, keeps the best network on `val` in `folder`.
 
     Raises from `fit`: TrainingError for a loss that is not finite or a full GPU; Interrupted after SIGTERM or SIGINT;
-    CheckpointError and ResultsError where the folder cannot be written; DataError for a bad image.
+    CheckpointError and ResultsError where the folder cannot be written; DataError for a bad image; RankError where
+    one of several processes is gone. ranks: the processes that train together; the first of them writes.
     """
 
     def __init__(
@@ -119,12 +142,14 @@ class Trainer:
         compiled: bool = False,
         quiet: bool = False,
         save_every: float = 180.0,
+        ranks: Ranks | None = None,
     ):
         self.classifier, self.train, self.val, self.recipe = classifier, train, val, recipe
         self.folder, self.log, self.precision, self.quiet = Path(folder), log, precision, quiet
         self.save_every, self.saved, self.plotted = save_every, time.monotonic(), -math.inf
         self.on_epoch: Callable[[dict[str, list[float]], float], None] | None = None  # of curves and learning rate
-        self.network = classifier.network
+        self.network, self.ranks = classifier.network, ranks or Ranks()
+        synchronise(self.network, self.ranks)
         self.forward = torch.compile(self.network, fullgraph=True) if compiled else self.network
         optimiser = OPTIMISERS[recipe.optimiser]
         self.optimiser = optimiser(
@@ -135,59 +160,76 @@ class Trainer:
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
         self.best = {"score": None, "epoch": None, "logits": None}
         self.seconds = 0.0  # spent in training steps
+        self.received: list[int] = []  # signals that ask to stop
 
     # --- the loop -------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        with _signals() as received:
+        with _signals() as self.received, _enough_memory(self.recipe.batch_size):
             while self.epoch < self.recipe.epochs:
-                self._train_epoch(received)
+                self._train_epoch()
                 self._finish_epoch()
+                self._stop_if_asked()
         self._draw_curves(last=True)
 
-    def _train_epoch(self, received: list[int]) -> None:
+    def _train_epoch(self) -> None:
         self.network.train()
         batches = self.train.epoch(self.epoch, start=self.step)
         with self._bar(f"epoch {self.epoch + 1}/{self.recipe.epochs}", len(self.train), self.step) as bar:
             for batch in batches:
-                start = time.perf_counter()
+                start, images = time.perf_counter(), self.train.count(self.step)
+                self.ranks.begin(images)
                 loss = self._train_step(batch)
                 self.step += 1
                 self.seconds += time.perf_counter() - start
-                bar.set_postfix_str(f"loss {loss:.3f}, {len(batch.labels) / (time.perf_counter() - start):.0f} img/s")
+                bar.set_postfix_str(f"loss {loss:.3f}, {images / (time.perf_counter() - start):.0f} img/s")
                 bar.update()
-                self._pause(received)
+                self._pause()
 
     def _train_step(self, batch: Batch) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         logits, loss = self._loss(batch)
-        self._check_finite(loss, batch)
+        right = (logits.argmax(1) == batch.labels).float()
+        images, value, right = self.ranks.whole, *self._whole_batch(loss, right)
+        self._check_finite(value, batch)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss if self.ranks.alone else loss.sum() / images).backward()
+        self.ranks.add_gradients(list(self.network.parameters()))
         self.optimiser.step()
-        self.sums[0] += loss.item() * len(batch.labels)
-        self.sums[1] += (logits.argmax(1) == batch.labels).sum().item()
-        return loss.item()
+        self.sums[0] += value * images
+        self.sums[1] += right
+        return value
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and the mean loss (), of each image (B,) where other processes have some of the batch."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with autocast(self.train.device, self.precision):
             logits = self.forward(images)
-        return logits, F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.recipe.smoothing)
+        options = {"label_smoothing": self.recipe.smoothing, "reduction": "mean" if self.ranks.alone else "none"}
+        return logits, F.cross_entropy(logits.float(), batch.labels, **options)
+
+    def _whole_batch(self, loss: Tensor, right: Tensor) -> tuple[float, float]:
+        """The mean loss and the right answers of all processes. loss: as of `_loss`; right: (B,)."""
+        if self.ranks.alone:
+            return loss.item(), right.sum().item()
+        parts = self.ranks.split(torch.stack((loss.detach(), right), 1).double())  # (B, 2), by shard
+        loss, right = self.ranks.total(torch.stack([part.sum(0) for part in parts])).tolist()
+        return loss / self.ranks.whole, right
 
     def learning_rate(self) -> float:
         total = self.recipe.epochs * len(self.train)
         progress = (self.epoch * len(self.train) + self.step) / total
         return self.recipe.lr * SCHEDULES[self.recipe.schedule](progress)
 
-    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
-        if math.isfinite(loss.item()):
+    def _check_finite(self, loss: float, batch: Batch) -> None:
+        if math.isfinite(loss):
             return
-        names = ", ".join(str(self.train.path(index)) for index in batch.indices.tolist())
+        indices = self.ranks.join(batch.indices.to(self.train.device))
+        names = ", ".join(str(self.train.path(index)) for index in indices.tolist())
         self.log(f"files of the batch: {names}")
         raise TrainingError(
-            f"the loss is {loss.item()} at epoch {self.epoch + 1}, step {self.step + 1}, learning rate "
+            f"the loss is {loss} at epoch {self.epoch + 1}, step {self.step + 1}, learning rate "
             f"{self.learning_rate():.2e}; the best network so far is kept. Lower --lr or look at the files in the log"
         )
 
@@ -196,7 +238,7 @@ class Trainer:
     def _finish_epoch(self) -> None:
         if self.recipe.recalibrate:
             first = itertools.islice(self.train.epoch(self.epoch), self.recipe.recalibrate)
-            recalibrate(self.network, first, self.precision)
+            recalibrate(self.network, first, self.precision, lambda number: self.ranks.begin(self.train.count(number)))
         logits = self.evaluate_val()
         labels, images = self.val.labels, len(self.train.labels)
         accuracy = 100 * float((logits.argmax(1) == labels).mean())
@@ -214,14 +256,16 @@ class Trainer:
         if self.on_epoch:
             self.on_epoch(self.curves, self.learning_rate())
         self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0]
-        results.save_curves(self.folder, self.curves)
+        if self.ranks.first:
+            results.save_curves(self.folder, self.curves)
         self.save()
         self._draw_curves()
 
     def evaluate_val(self) -> np.ndarray:
-        return evaluate(
-            self.network, self.val, self.precision, lambda it: self._iterate(it, "validating", len(self.val))
-        )
+        def bar(batches: Iterator[Batch]) -> Iterator[Batch]:
+            return self._iterate(batches, "validating", len(self.val))
+
+        return evaluate(self.network, self.val, self.precision, bar, self.ranks)
 
     def _keep_best(self, score: list[float], logits: np.ndarray) -> None:
         """The best epoch has the highest macro AUC; equal ones are told apart by the loss."""
@@ -232,10 +276,12 @@ class Trainer:
         temperature = metrics.fit_temperature(logits, self.val.labels)
         self.best = {"score": score, "epoch": self.epoch + 1, "logits": torch.from_numpy(logits)}
         self.classifier.epoch, self.classifier.temperature = self.epoch + 1, temperature
-        save_model(self.classifier, self.folder / "best-model-parameters.pt")
+        if self.ranks.first:
+            save_model(self.classifier, self.folder / "best-model-parameters.pt")
 
     def _draw_curves(self, last: bool = False) -> None:
-        if last or time.monotonic() - self.plotted > 60:
+        due = time.monotonic() - self.plotted > 60 and not self.received  # who asks to stop does not wait for pictures
+        if self.ranks.first and (last or due):
             results.plot_curves(self.folder, self.curves)
             self.plotted = time.monotonic()
 
@@ -247,6 +293,7 @@ class Trainer:
 
     def state(self) -> dict:
         return {
+            "run": self.description,
             "state": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "progress": {"epoch": self.epoch, "step": self.step, "sums": self.sums, "seconds": self.seconds},
@@ -257,28 +304,74 @@ class Trainer:
 
     def save(self) -> None:
         """Write all that `resume` needs to `last-state.pt`. Raises CheckpointError."""
-        checkpoint.save(self.state(), self.folder / "last-state.pt")
+        if self.ranks.first:
+            checkpoint.save(self.state(), self.folder / "last-state.pt")
         self.saved = time.monotonic()
 
+    @functools.cached_property
+    def description(self) -> dict:
+        """What must be the same whenever a run goes on. Two runs that agree in it have the same bits."""
+        paths = (path for batches in (self.train, self.val) for path in batches.split.paths)
+        names = "\n".join("/".join(path.parts[-3:]) for path in paths)  # split/class/file
+        return {
+            **asdict(self.recipe),
+            **self.network.config,
+            "kind": self.classifier.kind,
+            "class names": list(self.classifier.classes),
+            "precision": self.precision,
+            "seed": self.train.seed,
+            "files": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+        }
+
     def resume(self) -> str:
-        """Go back to the newest saved state; returns a note for the log. Raises CheckpointError."""
-        state, note = checkpoint.load_newest(self.folder / "last-state.pt", self.train.device)
+        """Go back to the newest saved state; returns a note for the log.
+
+        Raises CheckpointError where that is damaged, of another run, or its best network is gone.
+        """
+        path = self.folder / "last-state.pt"
+        state, note = checkpoint.load_newest(path, self.train.device)
+        try:
+            self._restore(state)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise checkpoint.CheckpointError(f"{path}: does not fit this run: {reason}") from error
+        if self.best["epoch"] is not None:  # better now than when training is over
+            checkpoint.load(self.folder / "best-model-parameters.pt", "meta")
+        return note
+
+    def _restore(self, state: dict) -> None:
+        """Take over a saved state. Raises ValueError for that of another run, else whatever its parts do."""
+        then = state["run"]
+        for name, now in self.description.items():
+            if then.get(name) != now:
+                raise ValueError(f"it is of another run: {name} {then.get(name)} there, {now} here")
         self.network.load_state_dict(state["state"])
         self.optimiser.load_state_dict(state["optimiser"])
         progress = state["progress"]
         self.epoch, self.step, self.sums = progress["epoch"], progress["step"], progress["sums"]
         self.seconds, self.curves, self.best = progress["seconds"], state["curves"], state["best"]
+        lengths = [len(self.curves[name]) for name in CURVES]
+        if not (0 <= self.step <= len(self.train) and lengths == [self.epoch] * len(CURVES)):
+            raise ValueError(f"epoch {self.epoch}, step {self.step} and curves of {lengths} epochs")
         if self.best["logits"] is not None:
             self.best["logits"] = self.best["logits"].cpu()
         checkpoint.set_random_state(state["random"])
-        return note
 
-    def _pause(self, received: list[int]) -> None:
-        """Between two steps: save when it is time, stop when a signal asked for it."""
-        if received or time.monotonic() - self.saved > self.save_every:
+    def _pause(self) -> None:
+        """Between two batches: save when it is time, stop when a signal asked for it."""
+        asked = self._asked()
+        if asked or time.monotonic() - self.saved > self.save_every:
             self.save()
-        if received:
-            raise Interrupted(received[0])
+        if asked:
+            raise Interrupted(asked)
+
+    def _stop_if_asked(self) -> None:
+        if asked := self._asked():
+            raise Interrupted(asked)
+
+    def _asked(self) -> int:
+        """The signal that asked this process, or another, to stop: all of them learn it at the same place."""
+        return self.ranks.agree(self.received[0] if self.received else 0)
 
     # --- progress bars --------------------------------------------------------------------------------------
 
@@ -286,7 +379,19 @@ class Trainer:
         return tqdm(total=total, initial=start, desc=title, unit="step", leave=False, disable=self.quiet or None)
 
     def _iterate(self, items: Iterator, title: str, total: int) -> Iterator:
-        return tqdm(items, total=total, desc=title, unit="step", leave=False, disable=self.quiet or None)
+        for item in tqdm(items, total=total, desc=title, unit="step", leave=False, disable=self.quiet or None):
+            yield item
+            self._pause()
+
+
+@contextlib.contextmanager
+def _enough_memory(batch_size: int) -> Iterator[None]:
+    """Says what to lower where a GPU is full."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = f"the GPU's memory is full at batch size {batch_size}"
+        raise TrainingError(f"{reason}: lower --batch_size, or take --arch compact") from error
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""dataset.py against what its docstrings promise: bad folders, bad files, bits, statistics."""
+"""dataset.py against what its docstrings promise: bad folders, bits, statistics."""
 
 import io
 import json
@@ -159,7 +159,7 @@ def spoil_layout(root: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "parts"),
     [
-        ("no val", ["train/<class>/*.npy", "no folder val", "validation"]),
+        ("no val", ["train/<class>/*.npy", "no folder val", "validation", "dataset.py convert"]),
         ("no class folders", ["train/<class>/*.npy", "train", "nothing"]),
         ("empty class", ["val/vort", "nothing"]),
         ("only strays", ["val/vort", "val_000.txt"]),

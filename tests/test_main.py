@@ -17,6 +17,7 @@ from conftest import ROOT, program_environment, write_images
 
 import classifier
 import dataset
+import factorised
 import flags
 import main
 import model
@@ -388,6 +389,7 @@ def test_help_is_light():
 def test_choices_are_the_registries():
     choices = {action.dest: action.choices for action in flags.build_parser()._actions}
     assert set(choices["head"]) == set(model.HEADS) and set(choices["arch"]) == set(model.ARCHITECTURES)
+    assert set(choices["conv"]) == set(factorised.CHOICES)
     assert set(choices["recipe"]) == set(trainer.RECIPES) and set(choices["precision"]) == set(classifier.PRECISIONS)
 
 
