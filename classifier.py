@@ -7,6 +7,7 @@ probabilities = classifier.predict(images)      # images: (n, H, W), counts or a
 import contextlib
 import copy
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from resnet_model import build_resnet
 
 NETWORKS = {"equivariant": build_network, "resnet": build_resnet}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LIMITS = {"N": 64, "channels": 3, "classes": 1000, "size": 2048}  # of what a checkpoint may ask to be built
 PUBLISHED_CLASSES = ["no", "sphere", "vort"]  # of the original's checkpoints, which do not name them
 
 
@@ -140,7 +142,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Classifi
     """
     try:
         classifier = _ours(path) if checkpoint.is_ours(path) else _published(path)
-    except (original.OriginalError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        _check_weights(classifier.network)
+    except (original.OriginalError, AttributeError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, checkpoint.CheckpointError):
             raise
         reason = " ".join(str(error).split())[:300]
@@ -153,7 +156,12 @@ def _ours(path: str | Path) -> Classifier:
     payload = checkpoint.load(path)
     if payload.get("kind") not in NETWORKS:
         raise ValueError(f"expected a network of kind {' or '.join(NETWORKS)}, found {payload.get('kind')!r}")
+    _check_description(payload)
     network = NETWORKS[payload["kind"]](payload["network"])
+    own = network.state_dict()
+    for key, value in payload["state"].items():
+        if key in own and value.dtype != own[key].dtype:
+            raise ValueError(f"{key} holds {value.dtype}, expected {own[key].dtype}")
     network.load_state_dict(payload["state"])
     preprocess = Preprocess.from_dict(payload["preprocess"])
     details = {key: payload[key] for key in ("temperature", "record", "epoch")}
@@ -161,6 +169,29 @@ def _ours(path: str | Path) -> Classifier:
         sizes = _last_linear(network).in_features, network.config["channels"] * 2 * BINS
         details["novelty"] = Novelty.from_dict(payload["novelty"], sizes)
     return Classifier(network, payload["classes"], preprocess, **details)
+
+
+def _check_description(payload: dict) -> None:
+    """Raises ValueError where the parts of a checkpoint contradict each other, or ask for the impossible."""
+    config, classes, temperature = payload["network"], payload["classes"], payload["temperature"]
+    arguments = payload["record"].get("arguments", {"data_dir": "", "batch_size": 1})
+    checks = {
+        **{f"network {name}": config.get(name, 1) in range(1, most + 1) for name, most in LIMITS.items()},
+        "classes": isinstance(classes, list) and len(classes) == len(set(map(str.lower, classes))) == config["classes"],
+        "crop": payload["preprocess"]["crop"] == config["size"],
+        "temperature": temperature is None or 0 < temperature < math.inf,
+        "data_dir": isinstance(arguments.get("data_dir", ""), str),
+        "batch_size": arguments.get("batch_size", 1) in range(1, 2**31),
+        "precision": payload["record"].get("precision", "fp32") in PRECISIONS,
+    }
+    if wrong := [name for name, right in checks.items() if not right]:
+        raise ValueError(f"its {' and '.join(wrong)} cannot be right")
+
+
+def _check_weights(network: nn.Module) -> None:
+    for key, value in network.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{key} holds NaN or infinite numbers")
 
 
 def _published(path: str | Path) -> Classifier:

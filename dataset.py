@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import os
 import re
 import signal
@@ -551,15 +552,20 @@ def _outlive_signals(worker: int) -> None:
     system, such as macOS, doesn't tell the sender, they obey any.)
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        threading.Thread(target=_obey_parent, daemon=True).start()  # `_start` still holds SIGTERM back
+    if hasattr(signal, "sigtimedwait"):
+        parent = multiprocessing.parent_process().pid
+        threading.Thread(target=_obey, args=(parent,), daemon=True).start()  # `_start` still holds SIGTERM back
     elif hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
-def _obey_parent() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
-        pass
+def _obey(parent: int) -> None:
+    """End this process when its parent says so, or was killed: torch's own watch is not enough, since a worker that
+    has a batch in a pipe which nobody reads any more waits for ever."""
+    while os.getppid() == parent:
+        told = signal.sigtimedwait([signal.SIGTERM], 2)  # seconds
+        if told and told.si_pid == parent:
+            break
     os._exit(0)
 
 

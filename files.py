@@ -48,7 +48,7 @@ def write(path: str | Path, content: bytes) -> None:
 
 def save_json(path: str | Path, obj: Any) -> None:
     """Write `obj` as JSON; arrays become lists, and NaN, which JSON does not have, becomes null."""
-    write(path, (json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write(path, (json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n").encode())
 
 
 def _plain(obj: Any) -> Any:

@@ -195,6 +195,20 @@ def markdown() -> str:
     return "\n".join(rows)
 
 
+def check(arguments: dict) -> None:
+    """Raise UsageError for settings, from the record of a run, that could not have been typed."""
+    for action in build_parser()._actions:
+        value = arguments.get(action.dest)
+        if action.nargs not in (None, "?") or value == DEFAULTS.get(action.dest):
+            continue
+        try:
+            typed = (action.type or str)(str(value))
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"--{action.dest}: {error}") from error
+        if type(typed) is not type(value) or typed != value or value not in (action.choices or [value]):
+            raise UsageError(f"--{action.dest} cannot be {value!r}")
+
+
 def parse(manual: str, argv: list[str] | None = None) -> tuple[argparse.Namespace, set[str], Parser]:
     """Settings with all defaults filled in, the names of those given by hand, and the parser for later errors."""
     parser = build_parser(manual)
@@ -235,6 +249,6 @@ def _config(path: str, parser: Parser) -> dict:
     try:
         arguments = json.loads(Path(path).read_text())["arguments"]
         typed = [f"--{key}={arguments[key]}" for key in REPEATED if arguments.get(key) is not None]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         parser.error(f"--config {path}: expected the run.json of a run ({type(error).__name__}: {error})")
     return vars(parser.parse_args(typed))

@@ -36,13 +36,16 @@ EXPECTED = (  # the errors that a user can mend
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns the exit status."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be of any alphabet
     settings, given, parser = flags.parse(__doc__, argv)
     try:
-        return _mode(settings)(settings, given) or 0
+        status = _mode(settings)(settings, given) or 0
+        sys.stdout.flush()  # a full disk is found here rather than after the end
+        return status
     except UsageError as error:
-        parser.error(str(error))
+        parser.error(_one_line(error))
     except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -63,19 +66,25 @@ def _mode(settings: Namespace) -> Callable[[Namespace, set[str]], int | None]:
 
 def _explain(error: Exception, settings: Namespace) -> int:
     """One line for an error that a user can mend, the traceback for one of ours."""
-    import torch
-
-    import trainer
-
-    if isinstance(error, torch.OutOfMemoryError):
-        error = trainer.TrainingError(
-            f"the GPU's memory is full at batch size {settings.batch_size}: lower --batch_size, or take --arch compact"
-        )
-    if settings.debug or type(error).__name__ not in EXPECTED:
+    if settings.debug or not (type(error).__name__ in EXPECTED or isinstance(error, OSError)):
         raise error
-    if not (isinstance(error, trainer.Interrupted) and os.environ.get("RANK", "0") != "0"):  # the first says it for all
-        print(f"error: {error}", file=sys.stderr)
+    if isinstance(error, OSError):
+        _silence()
+        error = f"{error.filename or 'the output'}: {error.strerror or error}"
+    if type(error).__name__ != "Interrupted" or os.environ.get("RANK", "0") == "0":  # the first says it for all
+        print(f"error: {_one_line(error)}", file=sys.stderr)
     return getattr(error, "status", 1)
+
+
+def _silence() -> None:
+    """Nothing more can be printed: nor at the end, when Python tries it again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(error: Exception | str) -> str:
+    """A message in one printable line, whatever is in the names of files."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
 
 
 def train(settings: Namespace, given: set[str]) -> None:
@@ -226,8 +235,8 @@ def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record
     import results
 
     if not (folder / "run.json").exists():
+        _copy_code(folder / "code.py")
         results.save_json(folder / "run.json", record)
-        shutil.copyfile(__file__, folder / "code.py")
     network, counts = record["network"], ", ".join(f"{n} {name}" for name, n in record["images"].items())
     log(f"{data.root}: {counts} images of {data.size} x {data.size}, classes {', '.join(data.classes)}")
     if data.skipped:
@@ -240,6 +249,15 @@ def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record
     log(f"seed {record['seed']}, {record['precision']}, {several}{record['device']}, {record['threads']} threads")
     for warning in (line for split in batches.values() for line in split.warnings):
         log(f"warning: {warning}")
+
+
+def _copy_code(path: Path) -> None:
+    import results
+
+    try:
+        shutil.copyfile(__file__, path)
+    except OSError as error:
+        raise results.ResultsError(f"{path}: cannot be written ({error.strerror}); free some space") from error
 
 
 def _fit(run, settings: Namespace, log: Callable[[str], None]) -> None:
@@ -303,8 +321,10 @@ def _resumed(settings: Namespace, given: set[str]) -> tuple[Path, Namespace, dic
     try:
         record = json.loads(path.read_text())
         arguments = record["arguments"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--resume: {path} is missing or damaged: this run cannot be resumed") from error
+        flags.check(arguments)
+        record["images"], record["classes"], record["precision"], record["threads"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
+        raise UsageError(f"--resume: {path} is missing or damaged: this run cannot be resumed ({error})") from error
     free = {"resume", "results_dir", "quiet", "debug", "num_workers"}
     for name in sorted(given - free):
         if arguments.get(name) != getattr(settings, name):
@@ -335,10 +355,15 @@ def _check_same_data(record: dict | None, data) -> None:
 
 def _go_on(run, log: Callable[[str], None]) -> None:
     """Return to the saved state, or start again where the run was stopped before it saved one."""
+    import torch
+
     import checkpoint
 
+    then, now = run.classifier.record["threads"], torch.get_num_threads()
+    if then != now:
+        log(f"warning: the run began with {then} threads and goes on with {now}: it may end with other bits")
     state = run.folder / "last-state.pt"
-    if state.exists() or checkpoint.previous_of(state).exists():
+    if os.path.lexists(state) or os.path.lexists(checkpoint.previous_of(state)):
         note = run.resume()
         log(f"{note}; " * bool(note) + f"going on at epoch {run.epoch + 1}, step {run.step + 1}")
     else:

@@ -259,7 +259,7 @@ class Log:
     def write(self, line: str) -> None:
         """Append one line, and show it where `echo` is set."""
         try:
-            self.file.write(f"{line}\n".encode())
+            self.file.write(f"{line}\n".encode(errors="backslashreplace"))
         except OSError as error:
             raise cannot_write(self.path, error) from error
         if self.echo:

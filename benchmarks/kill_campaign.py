@@ -6,7 +6,7 @@
 Each run of main.py is stopped a few times, in turn by SIGKILL at a random moment and inside the writing of a
 checkpoint, by SIGTERM and by SIGINT, and each time goes on with `--resume latest`. At its end, the best network, the
 curves and metrics.json (but for the clock) must have the bytes of a run that was left alone; in between, no file may be
-unreadable.
+unreadable, and no process may outlive the program.
 
 One process imports PyTorch and is forked for each start of the program, so that a start costs a tenth of a second.
 Linux and one thread only.
@@ -155,6 +155,16 @@ def die_inside_a_save(point: str, turn: int) -> None:
     setattr(owner, name, deadly)
 
 
+def members(groups: list[int]) -> list[int]:
+    """The processes of these process groups that run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+            found += [int(path.parent.name)] if int(group) in groups and state != "Z" else []
+    return found
+
+
 def wait(process: int, until: Callable[[], bool]) -> int | None:
     """The exit status (minus the signal), or None as soon as `until()` while the process still runs."""
     while True:
@@ -173,7 +183,7 @@ class Run:
     """A training run in a folder of its own that is started, stopped and resumed until it is done."""
 
     def __init__(self, kind: Kind, here: Path, images: Path):
-        self.kind, self.here, self.done = kind, here, False
+        self.kind, self.here, self.done, self.groups = kind, here, False, []
         here.mkdir()
         (here / "images_k").symlink_to(images)
 
@@ -185,7 +195,8 @@ class Run:
     def go(self, death: tuple[str, int] | None = None) -> int:
         new = ["--data_dir", "images_k", "--use_cuda", "False", "--quiet", *self.kind.flags]
         arguments = ["--resume", "latest", "--quiet"] if self.folder else new
-        return start(arguments, self.here, functools.partial(prepare, self.kind, death))
+        self.groups.append(start(arguments, self.here, functools.partial(prepare, self.kind, death)))
+        return self.groups[-1]
 
     def finish(self) -> float:
         """Leave it alone until it is done; returns the seconds that took."""
@@ -239,6 +250,15 @@ class Run:
                 wrong.append(f"{path}: {error}")
         return wrong
 
+    def orphans(self, patience: float = 10.0) -> int:
+        """Processes that outlive the program by so many seconds; they are ended here."""
+        deadline = time.monotonic() + patience
+        while (left := members(self.groups)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for process in left:
+            os.kill(process, signal.SIGKILL)
+        return len(left)
+
     def digest(self) -> str:
         """SHA-256 of everything a run ends with, but for the clock."""
         found = json.loads((self.folder / "metrics.json").read_text())
@@ -270,13 +290,14 @@ def campaign(name: str, kills: int, seed: int, folder: Path, images: Path) -> di
         counts["resumed"] += len(resumed)
         counts["resumed inside an epoch"] += sum(step != "1" for _, step in resumed)
         counts["began anew"] += run.output().count("starting again")
+        counts["processes left"] += run.orphans()
         counts["half files left"] += len(list(run.folder.glob("*.tmp")))
     return {
         "kind": name,
         "runs": len(hashes),
         "kills": counts["moment"] + counts["writing"],
         **{key: counts[key] for key in ("writing", "SIGTERM", "SIGINT", "resumed", "resumed inside an epoch")},
-        **{key: counts[key] for key in ("began anew", "half files left")},
+        **{key: counts[key] for key in ("began anew", "half files left", "processes left")},
         "unreadable files": len(unreadable),
         "final hashes": len({whole.digest(), *hashes}),
         "seconds a run": round(seconds, 1),
@@ -331,7 +352,7 @@ def main() -> int:
         for name, number in zip(options.kinds, kills, strict=True):
             found.append(campaign(name, int(number), options.seed, Path(folder), images))
             print(json.dumps(found[-1]) if options.json else _table(found[-1:]), flush=True)
-    bad = sum(one["unreadable files"] + one["final hashes"] - 1 for one in found)
+    bad = sum(one["unreadable files"] + one["processes left"] + one["final hashes"] - 1 for one in found)
     if not options.json:
         print(f"{sum(one['kills'] for one in found)} kills: {'all is well' if not bad else 'SOMETHING WAS LOST'}")
     return 1 if bad else 0

@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_images
+from conftest import ROOT, program_environment, write_images
 
 import main
 import report
@@ -36,10 +37,49 @@ def test_killed_runs_end_as_if_nobody_had_touched_them():
 
 
 def test_runs_whose_images_are_read_by_other_processes():
-    """SIGTERM reaches the readers too: they don't die first."""
-    found = campaign("streamed", kills=1)
-    assert (found["kills"], found["SIGTERM"]) == (1, 1)
-    assert (found["unreadable files"], found["final hashes"]) == (0, 1)
+    """SIGTERM reaches the readers too: they don't die first; and they don't outlive a program that was killed."""
+    found = campaign("streamed", kills=2)
+    assert (found["kills"], found["SIGTERM"], found["SIGINT"]) == (2, 1, 1)
+    assert (found["unreadable files"], found["processes left"], found["final hashes"]) == (0, 0, 1)
+
+
+READER = """
+import multiprocessing, os, signal, sys, time
+import dataset
+
+folder = dataset.scan(sys.argv[1])
+batches = dataset.Batches(
+    folder.splits["train"], folder, dataset.default_preprocess(folder.size), 8, workers=1, memory_limit=0
+)
+epoch = batches.epoch()
+next(epoch)
+time.sleep(1)  # the next batches are read ahead, into a pipe that is too small for them
+print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_reader_with_a_full_pipe_ends_with_a_killed_program(tmp_path):
+    """Its batches of 184 kB wait for somebody to take them from a pipe of 64 kB: nobody will."""
+    write_images(tmp_path / "images_t", counts={"train": 16, "val": 1}, size=108)
+    command = [sys.executable, "-c", READER, str(tmp_path / "images_t")]
+    with open(tmp_path / "reader", "w") as output:
+        done = subprocess.run(command, stdout=output, env=program_environment(), timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    reader = int((tmp_path / "reader").read_text())
+    deadline = time.monotonic() + 30
+    while runs(reader) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if runs(reader):
+        os.kill(reader, signal.SIGKILL)
+        raise AssertionError("the reader has outlived the program")
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 # --- between the last training step and the next epoch --------------------------------------------------------
