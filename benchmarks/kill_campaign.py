@@ -31,8 +31,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 CURVES = "train_loss", "test_loss", "train_accuracy", "test_accuracy"
 COMPACT = ["--arch", "compact", "--epochs", "4", "--batch_size", "4"]
@@ -238,6 +236,8 @@ class Run:
 
     def unreadable(self) -> list[str]:
         """Files under their final names that cannot be read."""
+        import numpy as np
+
         import checkpoint
 
         readers = {".pt": checkpoint.load, ".previous": checkpoint.load, ".npy": np.load}
@@ -322,6 +322,8 @@ def warm_up(folder: Path, images: Path) -> None:
 
 def write_images(folder: Path) -> Path:
     """Noise of three strengths."""
+    import numpy as np
+
     dice = np.random.default_rng(0)
     for split, count in {"train": 8, "val": 4}.items():
         for k, name in enumerate(("no", "sphere", "vort")):
@@ -340,7 +342,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object a kind")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # before NumPy starts its threads
+    import numpy as np
     import torch
 
     torch.set_num_threads(1)
