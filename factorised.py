@@ -10,7 +10,7 @@ m = 1, two of m = 2. With X^ the Fourier transform over the group of each field,
   5. the transform of 1 backwards
 
 which is derived in docs/factorised.md. Steps 1, 2, 3 and 5 are C++ loops (steering.py), compiled once per machine;
-without a compiler there is no factorised layer, and the dense one does the same.
+without a compiler there is no factorised layer, and the dense one does the same. For GPUs: triton_steering.py.
 
 References
   Weiler & Cesa 2019, General E(2)-Equivariant Steerable CNNs, arXiv:1911.08251, section 2
@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import triton_steering
 from steering import SOURCE
 
 FILTERS = 11  # the harmonics: three of frequency 0, then (cos, sin) twice for frequency 1 and twice for frequency 2
@@ -158,6 +159,13 @@ class Factorisation:
     lanes: list
     irreps: dict
     mixing: Tensor
+
+    def __post_init__(self):
+        self.key = triton_steering.register(self)
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
 
     @property
     def order(self) -> int:

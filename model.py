@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import factorised
+import triton_steering
 from steerable import SteerableBasis, Symmetry, regular_permutation, steerable_basis, transform
 
 
@@ -104,6 +105,7 @@ class SteerableConv(ExactModule):
     """
 
     convolution = "auto"
+    gains = False  # by Triton's kernels, as measured at its last call on a GPU
 
     def __init__(
         self,
@@ -146,7 +148,31 @@ class SteerableConv(ExactModule):
     def forward(self, x: Tensor) -> Tensor:
         if self.factorises and factorised.possible(x):
             return factorised.convolve(x, self.matrices(), self.plan, len(self.weight), self.padding)
+        return self.steered(x) if self.steers(x, self.dense) else self.dense(x)
+
+    def dense(self, x: Tensor) -> Tensor:
+        """The layer by its filter bank."""
         return F.conv2d(x, self.filters(), padding=self.padding)
+
+    def steered(self, x: Tensor) -> Tensor:
+        """The layer by Triton's kernels."""
+        return triton_steering.convolve(x, self.weight, self.mixing, self.plan, self.padding)
+
+    def steers(self, x: Tensor, dense: Callable[[Tensor], Tensor]) -> bool:
+        """Whether a GPU is to work on x without the filter bank, which `dense` does with it. Under torch.compile,
+        where nothing can be measured, "auto" is what an earlier call has found."""
+        if self.convolution == "dense" or not triton_steering.possible(x, self.plan):
+            return False
+        if self.convolution == "auto" and not torch.compiler.is_compiling():
+            ways = {"dense": dense, "factorised": self.steered}
+            self.gains = triton_steering.prefers(x, self.weight, self.plan, self.padding, ways)
+        return self.convolution == "factorised" or self.gains
+
+    @property
+    def steerable(self) -> bool:
+        """Whether it might be worked on by Triton's kernels where it is now."""
+        possible = self.convolution != "dense" and triton_steering.possible(self.weight, self.plan)
+        return possible and (self.convolution == "factorised" or triton_steering.promising(self.plan))
 
 
 def set_convolution(network: nn.Module, kind: str) -> None:
@@ -169,13 +195,29 @@ class FoldedConv(nn.Module):
         self.conv.weight.mul_(scale[:, None, None])
         self.matrices = nn.ParameterList(self.conv.matrices())
         self.shift = nn.Parameter(shift)
+        self.bank = None  # what a GPU on which this layer is no faster works with
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.conv
-        if not factorised.possible(x):  # it was moved to another device, or is being traced
-            return F.conv2d(x, conv.filters(), self.shift, padding=conv.padding)
-        y = factorised.convolve(x, list(self.matrices), conv.plan, len(conv.weight), conv.padding)
+        if factorised.possible(x):
+            y = factorised.convolve(x, list(self.matrices), conv.plan, len(conv.weight), conv.padding)
+        elif conv.steers(x, self._dense):
+            y = conv.steered(x)
+        else:  # it was moved to another device, is being traced, or is no faster
+            return self._dense(x)
         return y.add_(self.shift.to(y.dtype).view(-1, 1, 1))
+
+    def _dense(self, x: Tensor) -> Tensor:
+        bank = self._kept() if x.is_cuda and not torch.compiler.is_compiling() else self.conv.filters()
+        return F.conv2d(x, bank, self.shift, padding=self.conv.padding)
+
+    def _kept(self) -> Tensor:
+        """The filter bank, computed once on each device."""
+        weight = self.conv.weight
+        if self.bank is None or (self.bank.device, self.bank.dtype) != (weight.device, weight.dtype):
+            with torch.inference_mode(False), torch.no_grad():
+                self.bank = self.conv.filters()
+        return self.bank
 
 
 class _NormRelu(torch.autograd.Function):
@@ -337,7 +379,8 @@ class Block(nn.Module):
     def folded(self, plain: bool = False) -> nn.Module:
         """The same map in evaluation mode with the batch norm inside the filters. plain: as a plain convolution."""
         scale, shift = self.norm.affine()
-        if not plain and self.conv.factorises and factorised.possible(self.conv.weight):
+        loops = self.conv.factorises and factorised.possible(self.conv.weight)
+        if not plain and (loops or self.conv.steerable):
             conv = FoldedConv(self.conv, scale[:: self.norm.group], shift)
         else:
             filters = self.conv.filters() * scale.view(-1, 1, 1, 1)
