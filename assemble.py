@@ -50,6 +50,17 @@ def choose_recipe(name: str, **changes: float | None) -> Recipe:
     return replace(RECIPES[name], **{key: value for key, value in changes.items() if value is not None})
 
 
+def choose_preprocess(data: LensFolder, crop: int | None = None) -> Preprocess:
+    """The usual one for these images, with a window of `crop` pixels if that is given.
+
+    Raises UsageError if the images are smaller.
+    """
+    if crop and crop > data.size:
+        raise UsageError(f"--crop {crop}: the images in {data.root} have {data.size} pixels a side")
+    usual = default_preprocess(data.size)
+    return replace(usual, crop=crop or usual.crop)
+
+
 def open_batches(
     data: LensFolder,
     splits: tuple[str, ...],

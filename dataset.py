@@ -10,6 +10,10 @@ folders that are not split yet, such as the later DeepLense data sets, become su
 
     python dataset.py convert SRC DST
 
+and a data set of very many images is packed into a few large files (see shards.py), which `scan` takes as well, by
+
+    python dataset.py pack SRC DST
+
 Training cuts a random window of whole pixels and turns and flips it, so that no pixel is ever resampled and
 the noise stays what it was; evaluation always takes the same central window. What happens to image i in epoch
 e depends on (seed, e, i) alone: not on the batch size, the number of workers, or whether the images come from
@@ -40,6 +44,7 @@ from tqdm import tqdm
 
 from images import MIN_SIZE as MIN_SIZE
 from images import DataError, read_image, read_shape
+from shards import Packed, is_packed, open_shards
 
 CROP = 129  # pixels: the input of the network, for images at least that large
 SPLITS = {"train": True, "val": True, "test": False}  # name -> required
@@ -51,10 +56,10 @@ LAYOUT = "train/<class>/*.npy and val/<class>/*.npy with the same classes, two o
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The files of one split, in alphabetical order of class, then of name."""
+    """The files of one split, in alphabetical order of class, then of name; `Packed` if they lie in shards."""
 
     name: str
-    paths: tuple[Path, ...]
+    paths: Sequence[Path]
     labels: np.ndarray  # (n,) int64
 
 
@@ -71,16 +76,20 @@ class LensFolder:
 
 
 def scan(data_dir: str | Path) -> LensFolder:
-    """Find the images under `data_dir`; reads one header, no pixels, and lists each folder once.
+    """Find the images under `data_dir`; reads one header, no pixels, and lists each folder once. Takes shards too.
 
     Raises DataError when a folder is missing or empty, or when the splits hold different classes.
     """
     root = Path(data_dir)
     if not os.path.exists(root):
+        if root.suffix:
+            raise DataError(f"{root}: no such folder; expected the one with train/ and val/ in it")
         raise DataError(
             f"{root}: no such folder. Make one with `python simulate.py --model f --out {root} --train 25000 "
-            f"--val 2500`, or download the DeepLense Model F/J images linked in README.md"
+            f"--val 2500`, or download the published images, see README.md"
         )
+    if is_packed(root):
+        return _scan_shards(root)
     found, _ = _list(root, _is_folder)
     missing = [name for name, required in SPLITS.items() if required and name not in found]
     if missing:
@@ -97,13 +106,20 @@ def scan(data_dir: str | Path) -> LensFolder:
     return LensFolder(root, classes, channels, size, splits, skipped)
 
 
+def _scan_shards(root: Path) -> LensFolder:
+    classes, channels, size, packed = open_shards(root)
+    splits = {name: Split(name, images, images.labels) for name, images in packed.items()}
+    return LensFolder(root, classes, channels, size, splits, 0)
+
+
 def _list(folder: Path, keep: Callable[[os.DirEntry], bool]) -> tuple[list[str], int]:
     """Sorted names of the entries of `folder` to keep, and the number of the others."""
     try:
         with os.scandir(folder) as entries:
             verdicts = [(entry.name, keep(entry)) for entry in entries]
     except OSError as error:
-        raise DataError(f"{folder}: cannot list this folder ({error.strerror or error})") from None
+        advice = "; expected the folder with train/ and val/ in it" if isinstance(error, NotADirectoryError) else ""
+        raise DataError(f"{folder}: cannot list this folder ({error.strerror or error}){advice}") from None
     names = sorted(name for name, kept in verdicts if kept)
     return names, len(verdicts) - len(names)
 
@@ -371,7 +387,7 @@ class Batches:
         self._store = self._load(available_memory() // 2 if memory_limit is None else memory_limit, progress)
 
     def __len__(self) -> int:
-        return -(-len(self.split.paths) // self.batch_size)
+        return -(-len(self.labels) // self.batch_size)
 
     @property
     def in_memory(self) -> bool:
@@ -388,9 +404,14 @@ class Batches:
         """The file of an image, by its index in the split."""
         return self.split.paths[int(index)]
 
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What decides the images, beside the names of the files and the seed."""
+        return {}
+
     def count(self, number: int) -> int:
         """Images in the batch of that number, those that other processes take among them."""
-        return min(self.batch_size, len(self.split.paths) - number * self.batch_size)
+        return min(self.batch_size, len(self.labels) - number * self.batch_size)
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from number `start` on, those before it not even read."""
@@ -401,13 +422,13 @@ class Batches:
             chunks = [chunk[self.share(len(chunk))] for chunk in chunks]
         source = self._take(chunks) if self.in_memory else self._stream(chunks)
         for indices, pixels in zip(chunks, source, strict=True):
-            labels = torch.from_numpy(self.labels[indices]).to(self.device)
+            labels = torch.from_numpy(self.labels[indices % len(self.labels)]).to(self.device)
             images = self._prepare(pixels.to(self.device), epoch, indices)
             yield Batch(images, labels, torch.from_numpy(indices))
 
     def _order(self, epoch: int) -> np.ndarray:
         """(n,) int64: the order of the images; in training, that of the hashes of (seed, epoch, index)."""
-        indices = np.arange(len(self.split.paths), dtype=np.int64)
+        indices = np.arange(len(self.labels), dtype=np.int64)
         return np.argsort(_hash(self.seed, epoch, indices, 0), kind="stable") if self.train else indices
 
     def _prepare(self, pixels: torch.Tensor, epoch: int, indices: np.ndarray) -> torch.Tensor:
@@ -462,7 +483,12 @@ class Batches:
             yield store[torch.from_numpy(indices).to(store.device)].view(self._store.dtype)
 
     def _stream(self, chunks: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
-        """(B, C, H, W) from disk, for each chunk of indices, read ahead by worker processes."""
+        """(B, C, H, W) from disk, for each chunk of indices."""
+        for pixels in self._ahead(chunks):
+            yield torch.from_numpy(pixels)
+
+    def _ahead(self, chunks: Sequence[np.ndarray]) -> Iterator:
+        """What the reader has for each chunk of indices, read ahead by worker processes."""
         loader = DataLoader(
             self._reader,
             sampler=chunks,
@@ -477,7 +503,7 @@ class Batches:
                 if isinstance(result, DataError):
                     raise result
                 self._constant.update(result[1])
-                yield torch.from_numpy(result[0])
+                yield result[0]
         except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{self.split.name}: a process reading images died ({reason}); use fewer") from error
@@ -491,13 +517,16 @@ class _Reader(Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, bool]:
         """The image (C, H, W) in a number type of at most four bytes, and whether it's constant."""
-        image = read_image(self.paths[index], self.channels, self.size)
+        packed = isinstance(self.paths, Packed)
+        image = self.paths.read(index) if packed else read_image(self.paths[index], self.channels, self.size)
         return _compact(image), bool(image.min() == image.max())
 
     def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[int]] | DataError:
         """(B, C, H, W), and which of the indices (B,) are constant images."""
         if not len(indices):
             return np.empty((0, self.channels, self.size, self.size), np.float32), []
+        if isinstance(self.paths, Packed):
+            self.paths.expect(indices)
         try:
             images, constant = zip(*(self.read(index) for index in indices), strict=True)
         except DataError as error:
@@ -615,14 +644,18 @@ def _group_memory() -> Iterator[int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`dataset.py convert SRC DST`: see convert.py. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="dataset.py", description="Prepare a data set: see `dataset.py convert -h`.")
-    parser.add_argument("command", choices=["convert"])
+    """`dataset.py convert SRC DST`, `pack SRC DST`, `verify SHARDS`: see convert.py and pack.py. Returns the status."""
+    parser = argparse.ArgumentParser(prog="dataset.py", description="Prepare a data set: see `dataset.py COMMAND -h`.")
+    parser.add_argument("command", choices=["convert", "pack", "verify"])
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="SRC DST, and options")
     args = parser.parse_args(arguments)
-    import convert
+    if args.command == "convert":
+        import convert
 
-    return convert.main(args.arguments, "dataset.py convert")
+        return convert.main(args.arguments, "dataset.py convert")
+    import pack
+
+    return pack.main([args.command, *args.arguments], "dataset.py")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Everything is written beside its final name and then renamed, so that a reader n
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zipfile
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+
 
 class ResultsError(Exception):
     """A results folder that cannot be found, read or written; the message is one line for the user."""
@@ -23,7 +26,8 @@ class ResultsError(Exception):
 
 def cannot_write(path: Path, error: OSError) -> ResultsError:
     """The error for a file that the system would not write."""
-    return ResultsError(f"{path}: cannot be written ({error.strerror}); free some space or choose another folder")
+    advice = "free some space or choose another folder" if error.errno in FULL else "choose another place"
+    return ResultsError(f"{path}: cannot be written ({error.strerror}); {advice}")
 
 
 def write(path: str | Path, content: bytes) -> None:

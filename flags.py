@@ -9,17 +9,22 @@ from pathlib import Path
 
 DEFAULTS = {
     "data_dir": "images_f",
+    "simulate": None,
+    "epoch_images": 12_000,
     "sym_group": "Circular",
     "N": 4,
     "use_CNN": False,
     "arch": "full",
     "head": None,
+    "crop": None,
     "recipe": "seed",
     "epochs": None,
     "batch_size": None,
     "lr": None,
+    "average": None,
     "mode": "Train",
     "test_time": "",
+    "weights": "",
     "resume": "",
     "results_dir": ".",
     "runs": [],
@@ -48,8 +53,8 @@ NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoi
 
 # what a run repeats when it is started with --config
 REPEATED = (
-    "data_dir sym_group N use_CNN arch head recipe epochs batch_size lr seed num_workers precision use_cuda cuda_idx "
-    "conv compile deterministic_ranks tensorboard"
+    "data_dir simulate epoch_images sym_group N use_CNN arch head crop recipe epochs batch_size lr average seed "
+    "num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
 ).split()
 
 
@@ -95,6 +100,14 @@ def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
     return parse
 
 
+def odd(text: str) -> int:
+    """An odd number of pixels, not too few for a network."""
+    value = whole(29)(text)
+    if value % 2 == 0:
+        raise argparse.ArgumentTypeError(f"expected an odd number, which has a central pixel, found {text}")
+    return value
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
     try:
@@ -103,6 +116,14 @@ def positive(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a finite number above 0, found {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = 0.0 if text in ("0", "0.0") else positive(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, found {text}")
     return value
 
 
@@ -119,6 +140,7 @@ def build_parser(manual: str = "") -> Parser:
     """Flags without their defaults, so that what was given by hand can be told from what was not."""
     parser = Parser(
         prog="main.py",
+        usage="main.py [flags]; `main.py --help` explains them",
         description=manual,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
@@ -129,8 +151,14 @@ def build_parser(manual: str = "") -> Parser:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="with --mode Compare: timestamps or folders of runs")
 
     add = parser.add_argument_group("data").add_argument
-    add("--data_dir", metavar="DIR", help="data set folder (images_f)")
+    add("--data_dir", metavar="DIR", help="data set: folder, or shards (images_f)")
     add("--num_workers", type=whole(0), metavar="K", help="processes that read images which do not fit in memory")
+    add(
+        "--simulate",
+        choices=("f", "j"),
+        help="train on lenses drawn and rendered on the fly, never the same twice (validated on DIR, or simulated_f)",
+    )
+    add("--epoch_images", type=whole(3, 10**9), metavar="K", help="with --simulate: images to the epoch (12000)")
     add("--demo", **switch, help="simulate a small Model F set in images_demo, train a compact C4 network, test it")
 
     add = parser.add_argument_group("network").add_argument
@@ -144,11 +172,19 @@ def build_parser(manual: str = "") -> Parser:
         help="from the last map to the classes; flatten, the original's, is not invariant (full orbit, compact lifted)",
     )
 
+    add(
+        "--crop",
+        type=odd,
+        metavar="PIXELS",
+        help="odd side of the window that the network sees; a smaller one is faster (129, or what the images have)",
+    )
+
     add = parser.add_argument_group("training").add_argument
     add("--recipe", choices=("seed", "fast"), help="seed: Adam, 5e-5, constant. fast: AdamW, one cycle (seed)")
     add("--epochs", type=whole(1), metavar="K", help="passes over the training images (seed 30, fast 5)")
     add("--batch_size", type=whole(1), metavar="K", help="images per step (seed 64, fast 32)")
     add("--lr", type=positive, metavar="RATE", help="learning rate, the highest of a cycle (seed 5e-5, fast 3e-3)")
+    add("--average", type=share, metavar="SHARE", help="judge and keep a running average of the weights, as 0.99 (0)")
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add(
         "--conv",
@@ -168,6 +204,11 @@ def build_parser(manual: str = "") -> Parser:
     add = parser.add_argument_group("what to do").add_argument
     add("--mode", type=any_case(MODES), choices=MODES, help="what to do (Train, or Test if --test_time is given)")
     add("--test_time", metavar="TIMESTAMP", help="the run to test or to predict with: timestamp, folder, or latest")
+    add(
+        "--weights",
+        metavar="NAME",
+        help="instead of a run: a network that comes with the program, or a checkpoint's path",
+    )
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
     add("--explain", **switch, help="with Test: also show which pixels decide, on some of the images (False)")
@@ -216,9 +257,10 @@ def parse(manual: str, argv: list[str] | None = None) -> tuple[argparse.Namespac
     if "config" in given:
         given = _config(given.pop("config"), parser) | given
     demo = DEMO if given.get("demo") else {}
-    settings = argparse.Namespace(**{**DEFAULTS, **demo, **given})
+    own = {"data_dir": f"simulated_{given['simulate']}"} if given.get("simulate") else {}
+    settings = argparse.Namespace(**{**DEFAULTS, **demo, **own, **given})
     settings.cuda_asked = given.get("use_cuda", False) or "cuda_idx" in given
-    if "test_time" in given and "mode" not in given:
+    if ("test_time" in given or "weights" in given) and "mode" not in given:
         settings.mode = "Test"
     for wrong, message in _contradictions(settings, given):
         if wrong:
@@ -227,12 +269,22 @@ def parse(manual: str, argv: list[str] | None = None) -> tuple[argparse.Namespac
 
 
 def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[bool, str]]:
-    mode, trained = settings.mode, settings.mode in ("Test", "Predict")
+    mode, trained, weights = settings.mode, settings.mode in ("Test", "Predict"), bool(settings.weights)
     return [
-        (trained and not settings.test_time, f"--mode {mode} needs --test_time TIMESTAMP, the run to take"),
+        (
+            trained and not (settings.test_time or weights),
+            f"--mode {mode} needs --test_time TIMESTAMP, the run to take",
+        ),
         (not trained and "test_time" in given, "--test_time goes with --mode Test or Predict"),
+        (not trained and "weights" in given, "--weights goes with --mode Test or Predict"),
+        (weights and bool(settings.test_time), "--weights or --test_time, not both"),
+        (weights and mode == "Test" and "data_dir" not in given, "--weights needs --data_dir FOLDER, the images"),
         (bool(settings.resume) and mode != "Train", f"--resume goes on with a training run: not with --mode {mode}"),
         (bool(settings.resume) and settings.demo, "--resume goes on with a training run: not with --demo"),
+        (bool(settings.simulate) and mode != "Train", f"--simulate trains a network: not with --mode {mode}"),
+        (bool(settings.simulate) and settings.demo, "--simulate: not with --demo, which has images of its own"),
+        ("crop" in given and mode != "Train", "--crop: a trained network knows its own"),
+        ("epoch_images" in given and not settings.simulate, "--epoch_images goes with --simulate"),
         (settings.demo and mode != "Train", f"--demo trains a network: not with --mode {mode}"),
         (settings.export and mode != "Test", "--export goes with --mode Test"),
         (settings.compile and settings.deterministic_ranks, "--deterministic_ranks: not with --compile"),
@@ -248,7 +300,7 @@ def _config(path: str, parser: Parser) -> dict:
     """The settings in a run's record, checked as if they had been typed."""
     try:
         arguments = json.loads(Path(path).read_text())["arguments"]
-        typed = [f"--{key}={arguments[key]}" for key in REPEATED if arguments.get(key) is not None]
+        typed = [f"--{key}={arguments[key]}" for key in REPEATED if arguments.get(key, DEFAULTS[key]) != DEFAULTS[key]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         parser.error(f"--config {path}: expected the run.json of a run ({type(error).__name__}: {error})")
     return vars(parser.parse_args(typed))

@@ -127,6 +127,8 @@ def make_picture(path: str | Path, array: np.ndarray, unit: str | None = None, n
 
 def open_file(path: str | Path) -> BinaryIO:
     """Open a regular file; a pipe or device would block or never end. Raises DataError, OSError."""
+    if packed := getattr(path, "packed", None):  # an image that lies in a shard
+        return packed()
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f"{path}: expected a file, found a folder, pipe or device")
     return open(path, "rb")

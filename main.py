@@ -29,6 +29,7 @@ import flags  # everything heavy is imported once the command line is known to b
 from flags import UsageError
 
 PACKAGES = "torch", "torchvision", "e2cnn", "numpy", "scikit-learn", "matplotlib"
+MODULES = "torch", "torchvision", "e2cnn", "numpy", "sklearn", "matplotlib", "scipy", "tqdm"
 EXPECTED = (  # the errors that a user can mend
     "DataError DatasetError CheckpointError ResultsError TrainingError Interrupted BoardError CompareError RankError"
 ).split()
@@ -66,6 +67,10 @@ def _mode(settings: Namespace) -> Callable[[Namespace, set[str]], int | None]:
 
 def _explain(error: Exception, settings: Namespace) -> int:
     """One line for an error that a user can mend, the traceback for one of ours."""
+    if isinstance(error, ModuleNotFoundError) and error.name in MODULES and not settings.debug:
+        error = f"the package {error.name} is missing here: run `bash create_env.sh`, and see README.md"
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if settings.debug or not (type(error).__name__ in EXPECTED or isinstance(error, OSError)):
         raise error
     if isinstance(error, OSError):
@@ -98,6 +103,10 @@ def train(settings: Namespace, given: set[str]) -> None:
     several = distributed.world_size() > 1
     if several and (settings.compile or "cuda_idx" in given):
         raise UsageError("with torchrun, no --compile, and no --cuda_idx: each process takes the GPU of its number")
+    if settings.tensorboard:
+        import board
+
+        board.check()
     index = distributed.local_rank() if several else settings.cuda_idx
     device = assemble.choose_device(settings.use_cuda, index, settings.cuda_asked)
     with distributed.ranks(device, settings.deterministic_ranks) as ranks:
@@ -110,12 +119,11 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
 
     import assemble
 
-    changes = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr")}
+    changes = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr", "average")}
     recipe = assemble.choose_recipe(settings.recipe, **changes)
     settings.batch_size = recipe.batch_size
     settings.quiet |= not ranks.first
-    if settings.demo:
-        ranks.tell(lambda: _simulate(settings))
+    ranks.tell(lambda: _simulate(settings))
     torch.manual_seed(settings.seed)
     folder, data, batches, classifier = _open(settings, recipe, device, folder, ranks)
     _check_same_data(record, data)
@@ -151,7 +159,8 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
 
     data = dataset.scan(settings.data_dir)
     config = {} if settings.use_CNN else {key: getattr(settings, key) for key in ("sym_group", "N", "arch", "head")}
-    classifier = assemble.new_classifier(data, config, device, settings.use_CNN, conv=settings.conv)
+    options = {"preprocess": assemble.choose_preprocess(data, settings.crop), "conv": settings.conv}
+    classifier = assemble.new_classifier(data, config, device, settings.use_CNN, **options)
     options = {"seed": settings.seed, "shift": recipe.shift, "workers": settings.num_workers}
     options["progress"] = not settings.quiet
     if not ranks.alone:
@@ -159,13 +168,25 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
     # before the images are read: it may not be writable
     new = None if folder else ranks.tell(lambda: _new_folder(settings))
     try:
-        splits = "train", "val", "test"
-        batches = assemble.open_batches(data, splits, classifier.preprocess, recipe.batch_size, device, **options)
+        parts = data, classifier.preprocess, recipe.batch_size, device
+        batches = _batches(settings, *parts, **options)
     except BaseException:
         if new:
             _remove_empty(new)
         raise
     return folder or new, data, batches, classifier
+
+
+def _batches(settings: Namespace, data, preprocess, batch_size: int, device, **options) -> dict:
+    """The batches of each split; those of training from the simulator if it is asked for."""
+    import assemble
+
+    if not settings.simulate:
+        return assemble.open_batches(data, ("train", "val", "test"), preprocess, batch_size, device, **options)
+    from endless import Endless
+
+    train = Endless(settings.simulate, settings.epoch_images, data, preprocess, batch_size, device, **options)
+    return {"train": train} | assemble.open_batches(data, ("val", "test"), preprocess, batch_size, device, **options)
 
 
 def _remove_empty(folder: Path) -> None:
@@ -194,11 +215,16 @@ def _board(settings: Namespace, folder: Path):
 
 
 def _simulate(settings: Namespace) -> None:
-    """The demo's data set; kept and used again."""
+    """The images of the demo, or those that --simulate validates on; kept and used again."""
+    own = settings.simulate and settings.data_dir == f"simulated_{settings.simulate}"
+    if not (settings.demo or own):
+        return
+    import endless
     import simulate
 
-    print(f"simulating Model F lenses into {settings.data_dir} (kept and used again)", flush=True)
-    simulate.write_dataset(settings.data_dir, simulate.RECIPES["f"], flags.DEMO_IMAGES, seed=0, quiet=settings.quiet)
+    model, counts = settings.simulate or "f", flags.DEMO_IMAGES if settings.demo else endless.HELD
+    print(f"simulating Model {model.upper()} lenses into {settings.data_dir} (kept and used again)", flush=True)
+    simulate.write_dataset(settings.data_dir, simulate.RECIPES[model], counts, seed=0, quiet=settings.quiet)
 
 
 def _new_folder(settings: Namespace) -> Path:
@@ -238,6 +264,8 @@ def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record
         _copy_code(folder / "code.py")
         results.save_json(folder / "run.json", record)
     network, counts = record["network"], ", ".join(f"{n} {name}" for name, n in record["images"].items())
+    if model := batches["train"].identity.get("simulate"):
+        log(f"training images: {len(batches['train'].labels)} to the epoch, simulated (Model {model.upper()})")
     log(f"{data.root}: {counts} images of {data.size} x {data.size}, classes {', '.join(data.classes)}")
     if data.skipped:
         log(f"{data.skipped} stray files and folders skipped")

@@ -28,6 +28,7 @@ from steerable import Symmetry
 from symmetry import measure_symmetry, sample_size
 
 BEST = "best-model-parameters.pt"
+PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # networks that come with the program
 
 
 # --- test ---------------------------------------------------------------------------------------------------
@@ -35,7 +36,7 @@ BEST = "best-model-parameters.pt"
 
 def test(settings: Namespace, given: set[str]) -> None:
     """Measure a trained network: its figures, and how well it keeps its symmetry."""
-    folder, classifier, device = _load(settings, given)
+    path, classifier, device = _load(settings, given)
     trained = classifier.record.get("arguments", {})
     data_dir = settings.data_dir if "data_dir" in given else trained.get("data_dir", settings.data_dir)
     data = dataset.scan(data_dir)
@@ -46,7 +47,7 @@ def test(settings: Namespace, given: set[str]) -> None:
     logits = trainer.evaluate(classifier.network, tested, precision)
     seconds = time.perf_counter() - start
     timing = {"seconds": seconds, "images_per_second": len(logits) / seconds}
-    target = _test_folder(folder, data.root, trained)
+    target = _new_folder(settings, path) if settings.weights else _test_folder(path.parent, data.root, trained)
     details = report.details(classifier.record | {"precision": precision}, timing)
     found = report.write_report(target, classifier, logits, tested.split, details, symmetry_of(classifier, tested))
     print(report.table(found))
@@ -70,13 +71,27 @@ def _look_closer(settings: Namespace, classifier: Classifier, data, split: datas
 
 
 def _load(settings: Namespace, given: set[str]) -> tuple[Path, Classifier, torch.device]:
-    """The run that is asked for, its best network, and the device that it is now on."""
-    folder = _find_run(settings, given)
+    """The checkpoint that is asked for, its network, and the device that it is now on."""
+    path = _find_weights(settings.weights) if settings.weights else _find_run(settings, given) / BEST
     device = assemble.choose_device(settings.use_cuda, settings.cuda_idx, settings.cuda_asked)
-    classifier = load_model(folder / BEST, device)
+    classifier = load_model(path, device)
     set_convolution(classifier.network, settings.conv)
-    _check_agreement(settings, given, classifier, folder)
-    return folder, classifier, device
+    _check_agreement(settings, given, classifier, path.parent)
+    return path, classifier, device
+
+
+def _find_weights(name: str) -> Path:
+    """The network of that name that comes with the program, or the checkpoint that it is the path of."""
+    found = [path for path in (PRETRAINED / f"{name}.pt", Path(name)) if path.is_file()]
+    if not found:
+        names = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.pt"))) or "none"
+        raise UsageError(f"--weights {name}: expected a checkpoint, or a network that comes with the program: {names}")
+    return found[0]
+
+
+def _new_folder(settings: Namespace, path: Path) -> Path:
+    """A folder for the figures of a network that belongs to no run here."""
+    return results.make_run_folder(settings.results_dir, f"weights_{path.stem}")
 
 
 def _tested_batches(data: dataset.LensFolder, classifier: Classifier, settings: Namespace, device) -> dataset.Batches:
@@ -91,7 +106,7 @@ def _find_run(settings: Namespace, given: set[str]) -> Path:
     named = {"sym_group", "N", "use_CNN", *(["data_dir"] if settings.mode == "Test" else [])} & given
     name = results.run_folder_name(settings.data_dir, settings.sym_group, settings.N, settings.use_CNN)
     try:
-        folder = results.find_run(settings.results_dir, settings.test_time, name if named else None)
+        folder = results.find_run(settings.results_dir, settings.test_time, name if named else None, BEST)
     except results.ResultsError as error:
         raise UsageError(f"--test_time: {error}") from error
     if not (folder / BEST).exists():
@@ -211,7 +226,7 @@ def compare_runs(settings: Namespace, given: set[str]) -> None:
 
 def _find(settings: Namespace, run: str) -> Path:
     try:
-        return results.find_run(settings.results_dir, run)
+        return results.find_run(settings.results_dir, run, holding="metrics.json")
     except results.ResultsError as error:
         raise UsageError(f"--mode Compare: {error}") from error
 

@@ -18,6 +18,7 @@ import numpy as np
 from files import write
 
 DPI = 160
+NAMES = {"test": "val"}  # the curve `test_loss`, named as in the original, is of the split val
 COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd")
 DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))  # of networks drawn in one colour
 GRID = np.unique(np.concatenate([np.linspace(0, 1, 201), np.logspace(-4, 0, 401)]))  # false-positive rates
@@ -87,7 +88,8 @@ def _plot_curve(folder: str | Path, curves: dict[str, list[float]], kind: str, t
     for number, (name, values) in enumerate(_of(curves, kind).items()):
         epochs = np.arange(1, len(values) + 1)
         marker = "o" if len(values) <= 50 else None
-        axis.plot(epochs, values, label=name, color=_colour(2 * number), marker=marker, markersize=3.5)
+        label = NAMES.get(name, name)
+        axis.plot(epochs, values, label=label, color=_colour(2 * number), marker=marker, markersize=3.5)
     axis.set(xlabel="epoch", ylabel=title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.grid(alpha=0.3)

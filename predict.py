@@ -60,8 +60,9 @@ class Counts(NamedTuple):
 
     def summary(self) -> str:
         """One line for people."""
+        why = " (the column `flag` says why)" if self.rejected else ""
         return (
-            f"{self.classified} images classified, {self.flagged} of them flagged; {self.rejected} rejected; "
+            f"{self.classified} images classified, {self.flagged} of them flagged; {self.rejected} rejected{why}; "
             f"{self.skipped} other files and folders skipped"
         )
 
@@ -203,7 +204,8 @@ def read_item(root: str, preprocess: Preprocess, channels: int, name: str) -> It
 def _check_shape(path: str, shape: tuple[int, ...], channels: int, window: int) -> None:
     found, height, width = shape
     if found != channels:
-        raise DataError(f"{path}: expected {channels} channel(s), as in the training data, found {found}")
+        advice = "; write each plane to a file of its own" if channels == 1 else ""
+        raise DataError(f"{path}: expected {channels} channel(s), as in the training data, found {found}{advice}")
     if height != width or height < window:
         raise DataError(f"{path}: expected a square image of {window} pixels or more, found {height} x {width}")
 

@@ -110,7 +110,7 @@ def run_name(run: Path) -> str:
     return f"{_name(run)}/{run.name}" if STAMPED.fullmatch(run.name) else run.name
 
 
-def find_run(results_dir: str | Path, timestamp: str, name: str | None = None) -> Path:
+def find_run(results_dir: str | Path, timestamp: str, name: str | None = None, holding: str = "") -> Path:
     """The folder of a finished or interrupted run.
 
     Parameters
@@ -118,6 +118,7 @@ def find_run(results_dir: str | Path, timestamp: str, name: str | None = None) -
     results_dir : holds `name/timestamp` folders, of this program or of the original (`Model_f_C4/timestamp`).
     timestamp : of the run; or the path of a run's folder; or `latest`.
     name : picks between runs with the same timestamp, and restricts `latest`.
+    holding : a file that `latest` must have.
 
     Raises
     ------
@@ -125,7 +126,7 @@ def find_run(results_dir: str | Path, timestamp: str, name: str | None = None) -
     """
     results_dir, runs = Path(results_dir), _runs(Path(results_dir))
     if timestamp == "latest":
-        found = [run for run in runs if name in (None, _name(run))][-1:]
+        found = [run for run in runs if name in (None, _name(run)) and (run / holding).exists()][-1:]
     else:
         paths = [Path(timestamp).expanduser(), results_dir / timestamp] if timestamp else []
         found = [run for run in runs if run.name == timestamp] or list(filter(_is_run, paths))[:1]

@@ -17,8 +17,7 @@ with the column, y falls with the row (row 0 is the top: that way up the 25 publ
 +2.8 +- 0.6 degrees, where the shear's 0 to 6.28 make +3.1); the halo sits at the origin, amid the image.
 
 References: Alexander et al. 2020, ApJ 893, 15 (arXiv:1909.07346) and arXiv:2008.12731, whose "Model A" and
-"Model B" are F and J here; Narayan & Bartelmann 1996, astro-ph/9606001 (NB); Hogg 1999, astro-ph/9905116;
-Sersic 1963, BAAA 6, 41; Ciotti & Bertin 1999, A&A 352, 447.
+"Model B" are F and J here; those of the formulas in physics.py.
 """
 
 import argparse
@@ -46,12 +45,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from physics import einstein_radius, external_shear, gaussian_blur, point_masses, rod, sersic, sis
+
 CLASSES = ("no", "sphere", "vort")
 TITLES = {"no": "No Sub", "sphere": "Spherical", "vort": "Vortex"}
 SPLITS = ("train", "val", "test")
 DISTANCES = ("luminosity", "angular")
 SIMULATOR = 1  # raise it whenever the same recipe and seed give other images
-TINY = 1e-30  # arcsec^2, keeps a grid point on top of a mass finite
 
 
 class DatasetError(ValueError):
@@ -84,9 +84,7 @@ class Recipe:
     psf_sigma: float = 0.085  # arcsec, 1.7 pixels (P; J: A)
     sky: float = 29.0  # counts a pixel (P; J: A)
     source_counts: float = 94.5  # counts a pixel at the effective radius, unlensed (P; J: A)
-    peak_snr: tuple[float, float] | None = (
-        None  # None: exposure as given; else scaled so the brightest pixel has it
-    )
+    peak_snr: tuple[float, float] | None = None  # None: exposure as given; else scaled so the brightest pixel has it
     subhalo_count: float = 25.0  # mean of a Poisson (C, T)
     subhalo_mass: tuple[float, float] = (1e6, 1e10)  # Msun (C, T)
     subhalo_radius: tuple[float, float] = (0.0, 2.0)  # arcsec from the halo, any direction (P)
@@ -94,14 +92,10 @@ class Recipe:
     vortex_length: tuple[float, float] = (0.5, 2.0)  # arcsec (T)
     vortex_scatter: float = 0.5  # arcsec, standard deviation of the centre in x and in y (T)
     # Quirks of the published sets: the default is their choice.
-    random_shear_axis: bool = (
-        False  # False: U(0, 2 pi) read as degrees (P): rings are stretched along one axis
-    )
+    random_shear_axis: bool = False  # False: U(0, 2 pi) read as degrees (P): rings are stretched along one axis
     random_source_axis: bool = False  # False: likewise for the axis of an elliptical source (A)
     random_vortex_axis: bool = True  # True: any angle (T)
-    distances: str = (
-        "luminosity"  # in the Einstein radius, with D_ls = D_s - D_l (C, P); "angular" is the physics
-    )
+    distances: str = "luminosity"  # in the Einstein radius, with D_ls = D_s - D_l (C, P); "angular" is the physics
     subhalo_slope: float = -0.9  # dN/dm ~ m^slope (P); the papers print -1.9, which leaves nothing visible
     conserve_mass: bool = True  # halo mass = total - substructure (P)
 
@@ -132,131 +126,6 @@ QUIRKS = {
     "distances": "distances in the Einstein radius",
     "subhalo_slope": "slope of the subhalos' mass function dN/dm",
 }
-
-
-# ---------------------------------------------------------------------------------------------------- physics
-@functools.cache
-def _legendre() -> tuple[np.ndarray, np.ndarray]:
-    return np.polynomial.legendre.leggauss(32)
-
-
-def comoving_distance(z: np.ndarray | float, h0: float = 70.0, omega_m: float = 0.3) -> np.ndarray:
-    """Comoving distance in Mpc to redshift z in flat LCDM (Hogg 1999, eqs. 14-16); h0 in km/s/Mpc."""
-    nodes, weights = _legendre()
-    half = np.asarray(z, dtype=float)[..., None] / 2
-    inverse_e = 1 / np.sqrt(omega_m * (1 + half * (nodes + 1)) ** 3 + 1 - omega_m)
-    return 299792.458 / h0 * (half * weights * inverse_e).sum(-1)
-
-
-def lensing_distance(z_lens: np.ndarray, z_source: np.ndarray, distances: str = "luminosity") -> np.ndarray:
-    """D_l D_s / D_ls in Mpc, from "angular" diameter distances (Hogg 1999, eqs. 18-19) or, as the data sets
-    have it, from "luminosity" distances (eq. 21) with D_ls = D_s - D_l."""
-    near, far = comoving_distance(z_lens), comoving_distance(z_source)
-    if distances == "angular":
-        return near / (1 + z_lens) * far / (far - near)
-    near, far = near * (1 + z_lens), far * (1 + z_source)
-    return near * far / (far - near)
-
-
-def einstein_radius(
-    mass: np.ndarray | float, z_lens: np.ndarray, z_source: np.ndarray, distances: str = "luminosity"
-) -> np.ndarray:
-    """Einstein radius in arcsec of a mass in Msun: sqrt(4 G M / c^2 * D_ls / (D_l D_s)) (NB eq. 21)."""
-    gm_sun, c, mpc = 1.32712440018e20, 299792458.0, 3.0856775814913673e22  # m^3/s^2, m/s, m
-    length = 4 * gm_sun * np.asarray(mass) / c**2 / mpc  # Mpc
-    return np.degrees(np.sqrt(length / lensing_distance(z_lens, z_source, distances))) * 3600
-
-
-def sis(x: Tensor, y: Tensor, theta_e: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec) of a singular isothermal sphere at the origin: theta_E x / |x| (NB).
-
-    x, y: arcsec, broadcast against theta_e (arcsec).
-    """
-    inverse = (x * x + (y * y + TINY)).rsqrt_()
-    return inverse * (theta_e * x), inverse * (theta_e * y)
-
-
-def external_shear(x: Tensor, y: Tensor, gamma: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec) of an external shear gamma along phi (NB): images stretch along phi.
-
-    x, y: arcsec; gamma without unit; phi in radians.
-    """
-    gamma1, gamma2 = gamma * torch.cos(2 * phi), gamma * torch.sin(2 * phi)
-    return gamma1 * x + gamma2 * y, gamma2 * x - gamma1 * y
-
-
-def point_masses(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta2: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed deflection (arcsec) of point masses: theta_E^2 d / |d|^2 (NB).
-
-    x, y: (B or 1, ...) arcsec. px, py: positions (arcsec), theta2: squared Einstein radii (arcsec^2), each
-    (S, B, 1, 1) with S > 0. The sum runs in the order given: trailing massless points don't change a bit.
-    """
-    dx, dy = x - px, y - py
-    weight = dx[0] + dy[0]
-    ax, ay = torch.zeros_like(weight), torch.zeros_like(weight)
-    for dx2, dy2, mx, my in zip(dx * dx, dy * dy + TINY, theta2 * dx, theta2 * dy, strict=True):
-        torch.add(dx2, dy2, out=weight).reciprocal_()
-        ax.addcmul_(weight, mx)
-        ay.addcmul_(weight, my)
-    return ax, ay
-
-
-def rod(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec) of a thin uniform rod about the origin: the point mass summed along it.
-
-    With u along and v across the rod and a = length / 2, theta2 / 2a times the integral of
-    (u - s, v) / |(u - s, v)|^2 over s from -a to a is theta2 / 2a times
-        along:  ln(r+ / r-), r+ and r- the distances to the ends;   across: the angle that the rod subtends.
-    x, y: arcsec from the centre; theta2: squared Einstein radius of its mass (arcsec^2); length: arcsec;
-    angle: radians. Finite everywhere, also at the ends; a rod of no length is a point mass.
-    """
-    cos, sin, a = torch.cos(angle), torch.sin(angle), length.clamp(min=1e-6) / 2
-    u, v = cos * x + sin * y, cos * y - sin * x
-    above = u.abs()
-    gap, v2 = above - a, v * v + TINY
-    along = (above * (4 * a)).div_(torch.addcmul(v2, gap, gap)).log1p_().copysign_(u)  # 2 ln(r+ / r-)
-    across = torch.atan2(v.mul_(2 * a), above.add_(a).mul_(gap).add_(v2))
-    scale = theta2 / (2 * a)
-    c, s, half_c, half_s = scale * cos, scale * sin, scale * cos / 2, scale * sin / 2
-    return (along * half_c).addcmul_(across, -s), (along * half_s).addcmul_(across, c)
-
-
-def sersic_b(n: float) -> float:
-    """b_n of the Sersic profile, to 1e-5 or better above n = 0.5 (Ciotti & Bertin 1999, eq. 18)."""
-    return 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2) + 131 / (1148175 * n**3)
-
-
-def sersic(x: Tensor, y: Tensor, n: float, radius: Tensor, axis_ratio: Tensor, angle: Tensor) -> Tensor:
-    """Sersic light over its value at the effective radius: exp(-b_n ((R / radius)^(1/n) - 1)) (Sersic 1963).
-
-    R^2 = q u^2 + v^2 / q, with u along the major axis at `angle` (radians) and q the axis ratio.
-    x, y: arcsec from the centre; radius: arcsec.
-    """
-    b, cos, sin = sersic_b(n), torch.cos(angle), torch.sin(angle)
-    major, minor = axis_ratio * (b**n / radius) ** 2, (b**n / radius) ** 2 / axis_ratio
-    xx, yy = major * cos**2 + minor * sin**2, major * sin**2 + minor * cos**2
-    xy = 2 * (major - minor) * cos * sin
-    r2 = (x * xx).addcmul_(y, xy).mul_(x).addcmul_(y * yy, y)  # b^2n R^2 / radius^2
-    return r2.pow_(0.5 / n).neg_().add_(b).exp_()
-
-
-def gaussian_blur(image: Tensor, sigma: float, truncate: float = 5.0) -> Tensor:
-    """Convolve (B, H, W) with a normalised Gaussian of sigma pixels, cut at `truncate` sigma; edges repeat.
-
-    Sums pair by pair: the same bits whatever the batch, and no TF32 on a GPU.
-    """
-    taps = int(truncate * sigma + 0.5)
-    kernel = np.exp(-0.5 * (np.arange(taps + 1) / sigma) ** 2)
-    kernel = (kernel / (kernel[0] + 2 * kernel[1:].sum())).tolist()
-    for _ in ("rows", "columns"):
-        size = image.shape[1]
-        padded = image[:, torch.arange(-taps, size + taps, device=image.device).clamp_(0, size - 1)]
-        image = kernel[0] * image
-        for k in range(1, taps + 1):
-            pair = padded[:, taps - k : taps - k + size] + padded[:, taps + k : taps + k + size]
-            image.add_(pair, alpha=kernel[k])
-        image = image.transpose(1, 2).contiguous()  # (B, H, W) -> (B, W, H), and back in the second round
-    return image
 
 
 # ---------------------------------------------------------------------------------------------------- drawing
@@ -299,9 +168,7 @@ class Parameters:
         return sum(self.subhalo_mass.T, start=self.vortex_mass)
 
 
-def stream(
-    recipe: Recipe, class_name: str, seed: int, split: str, index: int, use: int
-) -> np.random.SeedSequence:
+def stream(recipe: Recipe, class_name: str, seed: int, split: str, index: int, use: int) -> np.random.SeedSequence:
     """The random stream of one image: `use` 0 for its parameters, 1 for its noise."""
     key = (*recipe.name.encode(), SPLITS.index(split), CLASSES.index(class_name), index, use)
     return np.random.SeedSequence(seed, spawn_key=key)
@@ -479,9 +346,7 @@ def render(
     """
     if torch.device(device).type != "cpu":
         return render_batch(parameters, recipe, device, dtype)
-    torch.empty(
-        1 << 22
-    )  # freed at once: glibc then keeps freed memory instead of fetching it anew (3x faster)
+    torch.empty(1 << 22)  # freed at once: glibc then keeps freed memory instead of fetching it anew (3x faster)
     with _one_thread():
         images = [render_batch(parameters[i : i + 1], recipe, device, dtype) for i in range(len(parameters))]
     return torch.cat(images) if images else torch.zeros((0, recipe.pixels, recipe.pixels), dtype=dtype)
@@ -628,9 +493,7 @@ def _versions() -> dict[str, str]:
 
 def _difference(old: dict, new: dict) -> str:
     """'seed is 1, not 0': the first thing in which two identities differ, or ''."""
-    old, new = (
-        {**d, **{f"recipe {k}": v for k, v in dict(d.get("recipe") or {}).items()}} for d in (old, new)
-    )
+    old, new = ({**d, **{f"recipe {k}": v for k, v in dict(d.get("recipe") or {}).items()}} for d in (old, new))
     keys = [k for k in new if k != "recipe" and old.get(k) != new[k]]
     return f"{keys[0]} is {old.get(keys[0])}, not {new[keys[0]]}" if keys else ""
 
@@ -661,18 +524,14 @@ def _check_folder(folder: Path, identity: dict, on_disk: set[str]) -> dict:
     path = folder / "manifest.json"
     if not path.exists():
         if on_disk:
-            raise DatasetError(
-                f"{folder} holds images ({min(on_disk)}) but no manifest.json: choose another --out"
-            )
+            raise DatasetError(f"{folder} holds images ({min(on_disk)}) but no manifest.json: choose another --out")
         return {}
     manifest = read_manifest(folder)
     if difference := _difference(manifest, identity):
         raise DatasetError(f"{path} is of another data set ({difference}): choose another --out")
     pattern = re.compile(rf"({'|'.join(SPLITS)})/({'|'.join(CLASSES)})/\d{{6,}}\.npy")
     if strangers := sorted(n for n in on_disk if not pattern.fullmatch(n)):
-        raise DatasetError(
-            f"{folder / strangers[0]} is not of this data set: move it away or choose another --out"
-        )
+        raise DatasetError(f"{folder / strangers[0]} is not of this data set: move it away or choose another --out")
     return manifest
 
 
@@ -699,9 +558,7 @@ def _jobs(names: Iterable[str], chunk: int, make: Callable[..., _Job]) -> list[_
 def _check_space(folder: Path, images: int, size: int) -> None:
     free, needed = shutil.disk_usage(folder).free, images * (-(-size // 4096) * 4096)
     if needed > free:
-        raise DatasetError(
-            f"{folder} has {free / 1e9:.1f} GB free, {images} images need {needed / 1e9:.1f} GB"
-        )
+        raise DatasetError(f"{folder} has {free / 1e9:.1f} GB free, {images} images need {needed / 1e9:.1f} GB")
 
 
 def _manifest_bytes(identity: dict, versions: list, files: dict[str, str], complete: bool) -> bytes:
@@ -864,36 +721,22 @@ def _add_quirks(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quirks of the published data sets (default: as they have it)")
     for name, text in QUIRKS.items():
         default = getattr(RECIPES["f"], name)
-        kind = {bool: {"action": argparse.BooleanOptionalAction}, float: {"type": float}}.get(
-            type(default), {}
-        )
+        kind = {bool: {"action": argparse.BooleanOptionalAction}, float: {"type": float}}.get(type(default), {})
         choices = {"choices": DISTANCES} if name == "distances" else {}
         group.add_argument(f"--{name}", help=f"{text} (default: {default})", default=None, **kind, **choices)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="simulate.py", description="Simulate strong-lens images.", allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog="simulate.py", description="Simulate strong-lens images.", allow_abbrev=False)
     parser.add_argument("--model", choices=sorted(RECIPES), required=True, help="data set to simulate")
-    parser.add_argument(
-        "--out", type=Path, help="folder (default: images_MODEL, none if only --sheet is asked for)"
-    )
-    parser.add_argument(
-        "--train", type=_natural, default=25000, help="training images a class (default: 25000)"
-    )
-    parser.add_argument(
-        "--val", type=_natural, default=2500, help="validation images a class (default: 2500)"
-    )
+    parser.add_argument("--out", type=Path, help="folder (default: images_MODEL, none if only --sheet is asked for)")
+    parser.add_argument("--train", type=_natural, default=25000, help="training images a class (default: 25000)")
+    parser.add_argument("--val", type=_natural, default=2500, help="validation images a class (default: 2500)")
     parser.add_argument("--test", type=_natural, default=0, help="test images a class (default: 0)")
     parser.add_argument("--seed", type=_natural, default=0, help="random seed (default: 0)")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a 5 x 5 picture of examples")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one"
-    )
-    parser.add_argument(
-        "--workers", type=_natural, default=0, help="processes on a CPU (default: 0, one a core)"
-    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--workers", type=_natural, default=0, help="processes on a CPU (default: 0, one a core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_quirks(parser)
     return parser
@@ -960,9 +803,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except BrokenProcessPool:
-        print(
-            f"simulate.py: error: a worker process died (killed, or out of memory); {again}", file=sys.stderr
-        )
+        print(f"simulate.py: error: a worker process died (killed, or out of memory); {again}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"simulate.py: interrupted; {again}", file=sys.stderr)

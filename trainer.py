@@ -12,13 +12,14 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import checkpoint
@@ -48,7 +49,8 @@ class Recipe:
 
     lr: the peak learning rate; smoothing: of the labels; recalibrate: training batches from which the batch norms'
     statistics are taken anew before each evaluation (0: the running ones, which lag behind a fast learner); shift:
-    pixels by which training crops may be off centre (None: as far as the image goes).
+    pixels by which training crops may be off centre (None: as far as the image goes); average: what a step leaves of
+    the running average of the weights, which is then what is evaluated and kept (0: the last weights).
     """
 
     optimiser: str
@@ -60,6 +62,7 @@ class Recipe:
     smoothing: float = 0.0
     recalibrate: int = 0
     shift: int | None = None
+    average: float = 0.0
 
 
 RECIPES = {
@@ -149,6 +152,10 @@ class Trainer:
         self.save_every, self.saved, self.plotted = save_every, time.monotonic(), -math.inf
         self.on_epoch: Callable[[dict[str, list[float]], float], None] | None = None  # of curves and learning rate
         self.network, self.ranks = classifier.network, ranks or Ranks()
+        self.averaged = None
+        if recipe.average:
+            self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
+            synchronise(self.averaged.module, self.ranks)
         synchronise(self.network, self.ranks)
         self.forward = torch.compile(self.network, fullgraph=True) if compiled else self.network
         optimiser = OPTIMISERS[recipe.optimiser]
@@ -197,6 +204,8 @@ class Trainer:
         (loss if self.ranks.alone else loss.sum() / images).backward()
         self.ranks.add_gradients(list(self.network.parameters()))
         self.optimiser.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.network)
         self.sums[0] += value * images
         self.sums[1] += right
         return value
@@ -236,9 +245,7 @@ class Trainer:
     # --- the end of an epoch --------------------------------------------------------------------------------
 
     def _finish_epoch(self) -> None:
-        if self.recipe.recalibrate:
-            first = itertools.islice(self.train.epoch(self.epoch), self.recipe.recalibrate)
-            recalibrate(self.network, first, self.precision, lambda number: self.ranks.begin(self.train.count(number)))
+        self._recalibrate()
         logits = self.evaluate_val()
         labels, images = self.val.labels, len(self.train.labels)
         accuracy = 100 * float((logits.argmax(1) == labels).mean())
@@ -261,11 +268,25 @@ class Trainer:
         self.save()
         self._draw_curves()
 
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is evaluated and kept: the one that is trained, or the average of its weights."""
+        return self.averaged.module if self.averaged else self.network
+
+    def _recalibrate(self) -> None:
+        """Averaged weights always need it: no batch has gone through them."""
+        if batches := self.recipe.recalibrate or (20 if self.averaged else 0):
+            first = itertools.islice(self.train.epoch(self.epoch), batches)
+            recalibrate(self.judged.train(), first, self.precision, self._begin)
+
+    def _begin(self, number: int) -> None:
+        self.ranks.begin(self.train.count(number))
+
     def evaluate_val(self) -> np.ndarray:
         def bar(batches: Iterator[Batch]) -> Iterator[Batch]:
             return self._iterate(batches, "validating", len(self.val))
 
-        return evaluate(self.network, self.val, self.precision, bar, self.ranks)
+        return evaluate(self.judged, self.val, self.precision, bar, self.ranks)
 
     def _keep_best(self, score: list[float], logits: np.ndarray) -> None:
         """The best epoch has the highest macro AUC; equal ones are told apart by the loss."""
@@ -277,7 +298,8 @@ class Trainer:
         self.best = {"score": score, "epoch": self.epoch + 1, "logits": torch.from_numpy(logits)}
         self.classifier.epoch, self.classifier.temperature = self.epoch + 1, temperature
         if self.ranks.first:
-            save_model(self.classifier, self.folder / "best-model-parameters.pt")
+            best = replace(self.classifier, network=self.judged)
+            save_model(best, self.folder / "best-model-parameters.pt")
 
     def _draw_curves(self, last: bool = False) -> None:
         due = time.monotonic() - self.plotted > 60 and not self.received  # who asks to stop does not wait for pictures
@@ -295,6 +317,7 @@ class Trainer:
         return {
             "run": self.description,
             "state": self.network.state_dict(),
+            **({"averaged": self.averaged.state_dict()} if self.averaged else {}),
             "optimiser": self.optimiser.state_dict(),
             "progress": {"epoch": self.epoch, "step": self.step, "sums": self.sums, "seconds": self.seconds},
             "curves": self.curves,
@@ -316,6 +339,7 @@ class Trainer:
         return {
             **asdict(self.recipe),
             **self.network.config,
+            **self.train.identity,
             "kind": self.classifier.kind,
             "class names": list(self.classifier.classes),
             "precision": self.precision,
@@ -346,6 +370,8 @@ class Trainer:
             if then.get(name) != now:
                 raise ValueError(f"it is of another run: {name} {then.get(name)} there, {now} here")
         self.network.load_state_dict(state["state"])
+        if self.averaged:
+            self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
         progress = state["progress"]
         self.epoch, self.step, self.sums = progress["epoch"], progress["step"], progress["sums"]

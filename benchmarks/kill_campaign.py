@@ -48,7 +48,9 @@ class Kind:
 
 KINDS = {
     "fp32": Kind([*COMPACT, "--precision", "fp32", "--N", "2", "--recipe", "fast"], share=0.4),
-    "bf16": Kind([*COMPACT, "--precision", "bf16", "--sym_group", "Dihyderal", "--N", "2"], share=0.35),
+    "bf16": Kind(
+        [*COMPACT, "--precision", "bf16", "--sym_group", "Dihyderal", "--N", "2", "--average", "0.9"], share=0.35
+    ),
     "streamed": Kind([*COMPACT, "--precision", "fp32", "--num_workers", "1"], share=0.2, streamed=True),
     "resnet": Kind(["--use_CNN", "--epochs", "3", "--batch_size", "8", "--recipe", "fast"], share=0.05, save_every=2),
 }

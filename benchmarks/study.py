@@ -1,7 +1,7 @@
 """Which head, group, recipe or width learns fastest? A small deterministic study of the compact network.
 
   python simulate.py --model f --out images_f --train 4000 --val 700 --seed 11
-  python benchmarks/study.py --data_dir images_f --vary head=flatten,pooled,orbit --seeds 3 --epochs 3
+  python benchmarks/study.py --data_dir images_f --vary head=flatten,pooled,orbit --seeds 0 1 2 --epochs 3
 
 Every combination of the varied settings is trained with every seed and measured on `val`, which has nothing to do
 with the test images of any other figure. One line of JSON a run goes to --out; runs found there are not repeated.
@@ -34,7 +34,7 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
     changes = {field.name: setting.get(field.name) for field in fields(trainer.Recipe)}
     recipe = assemble.choose_recipe("fast", **changes)
     data = dataset.scan(data_dir)
-    preprocess = dataset.default_preprocess(data.size)
+    preprocess = assemble.choose_preprocess(data, setting.get("crop"))
     preprocess = replace(preprocess, stretch=setting.get("stretch", preprocess.stretch))
     torch.manual_seed(seed)
     cnn = bool(setting.get("cnn"))

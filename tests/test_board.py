@@ -2,7 +2,7 @@
 
 import pytest
 
-from board import Board
+from board import Board, _parameters
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -23,15 +23,21 @@ def test_curves_pictures_and_figures(tmp_path):
         board.epoch(curves, 3e-3)
     Image.new("RGB", (2400, 1800), "red").save(tmp_path / "ROC.png")
     found = {"accuracy": 0.75, "auc": {"macro": {"value": None}}, "confusion_matrix": [[3, 1], [0, 4]]}
-    board.finish(found | {"classes": ["no", "vort"], "arguments": {"N": 4, "lr": None, "use_CNN": False}})
+    arguments = {"N": 4, "lr": None, "use_CNN": False, "quiet": True}
+    board.finish(found | {"classes": ["no", "vort"], "arguments": arguments, "recipe": {"lr": 3e-3}})
     events = read(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("loss/train")] == [(1, 1.0), (2, 0.5)]
-    assert {"loss/test", "accuracy/train", "accuracy/test", "learning_rate", "best/accuracy"} <= set(
-        events.Tags()["scalars"]
-    )
-    (picture,) = events.Images("ROC")
+    names = {f"{quantity}/{split}" for quantity in ("loss", "accuracy") for split in ("train", "val")}
+    assert names | {"learning_rate", "best/accuracy"} == set(events.Tags()["scalars"])
+    assert events.Scalars("best/accuracy")[0].value == 0.75  # as in metrics.json
+    (picture,) = events.Images("pictures/ROC")
     assert (picture.width, picture.height) == (1200, 900)
     assert any("confusion" in tag for tag in events.Tags()["tensors"])
+
+
+def test_parameters_are_what_tells_runs_apart():
+    found = {"arguments": {"N": 4, "lr": None, "quiet": True}, "recipe": {"lr": 3e-3, "epochs": 5}, "precision": "bf16"}
+    assert _parameters(found) == {"N": 4, "precision": "bf16", "lr": 3e-3, "epochs": 5}
 
 
 def test_missing_package_is_one_line(tmp_path, monkeypatch):
@@ -39,6 +45,6 @@ def test_missing_package_is_one_line(tmp_path, monkeypatch):
 
     from board import BoardError
 
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(BoardError, match="pip install tensorboard"):
         Board(tmp_path)

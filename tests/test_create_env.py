@@ -257,9 +257,7 @@ def test_chosen_python(machine):
     assert len(here.calls("-m venv")) == 1 and here.calls("python3.10 -m venv")
 
 
-@pytest.mark.parametrize(
-    "wish", [{"LENS_PYTHON": "3.9"}, {"LENS_ENV_TOOL": "pipenv"}, {"LENS_ENV_TOOL": "conda"}]
-)
+@pytest.mark.parametrize("wish", [{"LENS_PYTHON": "3.9"}, {"LENS_ENV_TOOL": "pipenv"}, {"LENS_ENV_TOOL": "conda"}])
 def test_impossible_wish_is_one_line(machine, wish):
     here = machine()
     done = here.run("true", **wish)
@@ -278,9 +276,7 @@ def test_no_command_prints_the_activation_line(machine):
 def test_environment_elsewhere(machine, tmp_path):
     here = machine()
     done = here.run("show", cwd=tmp_path, LENS_ENV_DIR="else where/env/")  # relative to the caller's folder
-    assert (
-        done.returncode == 0 and (tmp_path / "else where/env/bin/python").exists() and not here.env.exists()
-    )
+    assert done.returncode == 0 and (tmp_path / "else where/env/bin/python").exists() and not here.env.exists()
     (tmp_path / "else where/env/.made-by-create_env").unlink()
     assert here.run("show", LENS_ENV_DIR=str(tmp_path / "else where/env")).returncode == 0
 

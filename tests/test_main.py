@@ -146,6 +146,27 @@ def test_other_data_are_reported_beside(here):
     assert (folder / "test_images_u" / "metrics.json").exists()
 
 
+def test_a_smaller_window(here, capsys):
+    """Known to the checkpoint: nothing to repeat."""
+    folder = trained(here, "--crop", "33")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["network"]["size"] == record["preprocess"]["crop"] == 33
+    assert run("--test_time", folder.name, "--quiet") == 0
+    assert "knows its own" in usage_error(capsys, "--test_time", folder.name, "--crop", "33")
+
+
+def test_weights_without_a_run(here, capsys):
+    folder = trained(here)
+    shutil.copy(folder / "best-model-parameters.pt", here / "mine.pt")
+    assert run("--weights", "mine.pt", "--data_dir", "images_t", "--quiet") == 0
+    found = json.loads(next(here.glob("weights_mine/*/metrics.json")).read_text())
+    assert found["auc"] == json.loads((folder / "metrics.json").read_text())["auc"]
+    assert run("--mode", "Predict", "--weights", "mine.pt", "--data_dir", "images_t/val", "--quiet") == 0
+    assert len((here / "predictions.csv").read_text().splitlines()) == 13
+    message = usage_error(capsys, "--weights", "yours", "--data_dir", "images_t")
+    assert "--weights yours: expected a checkpoint, or a network that comes with the program" in message
+
+
 def test_export_is_the_same_network(here):
     onnxruntime = pytest.importorskip("onnxruntime")
     folder = trained(here, "--sym_group", "Dihyderal", "--N", "4")
@@ -292,6 +313,14 @@ def test_resume_of_a_finished_run_changes_nothing(here):
         (["--mode", "Test"], "--test_time"),
         (["--mode", "train", "--test_time", "x"], "--mode Test"),
         (["--resume", "x", "--demo"], "not with"),
+        (["--weights", "x", "--test_time", "x", "--data_dir", "images_t"], "not both"),
+        (["--weights", "x"], "needs --data_dir"),
+        (["--mode", "Train", "--weights", "x"], "goes with --mode Test"),
+        (["--average", "1"], "below 1"),
+        (["--average", "-0.5"], "above 0"),
+        (["--crop", "30"], "odd"),
+        (["--crop", "27"], "at least 29"),
+        (["--crop", "41", "--data_dir", "images_t"], "40 pixels a side"),
         (["--export"], "--mode Test"),
         (["--seed", "-1"], "from 0"),
         (["--cuda_idx", "-1"], "at least 0"),

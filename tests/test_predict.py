@@ -410,5 +410,6 @@ def test_memory_does_not_grow_with_the_number_of_files(classifier, survey, monke
 
 def test_summary_is_one_line():
     assert Counts(1, 2, 3, 4).summary() == (
-        "1 images classified, 2 of them flagged; 3 rejected; 4 other files and folders skipped"
+        "1 images classified, 2 of them flagged; 3 rejected (the column `flag` says why); "
+        "4 other files and folders skipped"
     )

@@ -5,6 +5,7 @@ import shlex
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from conftest import ROOT, write_images
 
 import convert
@@ -44,7 +45,9 @@ def toys(tmp_path_factory):
         for name in ("images_f", "images_j"):
             write_images(here / name, size=60)
         (here / "survey").mkdir()
-        np.save(here / "survey" / "lens.npy", np.random.default_rng(0).poisson(30.0, (64, 64)))
+        lens = np.random.default_rng(0).poisson(30.0, (64, 64))
+        np.save(here / "survey" / "lens.npy", lens)
+        fits.writeto(here / "lens.fits", lens.astype("float32"))
         for stamp in STAMPS:
             command = ["--data_dir", "images_j", "--arch", "compact", "--epochs", "1", *TOY]
             assert main.main(command) == 0
@@ -60,7 +63,7 @@ def test_commands_of_main(toys, monkeypatch, command):
     monkeypatch.setattr("explain.RESAMPLES", 10)
     monkeypatch.setattr("modes.sample_size", lambda _: 2)
     command = command.replace("RUN RUN RUN", " ".join(STAMPS)).replace("latest", STAMPS[1])
-    typed = shlex.split(command)
+    typed = shlex.split(command.replace("images_demo", "images_f"))
     training = not {"--mode", "--test_time", "--resume", "--list"} & set(typed)
     small = ["--epochs", "1", *([] if "--use_CNN" in typed else ["--arch", "compact"])] if training else []
     machine = ["--quiet"] if {"--resume", "--list"} & set(typed) else TOY

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import physics
 import simulate
 
 F, J = simulate.RECIPES["f"], simulate.RECIPES["j"]
@@ -39,7 +40,7 @@ def scalar(value):
 def rod_at(points, length, angle, theta2=0.05):
     """Our rod, and the same from its complex closed form, at complex points."""
     x, y = (torch.from_numpy(np.ascontiguousarray(v))[None, None] for v in (points.real, points.imag))
-    ax, ay = simulate.rod(x, y, scalar(theta2), scalar(length), scalar(angle))
+    ax, ay = physics.rod(x, y, scalar(theta2), scalar(length), scalar(angle))
     turned, a = points * np.exp(-1j * angle), length / 2
     conjugate = theta2 / length * np.log((turned + a) / (turned - a)) * np.exp(-1j * angle)
     return (ax + 1j * ay).numpy()[0, 0], conjugate.conj()
@@ -63,8 +64,7 @@ def lenstronomy_lens(p, recipe, nodes=600):
     halo = {"theta_E": np.sqrt(square * (recipe.total_mass - mass.sum())), "center_x": 0, "center_y": 0}
     shear = {"gamma1": gamma * np.cos(2 * phi), "gamma2": gamma * np.sin(2 * phi), "ra_0": 0, "dec_0": 0}
     points = [
-        {"theta_E": np.sqrt(square * m), "center_x": a, "center_y": b}
-        for m, a, b in zip(mass, x, y, strict=True)
+        {"theta_E": np.sqrt(square * m), "center_x": a, "center_y": b} for m, a, b in zip(mass, x, y, strict=True)
     ]
     return ["SIS", "SHEAR", *["POINT_MASS"] * len(points)], [halo, shear, *points]
 
@@ -72,7 +72,7 @@ def lenstronomy_lens(p, recipe, nodes=600):
 def lenstronomy_source(p, recipe):
     """The source with lenstronomy's own b_n: another radius and amplitude give the very same profile."""
     n, q, phi = recipe.sersic_index, p.axis_ratio[0], p.source_angle[0]
-    ours, theirs = simulate.sersic_b(n), 1.9992 * n - 0.3271
+    ours, theirs = physics.sersic_b(n), 1.9992 * n - 0.3271
     e = (1 - q) / (1 + q)
     return {
         "amp": recipe.source_counts * np.exp(ours - theirs),
@@ -133,9 +133,7 @@ def test_deflection_equals_lenstronomy(recipe, class_name):
         along = ((x + 1j * y) - (p.vortex_x[0] + 1j * p.vortex_y[0])) * turn
         far = np.abs(along.imag) > 0.1  # where the quadrature of a rod is exact
         x, y = x[far], y[far]
-        ax, ay = simulate.deflection(
-            p, recipe, torch.from_numpy(x)[None, None], torch.from_numpy(y)[None, None]
-        )
+        ax, ay = simulate.deflection(p, recipe, torch.from_numpy(x)[None, None], torch.from_numpy(y)[None, None])
         names, kwargs = lenstronomy_lens(p, recipe)
         expected = LensModel(names).alpha(x, y, kwargs)
         assert np.abs(ax[0, 0].numpy() - expected[0]).max() <= 1e-12
@@ -155,16 +153,16 @@ def test_image_equals_lenstronomy(recipe, class_name):
 def test_distances_equal_astropy():
     cosmology = pytest.importorskip("astropy.cosmology").FlatLambdaCDM(H0=70, Om0=0.3, Tcmb0=0)
     near, far = (cosmology.luminosity_distance(z).value for z in (0.45, 1.1))
-    assert simulate.lensing_distance(0.45, 1.1) == pytest.approx(near * far / (far - near), rel=1e-9)
+    assert physics.lensing_distance(0.45, 1.1) == pytest.approx(near * far / (far - near), rel=1e-9)
     near, far = (cosmology.angular_diameter_distance(z).value for z in (0.45, 1.1))
     between = (far * 2.1 - near * 1.45) / 2.1
-    assert simulate.lensing_distance(0.45, 1.1, "angular") == pytest.approx(near * far / between, rel=1e-9)
+    assert physics.lensing_distance(0.45, 1.1, "angular") == pytest.approx(near * far / between, rel=1e-9)
 
 
 # -------------------------------------------------------------------------------------------- lens theory
 def test_einstein_radius_of_model_f():
-    assert simulate.einstein_radius(1e12, 0.5, 1.0) == pytest.approx(1.282, abs=1e-3)
-    assert simulate.einstein_radius(1e12, 0.5, 1.0, "angular") == pytest.approx(1.664, abs=1e-3)
+    assert physics.einstein_radius(1e12, 0.5, 1.0) == pytest.approx(1.282, abs=1e-3)
+    assert physics.einstein_radius(1e12, 0.5, 1.0, "angular") == pytest.approx(1.664, abs=1e-3)
 
 
 def test_ring_has_the_einstein_radius():
@@ -191,9 +189,7 @@ def test_published_rings_lean_up_to_the_right():
     for index in range(5):
         p = lens("no", F, index, **{**ROUND, "shear": 0.2})
         light = source_light(p, F)
-        x, y = (
-            v[0].numpy() for v in simulate.grid(dataclasses.replace(F, supersample=1), dtype=torch.float64)
-        )
+        x, y = (v[0].numpy() for v in simulate.grid(dataclasses.replace(F, supersample=1), dtype=torch.float64))
         angle = np.degrees(np.arctan2(2 * (light * x * y).sum(), (light * (x * x - y * y)).sum()) / 2)
         assert 0 < angle < 6.6 and angle == pytest.approx(np.degrees(p.shear_angle[0]), abs=0.3)
 
@@ -210,20 +206,17 @@ def test_magnification_of_a_small_source(beta):
 def test_psf_conserves_flux_and_is_a_gaussian():
     image = torch.zeros(1, 61, 61, dtype=torch.float64)
     image[0, 30, 30] = 1
-    blurred = simulate.gaussian_blur(image, 1.7)[0].numpy()
+    blurred = physics.gaussian_blur(image, 1.7)[0].numpy()
     offset = np.arange(61) - 30
     assert blurred.sum() == pytest.approx(1, abs=1e-4)
     assert (blurred.sum(0) * offset**2).sum() == pytest.approx(1.7**2, rel=1e-4)
     flat = torch.full((1, 20, 20), 3.0, dtype=torch.float64)
-    assert torch.allclose(simulate.gaussian_blur(flat, 1.7), flat, atol=1e-12)
+    assert torch.allclose(physics.gaussian_blur(flat, 1.7), flat, atol=1e-12)
 
 
 def test_half_of_sersic_light_is_within_the_effective_radius():
     radius = torch.linspace(0, 60, 2_000_001, dtype=torch.float64)[1:]
-    light = (
-        simulate.sersic(radius.clone(), torch.zeros(()), 1.5, scalar(0.5), scalar(1), scalar(0))[0, 0]
-        * radius
-    )
+    light = physics.sersic(radius.clone(), torch.zeros(()), 1.5, scalar(0.5), scalar(1), scalar(0))[0, 0] * radius
     assert light[radius < 0.5].sum() / light.sum() == pytest.approx(0.5, abs=1e-4)
 
 
@@ -235,9 +228,7 @@ def test_massless_substructure_changes_nothing():
     )
     vortex = dataclasses.replace(lens("no", vortex_length=1.0, vortex_x=0.2), vortex_mass=np.zeros(1))
     both = simulate.render(
-        dataclasses.replace(
-            vortex, **{k: getattr(subhalos, k) for k in ("subhalo_mass", "subhalo_x", "subhalo_y")}
-        ),
+        dataclasses.replace(vortex, **{k: getattr(subhalos, k) for k in ("subhalo_mass", "subhalo_x", "subhalo_y")}),
         F,
     )
     expected = simulate.render(plain, F)
@@ -377,8 +368,7 @@ def test_quirks_are_switches():
     assert first("vort").vortex_angle.max() > 5 > first("vort", random_vortex_axis=False).vortex_angle.max()
     assert (first(distances="angular").theta_e > 1.2 * plain.theta_e).all()
     assert (
-        first("sphere", subhalo_slope=-1.9).substructure_mass.mean()
-        < 0.01 * first("sphere").substructure_mass.mean()
+        first("sphere", subhalo_slope=-1.9).substructure_mass.mean() < 0.01 * first("sphere").substructure_mass.mean()
     )
     with pytest.raises(ValueError, match="distances"):
         first(distances="parallax")
@@ -495,9 +485,7 @@ def test_gpu_agrees_with_cpu(class_name):
 # ------------------------------------------------------------------------------------------------ writing
 def run(folder, *flags):
     """The command line in this process, quietly; its exit code."""
-    return simulate.main(
-        ["--model", "f", "--out", str(folder), "--quiet", "--device", "cpu", *map(str, flags)]
-    )
+    return simulate.main(["--model", "f", "--out", str(folder), "--quiet", "--device", "cpu", *map(str, flags)])
 
 
 def contents(folder):
@@ -658,9 +646,7 @@ def test_bad_flags_exit_2_with_the_reason(tmp_path, capsys, flags, reason):
     with pytest.raises(SystemExit) as stop:
         run(tmp_path / "out", *flags)
     error = capsys.readouterr().err
-    assert (
-        stop.value.code == 2 and error.startswith("usage: simulate.py") and reason in error.splitlines()[-1]
-    )
+    assert stop.value.code == 2 and error.startswith("usage: simulate.py") and reason in error.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """trainer.py and classifier.py: learning, exact resumption, what stops a run."""
 
+import dataclasses
 import json
 import math
 import os
@@ -23,6 +24,9 @@ RECIPE = trainer.Recipe("adamw", 1e-3, 1e-2, "one-cycle", epochs=2, batch_size=5
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("data") / "images_t", counts={"train": 7, "val": 3}, size=36)
+
+
+AVERAGED = dataclasses.replace(RECIPE, average=0.9, recalibrate=0)
 
 
 def make(folder, out, recipe=RECIPE, cnn=False, precision="fp32", seed=0, **options) -> trainer.Trainer:
@@ -62,16 +66,13 @@ def test_same_seed_same_bits(folder, tmp_path, cnn, precision):
 
 @pytest.mark.parametrize("cnn", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("steps", [1, 5, 7])
-def test_resumed_run_is_the_unbroken_one(folder, tmp_path, monkeypatch, steps, cnn, precision):
+@pytest.mark.parametrize("steps, recipe", [(1, RECIPE), (5, RECIPE), (7, RECIPE), (3, AVERAGED)])
+def test_resumed_run_is_the_unbroken_one(folder, tmp_path, monkeypatch, steps, recipe, cnn, precision):
     """Stopped by SIGTERM after some steps (5: the last of the first epoch), then resumed in a fresh trainer."""
-    whole = make(folder, tmp_path / "whole", cnn=cnn, precision=precision)
+    whole = make(folder, tmp_path / "whole", recipe, cnn=cnn, precision=precision)
     whole.fit()
-    broken, step, done = (
-        make(folder, tmp_path / "broken", cnn=cnn, precision=precision),
-        trainer.Trainer._train_step,
-        [],
-    )
+    broken = make(folder, tmp_path / "broken", recipe, cnn=cnn, precision=precision)
+    step, done = trainer.Trainer._train_step, []
 
     def stop_after(self, batch):
         done.append(step(self, batch))
@@ -84,10 +85,27 @@ def test_resumed_run_is_the_unbroken_one(folder, tmp_path, monkeypatch, steps, c
         broken.fit()
     assert stopped.value.status == 143
     torch.rand(7), np.random.rand(3)  # whatever else draws random numbers
-    resumed = make(folder, tmp_path / "broken", cnn=cnn, precision=precision, seed=0)
+    resumed = make(folder, tmp_path / "broken", recipe, cnn=cnn, precision=precision, seed=0)
     resumed.resume()
     resumed.fit()
     assert_same(whole, resumed)
+    best = [(tmp_path / name / "best-model-parameters.pt").read_bytes() for name in ("whole", "broken")]
+    assert best[0] == best[1]
+
+
+def test_averaged_weights_are_what_is_kept(folder, tmp_path):
+    """The running average of the weights after each step, begun with those after the first."""
+    run, seen = make(folder, tmp_path / "r", dataclasses.replace(AVERAGED, epochs=1)), []
+    step = run.optimiser.step
+    run.optimiser.step = lambda: (step(), seen.append([p.detach().clone() for p in run.network.parameters()]))
+    run.fit()
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = [0.9 * old + 0.1 * new for old, new in zip(expected, weights, strict=True)]
+    kept = load_model(tmp_path / "r" / "best-model-parameters.pt").network
+    for found, value, last in zip(kept.parameters(), expected, seen[-1], strict=True):
+        torch.testing.assert_close(found, value)
+        assert not torch.equal(found, last)
 
 
 def test_learns(folder, tmp_path):
