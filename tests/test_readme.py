@@ -8,7 +8,8 @@ import pytest
 from astropy.io import fits
 from conftest import ROOT, write_images
 
-import convert
+import dataset
+import endless
 import flags
 import main
 import simulate
@@ -44,6 +45,7 @@ def toys(tmp_path_factory):
         patch.setattr("report._draw", lambda *_: None)
         for name in ("images_f", "images_j"):
             write_images(here / name, size=60)
+        assert dataset.main(["pack", "images_f", "shards_f"]) == 0
         (here / "survey").mkdir()
         lens = np.random.default_rng(0).poisson(30.0, (64, 64))
         np.save(here / "survey" / "lens.npy", lens)
@@ -60,12 +62,14 @@ def toys(tmp_path_factory):
 def test_commands_of_main(toys, monkeypatch, command):
     monkeypatch.setattr("report._draw", lambda *_: None)
     monkeypatch.setattr(flags, "DEMO_IMAGES", {"train": 6, "val": 3})
+    monkeypatch.setattr(endless, "HELD", {"train": 6, "val": 3})
     monkeypatch.setattr("explain.RESAMPLES", 10)
     monkeypatch.setattr("modes.sample_size", lambda _: 2)
     command = command.replace("RUN RUN RUN", " ".join(STAMPS)).replace("latest", STAMPS[1])
     typed = shlex.split(command.replace("images_demo", "images_f"))
     training = not {"--mode", "--test_time", "--resume", "--list"} & set(typed)
     small = ["--epochs", "1", *([] if "--use_CNN" in typed else ["--arch", "compact"])] if training else []
+    small += ["--epoch_images", "12"] if "--simulate" in typed else []
     machine = ["--quiet"] if {"--resume", "--list"} & set(typed) else TOY
     assert main.main([*typed, *small, *machine]) == 0
 
@@ -78,10 +82,14 @@ def test_commands_of_simulate(tmp_path, monkeypatch, command):
 
 
 @pytest.mark.parametrize("command", commands("dataset.py"))
-def test_commands_of_convert(tmp_path, monkeypatch, command):
+def test_commands_of_dataset(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     images = write_images(tmp_path / "images", classes=("axion", "cdm", "no_sub"), counts={"train": 8})
     (images / "train").rename(tmp_path / "Model_I")
-    kind, *arguments = shlex.split(command)
-    assert kind == "convert" and convert.main(arguments) == 0
-    assert len(list((tmp_path / arguments[1]).glob("*/*/*.npy"))) == 24
+    write_images(tmp_path / "images_f")
+    kind, source, target = shlex.split(command)
+    assert dataset.main([kind, source, target]) == 0
+    if kind == "convert":
+        assert len(list((tmp_path / target).glob("*/*/*.npy"))) == 24
+    else:
+        assert len(dataset.scan(target).splits["train"].paths) == 24
