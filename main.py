@@ -123,6 +123,8 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
     recipe = assemble.choose_recipe(settings.recipe, **changes)
     settings.batch_size = recipe.batch_size
     settings.quiet |= not ranks.first
+    if settings.deterministic_ranks and settings.conv == "auto" and device.type == "cuda":
+        settings.conv = "dense"  # there, auto looks at the clock
     ranks.tell(lambda: _simulate(settings))
     torch.manual_seed(settings.seed)
     folder, data, batches, classifier = _open(settings, recipe, device, folder, ranks)
