@@ -8,14 +8,17 @@ batches = open_batches(data, ("train", "val"), classifier.preprocess, 64, device
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
-from classifier import NETWORKS, Classifier
+from classifier import NETWORKS, Classifier, load_model
 from dataset import Batches, LensFolder, Preprocess, default_preprocess
 from flags import UsageError
 from model import set_convolution
 from trainer import RECIPES, Recipe
+
+PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # networks that come with the program
 
 
 def choose_device(use_cuda: bool = True, index: int = 0, asked: bool = False) -> torch.device:
@@ -101,3 +104,28 @@ def new_classifier(
         raise UsageError(f"{error} (images of {data.size} x {data.size} pixels)") from error
     set_convolution(network, conv)
     return Classifier(network.to(device, memory_format=torch.channels_last), list(data.classes), preprocess)
+
+
+def find_weights(name: str) -> Path:
+    """The network of that name that comes with the program, or the checkpoint that it is the path of.
+
+    Raises UsageError where there is neither.
+    """
+    found = [path for path in (PRETRAINED / f"{name}.pt", Path(name)) if path.is_file()]
+    if not found:
+        names = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.pt"))) or "none"
+        raise UsageError(f"--weights {name}: expected a checkpoint, or a network that comes with the program: {names}")
+    return found[0]
+
+
+def start_from(classifier: Classifier, path: Path) -> None:
+    """Give a new network the weights and statistics of a trained one.
+
+    Raises UsageError if they are different networks, CheckpointError if the file cannot be read.
+    """
+    trained = load_model(path)
+    here, there = classifier.network.config, trained.network.config
+    if classifier.kind != trained.kind or here != there:
+        known = ", ".join(f"{key} {value}" for key, value in there.items())
+        raise UsageError(f"--weights {path}: expected the network that is to be trained, found {trained.kind}: {known}")
+    classifier.network.load_state_dict(trained.network.state_dict())

@@ -53,8 +53,8 @@ NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoi
 
 # what a run repeats when it is started with --config
 REPEATED = (
-    "data_dir simulate epoch_images sym_group N use_CNN arch head crop recipe epochs batch_size lr average seed "
-    "num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
+    "data_dir simulate epoch_images weights sym_group N use_CNN arch head crop recipe epochs batch_size lr average "
+    "seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
 ).split()
 
 
@@ -207,7 +207,8 @@ def build_parser(manual: str = "") -> Parser:
     add(
         "--weights",
         metavar="NAME",
-        help="instead of a run: a network that comes with the program, or a checkpoint's path",
+        help="instead of a run: a network that comes with the program, or a checkpoint's path; with --mode Train: the "
+        "weights to start from",
     )
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
@@ -254,13 +255,14 @@ def parse(manual: str, argv: list[str] | None = None) -> tuple[argparse.Namespac
     """Settings with all defaults filled in, the names of those given by hand, and the parser for later errors."""
     parser = build_parser(manual)
     given = vars(parser.parse_args(argv))
+    named = {"test_time", "weights"} & set(given)  # by hand: a run that began with --weights is repeated by training
     if "config" in given:
         given = _config(given.pop("config"), parser) | given
     demo = DEMO if given.get("demo") else {}
     own = {"data_dir": f"simulated_{given['simulate']}"} if given.get("simulate") else {}
     settings = argparse.Namespace(**{**DEFAULTS, **demo, **own, **given})
     settings.cuda_asked = given.get("use_cuda", False) or "cuda_idx" in given
-    if ("test_time" in given or "weights" in given) and "mode" not in given:
+    if named and "mode" not in given:
         settings.mode = "Test"
     for wrong, message in _contradictions(settings, given):
         if wrong:
@@ -276,7 +278,7 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
             f"--mode {mode} needs --test_time TIMESTAMP, the run to take",
         ),
         (not trained and "test_time" in given, "--test_time goes with --mode Test or Predict"),
-        (not trained and "weights" in given, "--weights goes with --mode Test or Predict"),
+        (mode == "Compare" and "weights" in given, "--weights: not with --mode Compare, which takes runs"),
         (weights and bool(settings.test_time), "--weights or --test_time, not both"),
         (weights and mode == "Test" and "data_dir" not in given, "--weights needs --data_dir FOLDER, the images"),
         (bool(settings.resume) and mode != "Train", f"--resume goes on with a training run: not with --mode {mode}"),

@@ -163,6 +163,8 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
     config = {} if settings.use_CNN else {key: getattr(settings, key) for key in ("sym_group", "N", "arch", "head")}
     options = {"preprocess": assemble.choose_preprocess(data, settings.crop), "conv": settings.conv}
     classifier = assemble.new_classifier(data, config, device, settings.use_CNN, **options)
+    if settings.weights and not folder:
+        assemble.start_from(classifier, assemble.find_weights(settings.weights))
     options = {"seed": settings.seed, "shift": recipe.shift, "workers": settings.num_workers}
     options["progress"] = not settings.quiet
     if not ranks.alone:

@@ -28,7 +28,6 @@ from steerable import Symmetry
 from symmetry import measure_symmetry, sample_size
 
 BEST = "best-model-parameters.pt"
-PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # networks that come with the program
 
 
 # --- test ---------------------------------------------------------------------------------------------------
@@ -72,21 +71,12 @@ def _look_closer(settings: Namespace, classifier: Classifier, data, split: datas
 
 def _load(settings: Namespace, given: set[str]) -> tuple[Path, Classifier, torch.device]:
     """The checkpoint that is asked for, its network, and the device that it is now on."""
-    path = _find_weights(settings.weights) if settings.weights else _find_run(settings, given) / BEST
+    path = assemble.find_weights(settings.weights) if settings.weights else _find_run(settings, given) / BEST
     device = assemble.choose_device(settings.use_cuda, settings.cuda_idx, settings.cuda_asked)
     classifier = load_model(path, device)
     set_convolution(classifier.network, settings.conv)
     _check_agreement(settings, given, classifier, path.parent)
     return path, classifier, device
-
-
-def _find_weights(name: str) -> Path:
-    """The network of that name that comes with the program, or the checkpoint that it is the path of."""
-    found = [path for path in (PRETRAINED / f"{name}.pt", Path(name)) if path.is_file()]
-    if not found:
-        names = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.pt"))) or "none"
-        raise UsageError(f"--weights {name}: expected a checkpoint, or a network that comes with the program: {names}")
-    return found[0]
 
 
 def _new_folder(settings: Namespace, path: Path) -> Path:

@@ -126,7 +126,7 @@ def find_run(results_dir: str | Path, timestamp: str, name: str | None = None, h
     """
     results_dir, runs = Path(results_dir), _runs(Path(results_dir))
     if timestamp == "latest":
-        found = [run for run in runs if name in (None, _name(run)) and (run / holding).exists()][-1:]
+        found = [run for run in runs if name in (None, _name(run)) and os.path.lexists(run / holding)][-1:]
     else:
         paths = [Path(timestamp).expanduser(), results_dir / timestamp] if timestamp else []
         found = [run for run in runs if run.name == timestamp] or list(filter(_is_run, paths))[:1]

@@ -782,8 +782,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(args: argparse.Namespace) -> None:
     if args.sheet is not None:
         write_sheet(args.sheet, args.recipe, args.seed, args.device)
+        _say(args, f"{args.sheet}: 25 images")
     if args.out is not None:
-        write_dataset(args.out, args.recipe, args.counts, args.seed, args.device, args.workers, args.quiet)
+        done = write_dataset(args.out, args.recipe, args.counts, args.seed, args.device, args.workers, args.quiet)
+        counts = [f"{sum(of_split.values())} {split}" for split, of_split in done["images"].items()]
+        _say(args, f"{args.out}: {', '.join(counts)} images of Model {args.model.upper()}")
+
+
+def _say(args: argparse.Namespace, line: str) -> None:
+    if not args.quiet:
+        print(line)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

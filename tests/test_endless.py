@@ -151,7 +151,7 @@ def test_resumed_run_is_the_unbroken_one(here):
         (["--simulate", "x"], "invalid choice: 'x'"),
         (["--simulate", "f", "--test_time", "latest"], "not with --mode Test"),
         (["--epoch_images", "300"], "goes with --simulate"),
-        (["--simulate", "f", "--epoch_images", "2"], "of at least 3"),
+        (["--simulate", "f", "--epoch_images", "2"], "from 3"),
     ],
 )
 def test_contradictions(flags, message, capsys):

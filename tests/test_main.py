@@ -167,6 +167,25 @@ def test_weights_without_a_run(here, capsys):
     assert "--weights yours: expected a checkpoint, or a network that comes with the program" in message
 
 
+def test_training_starts_from_weights(here, capsys):
+    """The first epoch's loss goes on where the trained network's was; another network is refused."""
+    folder = trained(here, "--recipe", "fast", "--epochs", "6")
+    shutil.copy(folder / "best-model-parameters.pt", here / "mine.pt")
+    tuned = trained(
+        here, "--mode", "Train", "--weights", "mine.pt", "--recipe", "fast", "--epochs", "1", "--lr", "1e-9"
+    )
+    fresh = trained(here, "--recipe", "fast", "--epochs", "1", "--lr", "1e-9")
+    losses = [float(np.load(run / "train_loss.npy")[0]) for run in (tuned, fresh)]
+    assert losses[0] < losses[1] - 0.1
+    config = ["--config", str(tuned / "run.json"), "--quiet"]
+    before = set(here.glob("*/*/run.json"))
+    assert run(*config) == 0
+    (again,) = set(here.glob("*/*/run.json")) - before
+    assert (again.parent / "train_loss.npy").read_bytes() == (tuned / "train_loss.npy").read_bytes()
+    command = ["--mode", "Train", "--weights", "mine.pt", "--data_dir", "images_t", "--arch", "compact", "--N", "8"]
+    assert "expected the network that is to be trained, found equivariant" in usage_error(capsys, *command)
+
+
 def test_export_is_the_same_network(here):
     onnxruntime = pytest.importorskip("onnxruntime")
     folder = trained(here, "--sym_group", "Dihyderal", "--N", "4")
@@ -315,7 +334,8 @@ def test_resume_of_a_finished_run_changes_nothing(here):
         (["--resume", "x", "--demo"], "not with"),
         (["--weights", "x", "--test_time", "x", "--data_dir", "images_t"], "not both"),
         (["--weights", "x"], "needs --data_dir"),
-        (["--mode", "Train", "--weights", "x"], "goes with --mode Test"),
+        (["--mode", "Train", "--weights", "x", "--data_dir", "images_t"], "expected a checkpoint"),
+        (["--mode", "Compare", "a", "b", "--weights", "x"], "not with --mode Compare"),
         (["--average", "1"], "below 1"),
         (["--average", "-0.5"], "above 0"),
         (["--crop", "30"], "odd"),

@@ -84,7 +84,7 @@ def test_curves_pictures(tmp_path, epochs):
 def test_one_epoch_shows_markers_and_a_legend(figure):
     loss, accuracy = (f.axes[0] for f in plots.plot_curves(".", curves(1)))
     assert all(line.get_marker() == "o" for line in (*loss.lines, *accuracy.lines))
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train", "test"]
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train", "val"]
     assert loss.lines[0].get_xdata().tolist() == [1]
     assert plots.plot_curves(".", {}) == []
 
