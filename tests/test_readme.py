@@ -43,11 +43,11 @@ def toys(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         patch.setattr("report._draw", lambda *_: None)
-        for name in ("images_f", "images_j"):
-            write_images(here / name, size=60)
+        for name, size in {"images_f": 60, "images_j": 60, "images_large": 120}.items():
+            write_images(here / name, size=size)
         assert dataset.main(["pack", "images_f", "shards_f"]) == 0
         (here / "survey").mkdir()
-        lens = np.random.default_rng(0).poisson(30.0, (64, 64))
+        lens = np.random.default_rng(0).poisson(30.0, (120, 120))
         np.save(here / "survey" / "lens.npy", lens)
         fits.writeto(here / "lens.fits", lens.astype("float32"))
         for stamp in STAMPS:
@@ -66,8 +66,9 @@ def test_commands_of_main(toys, monkeypatch, command):
     monkeypatch.setattr("explain.RESAMPLES", 10)
     monkeypatch.setattr("modes.sample_size", lambda _: 2)
     command = command.replace("RUN RUN RUN", " ".join(STAMPS)).replace("latest", STAMPS[1])
-    typed = shlex.split(command.replace("images_demo", "images_f"))
-    training = not {"--mode", "--test_time", "--resume", "--list"} & set(typed)
+    data = "images_large" if "--weights" in command else "images_f"
+    typed = shlex.split(command.replace("images_demo", data))
+    training = not {"--mode", "--test_time", "--weights", "--resume", "--list"} & set(typed)
     small = ["--epochs", "1", *([] if "--use_CNN" in typed else ["--arch", "compact"])] if training else []
     small += ["--epoch_images", "12"] if "--simulate" in typed else []
     machine = ["--quiet"] if {"--resume", "--list"} & set(typed) else TOY
