@@ -67,6 +67,7 @@ def test_commands_of_main(toys, monkeypatch, command):
     monkeypatch.setattr("modes.sample_size", lambda _: 2)
     command = command.replace("RUN RUN RUN", " ".join(STAMPS)).replace("latest", STAMPS[1])
     data = "images_large" if "--weights" in command else "images_f"
+    command = command.replace("images_j ", f"{data} ") if "--crop" in command else command
     typed = shlex.split(command.replace("images_demo", data))
     training = not {"--mode", "--test_time", "--weights", "--resume", "--list"} & set(typed)
     small = ["--epochs", "1", *([] if "--use_CNN" in typed else ["--arch", "compact"])] if training else []
