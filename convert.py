@@ -24,7 +24,6 @@ import os
 import pickletools
 import secrets
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,13 +34,10 @@ import numpy as np
 from tqdm import tqdm
 
 import images
+from command import UsageError, run_command
 from images import DataError, Picture
 
 SPLITS = ("train", "val", "test")
-
-
-class UsageError(DataError):
-    """A call that can't be meant: DST in use, no SRC, fractions that leave nothing to train on."""
 
 
 class Source(NamedTuple):
@@ -426,21 +422,7 @@ def _number(made: object) -> float:
 def main(arguments: Sequence[str] | None = None, prog: str = "convert.py") -> int:
     """Run the command line; returns the exit status: 2 for a call that can't be meant, 1 for bad files or disks."""
     args = _parse(arguments, prog)
-    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `convert` cleans up
-    try:
-        record = convert(**vars(args))
-    except (DataError, OSError) as error:
-        if isinstance(error, OSError):
-            error = DataError(f"cannot write to {error.filename or args.dst}: {error.strerror or error}")
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted, nothing is left", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    print(_summary(record, args.dst))
-    return 0
+    return run_command(lambda: _summary(convert(**vars(args)), args.dst), prog, args.dst)
 
 
 def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:

@@ -17,7 +17,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from command import UsageError, run_command
 from dataset import LensFolder, Split, scan
 from images import DataError, read_image
 from shards import FORMAT, INDEX, VERSION, is_packed, open_shards, seal, sha256_of
@@ -36,10 +36,6 @@ SHARD_SIZE = 2**28  # bytes
 BESIDE = ("manifest.json", "parameters", "convert.json")  # what simulate.py and convert.py wrote about the images
 THREADS = 8  # that read files: they wait for the disk
 AHEAD = 64  # images that they may have read before they are written
-
-
-class UsageError(DataError):
-    """A call that can't be meant: DST in use, SRC packed already."""
 
 
 # --- pack ---------------------------------------------------------------------------------------------------
@@ -195,20 +191,8 @@ def verify(folder: str | Path, quiet: bool = False) -> str:
 def main(arguments: Sequence[str] | None = None, prog: str = "pack.py") -> int:
     """Run the command line; returns the exit status: 2 for a call that can't be meant, 1 for bad files or disks."""
     args = vars(_parse(arguments, prog))
-    run, handler = args.pop("run"), signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `pack` cleans up
-    try:
-        print(DataError(run(**args)))
-    except (DataError, OSError) as error:
-        if isinstance(error, OSError):
-            error = DataError(f"cannot write to {error.filename or args.get('dst')}: {error.strerror or error}")
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted, nothing is left", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    return 0
+    work = args.pop("run")
+    return run_command(lambda: str(DataError(work(**args))), prog, args.get("dst"))
 
 
 def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
