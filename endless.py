@@ -62,7 +62,7 @@ class Endless(Batches):
     ):
         check_folder(data, model)
         workers = max(1, simulate.usable_cores() // 2) if workers is None else workers
-        options = {"train": True, "seed": seed, "workers": workers, "shift": shift, "share": share, "memory_limit": 0}
+        options = {"train": True, "seed": seed, "workers": workers, "shift": shift, "share": share}
         super().__init__(data.splits["train"], data, preprocess, batch_size, device, **options)
         self.model, self.labels = model, np.arange(-(-images // KINDS) * KINDS) % KINDS
         self._reader = _Draw(model, seed) if self.device.type == "cuda" else _Render(model, seed)

@@ -28,8 +28,13 @@ import results
 from classifier import Classifier, autocast, evaluator, save_model
 from dataset import Batch, Batches
 from distributed import Ranks, synchronise
+from muon import Muon
 
-OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMISERS: dict[str, Callable[[nn.Module, float, float], torch.optim.Optimizer]] = {  # learning rate, weight decay
+    "adam": lambda network, lr, decay: torch.optim.Adam(network.parameters(), lr, weight_decay=decay, fused=True),
+    "adamw": lambda network, lr, decay: torch.optim.AdamW(network.parameters(), lr, weight_decay=decay, fused=True),
+    "muon": Muon,
+}
 WARMUP = 0.2  # share of a one-cycle run in which the learning rate rises
 
 
@@ -68,7 +73,7 @@ class Recipe:
 RECIPES = {
     "seed": Recipe("adam", lr=5e-5, weight_decay=1e-5, schedule="constant", epochs=30, batch_size=64),
     "fast": Recipe(
-        "adamw", lr=3e-3, weight_decay=1e-2, schedule="one-cycle", epochs=5, batch_size=32, recalibrate=20, shift=1
+        "muon", lr=5e-3, weight_decay=1e-2, schedule="one-cycle", epochs=5, batch_size=32, recalibrate=20, shift=1
     ),
 }
 CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
@@ -158,10 +163,7 @@ class Trainer:
             synchronise(self.averaged.module, self.ranks)
         synchronise(self.network, self.ranks)
         self.forward = torch.compile(self.network, fullgraph=True) if compiled else self.network
-        optimiser = OPTIMISERS[recipe.optimiser]
-        self.optimiser = optimiser(
-            self.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
-        )
+        self.optimiser = OPTIMISERS[recipe.optimiser](self.network, recipe.lr, recipe.weight_decay)
         self.epoch = self.step = 0
         self.sums = [0.0, 0.0]  # of this epoch so far: loss, right answers
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}

@@ -111,7 +111,6 @@ def layers(name: str, args) -> None:
 
 def one_layer(name, basis, plan, shape, precision, rates, args) -> None:
     size, fields_in, fields_out = shape
-    bytes_rate = rates[1]
     group, batch = plan.order, args.batch
     fast = SteerableConv(basis, fields_in, fields_out, 2, plan).to(args.device)
     dense = copy.deepcopy(fast)
@@ -140,7 +139,7 @@ def one_layer(name, basis, plan, shape, precision, rates, args) -> None:
             print(f"    dense products alone at the full rate {limit:.2f} ms: factorised takes "
                   f"{found['factorised'] / limit:.2f} of that", flush=True)  # fmt: skip
     if args.parts:
-        parts(both["factorised"], args.rounds, bytes_rate)
+        parts(both["factorised"], args.rounds, rates[1])
 
 
 def chosen(layer: SteerableConv, x: torch.Tensor, precision: str, train: bool) -> bool:

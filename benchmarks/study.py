@@ -3,6 +3,8 @@
   python simulate.py --model f --out images_f --train 4000 --val 700 --seed 11
   python benchmarks/study.py --data_dir images_f --vary head=flatten,pooled,orbit --seeds 0 1 2 --epochs 3
 
+  python benchmarks/study.py --data_dir images_f --vary cnn=False,True images=3000,12000 steps=750    data efficiency
+
 Every combination of the varied settings is trained with every seed and measured on `val`, which has nothing to do
 with the test images of any other figure. One line of JSON a run goes to --out; runs found there are not repeated.
 Prints a table of mean and spread (standard deviation over the seeds) of the last epoch's macro AUC and accuracy.
@@ -29,15 +31,20 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
     import assemble
     import dataset
     import metrics
+    import muon
     import trainer
 
-    changes = {field.name: setting.get(field.name) for field in fields(trainer.Recipe)}
-    recipe = assemble.choose_recipe("fast", **changes)
     data = dataset.scan(data_dir)
+    train = first_images(data.splits["train"], setting.get("images"))
+    changes = {field.name: setting.get(field.name) for field in fields(trainer.Recipe)}
+    cnn = bool(setting.get("cnn"))
+    recipe = assemble.choose_recipe("fast", cnn, **changes)
+    if "steps" in setting:
+        recipe = replace(recipe, epochs=max(1, round(setting["steps"] * recipe.batch_size / len(train.paths))))
+    data = replace(data, splits=data.splits | {"train": train})
     preprocess = assemble.choose_preprocess(data, setting.get("crop"))
     preprocess = replace(preprocess, stretch=setting.get("stretch", preprocess.stretch))
     torch.manual_seed(seed)
-    cnn = bool(setting.get("cnn"))
     config = {} if cnn else {key: setting.get(key, value) for key, value in NETWORK.items()}
     classifier = assemble.new_classifier(data, config, cnn=cnn, preprocess=preprocess)
     options = {"seed": seed, "shift": recipe.shift, "progress": False}
@@ -54,6 +61,8 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
             quiet=True,
             save_every=1e9,
         )
+        if not setting.get("irreps", True):  # Muon without them
+            run.optimiser.ways = dict.fromkeys(run.optimiser.ways, muon.as_matrix)
         run.fit()
         logits = trainer.evaluate(classifier.network, batches["val"], precision)
     found = metrics.evaluate(logits, batches["val"].labels, classifier.classes, bootstrap=0)
@@ -65,6 +74,31 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
         "images_per_second": run.timing()["training_images_per_second"],
         "curve": run.curves["test_accuracy"],
     }
+
+
+def first_images(split, images: int | None):
+    """A split with that many of its images (None: all), as many of each class, the first ones."""
+    import numpy as np
+
+    if images is None:
+        return split
+    kinds = np.unique(split.labels)
+    kept = np.concatenate([np.flatnonzero(split.labels == kind)[: images // len(kinds)] for kind in kinds])
+    return replace(split, paths=tuple(split.paths[i] for i in kept), labels=split.labels[kept])
+
+
+def finished(out: Path) -> list[dict]:
+    """The runs that a file of one line of JSON a run holds."""
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def has(runs: list[dict], key: dict) -> bool:
+    return any(all(run.get(k) == v for k, v in key.items()) for run in runs)
+
+
+def keep(out: Path, run: dict) -> None:
+    with out.open("a") as file:
+        file.write(json.dumps(run) + "\n")
 
 
 def number(text: str):
@@ -115,7 +149,7 @@ def main() -> None:
 
     torch.set_num_threads(args.threads or torch.get_num_threads())
     out = Path(args.out)
-    runs = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    runs = finished(out)
     for seed, setting in itertools.product(args.seeds, settings(args.vary)):
         key = {
             "setting": setting,
@@ -124,13 +158,12 @@ def main() -> None:
             "data": args.data_dir,
             "precision": args.precision,
         }
-        if any(all(run.get(k) == v for k, v in key.items()) for run in runs):
+        if has(runs, key):
             continue
         print(key, flush=True)
         found = run_one(args.data_dir, {**setting, "epochs": args.epochs}, seed, args.precision)
         runs.append({**key, **found})
-        with out.open("a") as file:
-            file.write(json.dumps(runs[-1]) + "\n")
+        keep(out, runs[-1])
         print(json.dumps(found), flush=True)
     print(table(runs))
 

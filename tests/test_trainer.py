@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import write_images
 
+import assemble
 import checkpoint
 import trainer
 from classifier import Classifier, evaluator, load_model, save_model
@@ -27,6 +28,7 @@ def folder(tmp_path_factory):
 
 
 AVERAGED = dataclasses.replace(RECIPE, average=0.9, recalibrate=0)
+MUON = dataclasses.replace(RECIPE, optimiser="muon")
 
 
 def make(folder, out, recipe=RECIPE, cnn=False, precision="fp32", seed=0, **options) -> trainer.Trainer:
@@ -66,7 +68,7 @@ def test_same_seed_same_bits(folder, tmp_path, cnn, precision):
 
 @pytest.mark.parametrize("cnn", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("steps, recipe", [(1, RECIPE), (5, RECIPE), (7, RECIPE), (3, AVERAGED)])
+@pytest.mark.parametrize("steps, recipe", [(1, RECIPE), (5, RECIPE), (7, RECIPE), (3, AVERAGED), (4, MUON)])
 def test_resumed_run_is_the_unbroken_one(folder, tmp_path, monkeypatch, steps, recipe, cnn, precision):
     """Stopped by SIGTERM after some steps (5: the last of the first epoch), then resumed in a fresh trainer."""
     whole = make(folder, tmp_path / "whole", recipe, cnn=cnn, precision=precision)
@@ -212,3 +214,10 @@ def test_curves_are_percent_and_per_epoch(folder, tmp_path):
     assert accuracy.shape == (2,) and accuracy[-1] == run.curves["test_accuracy"][-1]
     assert accuracy[-1] in [100 * k / 9 for k in range(10)] or np.isclose(accuracy[-1] * 9 % 100, 0)
     assert json.dumps(run.timing())
+
+
+def test_the_baseline_has_a_fast_recipe_of_its_own():
+    steerable, baseline = assemble.choose_recipe("fast"), assemble.choose_recipe("fast", cnn=True)
+    assert (steerable.optimiser, baseline.optimiser) == ("muon", "adamw") and baseline.lr < steerable.lr
+    assert assemble.choose_recipe("fast", cnn=True, lr=0.5, epochs=None) == dataclasses.replace(baseline, lr=0.5)
+    assert assemble.choose_recipe("seed", cnn=True) == assemble.choose_recipe("seed")
