@@ -46,8 +46,8 @@ DEFAULTS = {
     "demo": False,
 }
 MODES = "Train", "Test", "Predict", "Compare"
-DEMO = {"data_dir": "images_demo", "arch": "compact", "recipe": "fast"}
-DEMO_IMAGES = {"train": 4000, "val": 700}  # per class
+DEMO = {"data_dir": "images_demo", "N": 8, "arch": "compact", "crop": 105, "recipe": "fast", "epochs": 2}
+DEMO_IMAGES = {"train": 3500, "val": 700}  # per class
 NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoint knows better
 
 
@@ -159,7 +159,7 @@ def build_parser(manual: str = "") -> Parser:
         help="train on lenses drawn and rendered on the fly, never the same twice (validated on DIR, or simulated_f)",
     )
     add("--epoch_images", type=whole(3, 10**9), metavar="K", help="with --simulate: images to the epoch (12000)")
-    add("--demo", **switch, help="simulate a small Model F set in images_demo, train a compact C4 network, test it")
+    add("--demo", **switch, help="simulate a small Model F set in images_demo, train a compact C8 network, test it")
 
     add = parser.add_argument_group("network").add_argument
     add("--sym_group", choices=groups, help="Circular: C_N, turns. Dihyderal: D_N, turns and mirrors (Circular)")
@@ -180,10 +180,19 @@ def build_parser(manual: str = "") -> Parser:
     )
 
     add = parser.add_argument_group("training").add_argument
-    add("--recipe", choices=("seed", "fast"), help="seed: Adam, 5e-5, constant. fast: AdamW, one cycle (seed)")
+    add(
+        "--recipe",
+        choices=("seed", "fast"),
+        help="seed: Adam, 5e-5, constant. fast: Muon (ResNet-18: AdamW), one cycle (seed)",
+    )
     add("--epochs", type=whole(1), metavar="K", help="passes over the training images (seed 30, fast 5)")
     add("--batch_size", type=whole(1), metavar="K", help="images per step (seed 64, fast 32)")
-    add("--lr", type=positive, metavar="RATE", help="learning rate, the highest of a cycle (seed 5e-5, fast 3e-3)")
+    add(
+        "--lr",
+        type=positive,
+        metavar="RATE",
+        help="learning rate, the highest of a cycle (seed 5e-5, fast 5e-3, ResNet-18 1e-3)",
+    )
     add("--average", type=share, metavar="SHARE", help="judge and keep a running average of the weights, as 0.99 (0)")
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add(

@@ -1,6 +1,6 @@
 """Train and test classifiers of strong-lens images: which dark matter bent this light?
 
-  python main.py --demo                                                    simulate, train, test: 10 minutes
+  python main.py --demo                                                    simulate, train, test: 5 minutes
   python main.py --data_dir images_j --sym_group Dihyderal --N 8           train
   python main.py --mode Test --test_time 2026-11-22-10-30-00               test what was trained then
   python main.py --resume latest                                           go on after an interruption
@@ -120,7 +120,7 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
     import assemble
 
     changes = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr", "average")}
-    recipe = assemble.choose_recipe(settings.recipe, **changes)
+    recipe = assemble.choose_recipe(settings.recipe, settings.use_CNN, **changes)
     settings.batch_size = recipe.batch_size
     settings.quiet |= not ranks.first
     if settings.deterministic_ranks and settings.conv == "auto" and device.type == "cuda":
@@ -140,6 +140,8 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
         found = _finish(run, batches, log)
         if board:
             board.finish(found)
+        if settings.demo:
+            log("trained for longer, in the box: python main.py --mode Test --weights compact-f --data_dir images_demo")
 
 
 @contextlib.contextmanager
