@@ -19,6 +19,7 @@ shards in the same order: 1, 2, 4 or 8 processes with the same number of threads
 import contextlib
 import datetime
 import functools
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -179,6 +180,7 @@ def ranks(device: torch.device, deterministic: bool = False) -> Iterator[Ranks]:
     if world == 1:
         yield place
         return
+    importlib.import_module("torch._dynamo")  # as optimisers do: imported later, it would keep the processes joined
     with _together():
         if device.type == "cuda":
             torch.cuda.set_device(device)
