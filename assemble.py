@@ -16,7 +16,7 @@ from classifier import NETWORKS, Classifier, load_model
 from dataset import Batches, LensFolder, Preprocess, default_preprocess
 from flags import UsageError
 from model import set_convolution
-from trainer import RECIPES, Recipe
+from trainer import BASELINE_RECIPES, RECIPES, Recipe
 
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # networks that come with the program
 
@@ -48,13 +48,10 @@ def choose_precision(asked: str | None, device: torch.device) -> str:
     return "bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else "fp32"
 
 
-BASELINE = {"fast": {"optimiser": "adamw", "lr": 1e-3}}  # ResNet-18: Muon's products would cost it more than the rest
-
-
 def choose_recipe(name: str, cnn: bool = False, **changes: float | None) -> Recipe:
     """The recipe of that name, for ResNet-18 if `cnn`, changed in the fields that are given and not None."""
     changes = {key: value for key, value in changes.items() if value is not None}
-    return replace(RECIPES[name], **((BASELINE.get(name, {}) if cnn else {}) | changes))
+    return replace((BASELINE_RECIPES if cnn else RECIPES)[name], **changes)
 
 
 def choose_preprocess(data: LensFolder, crop: int | None = None) -> Preprocess:
