@@ -31,6 +31,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from darklens import machine
+from darklens.analysis import report
+from darklens.commands import run as commands_run
+from darklens.plots import run as plots_run
+from darklens.storage import checkpoint
+from darklens.training import trainer
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 CURVES = "train_loss", "test_loss", "train_accuracy", "test_accuracy"
 COMPACT = ["--arch", "compact", "--epochs", "4", "--batch_size", "4"]
@@ -101,10 +108,10 @@ def start(arguments: list[str], here: Path, prepare: Callable[[], None]) -> int:
     os.dup2(output, 1), os.dup2(output, 2)
     status = 1
     try:
-        import main
+        pass
 
         prepare()
-        status = main.main(arguments)
+        status = commands_run.main(arguments)
     except SystemExit as stopped:
         status = stopped.code
     except BaseException:
@@ -115,22 +122,22 @@ def start(arguments: list[str], here: Path, prepare: Callable[[], None]) -> int:
 
 def prepare(kind: Kind, death: tuple[str, int] | None = None) -> None:
     """States every moment, no pictures; death at one of POINTS, when it is reached for so many times."""
-    import dataset
-    import report
-    import results
-    import trainer
+    pass
+    pass
+    pass
+    pass
 
     trainer.Trainer = functools.partial(trainer.Trainer, save_every=kind.save_every)
-    report._draw = results.plot_curves = lambda *_: None
+    report._draw = plots_run.plot_curves = lambda *_: None
     if kind.streamed:
-        dataset.available_memory = lambda: 0
+        machine.available_memory = lambda: 0
     if death:
         die_inside_a_save(*death)
 
 
 def die_inside_a_save(point: str, turn: int) -> None:
     """SIGKILL when half a checkpoint is written, or before it is synced, linked or renamed for the turn-th time."""
-    import checkpoint
+    pass
 
     saving, steps, save = [], itertools.count(1), checkpoint.save
     owner, name = (checkpoint, "_write") if point == "write" else (os, point)
@@ -240,7 +247,7 @@ class Run:
         """Files under their final names that cannot be read."""
         import numpy as np
 
-        import checkpoint
+        pass
 
         readers = {".pt": checkpoint.load, ".previous": checkpoint.load, ".npy": np.load}
         readers[".json"] = lambda path: json.loads(path.read_text())
@@ -311,13 +318,13 @@ def warm_up(folder: Path, images: Path) -> None:
     """Import and compile once, before the forks, what each start of the program would import and compile."""
     import tqdm
 
-    import main as program
+    pass
 
     tqdm.tqdm.monitor_interval = 0  # a thread, which a fork would lose
     prepare(KINDS["fp32"])
     flags = ["--epochs", "1", "--use_cuda", "False", "--quiet", "--data_dir", str(images), "--results_dir", str(folder)]
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        program.main([*KINDS["fp32"].flags, *flags])
+        commands_run.main([*KINDS["fp32"].flags, *flags])
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("a process with several threads must not be forked")
 

@@ -3,16 +3,15 @@
 import re
 import shlex
 
-import numpy as np
-import pytest
-from astropy.io import fits
-from conftest import ROOT, write_images
-
 import dataset
 import endless
 import flags
 import main
+import numpy as np
+import pytest
 import simulate
+from astropy.io import fits
+from conftest import ROOT, write_images
 
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (?:bash create_env\.sh )?python (\w+\.py) (.*?)(?:\s+#.*)?$", TEXT, re.MULTILINE)

@@ -1,0 +1,55 @@
+"""Fits the novelty score of a trained network on its training and validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from darklens.classifier.classifier import Classifier
+from darklens.classifier.novelty import MOST, Novelty, fit_novelty
+from darklens.data.image import read_image
+
+
+def fit_on(
+    classifier: Classifier,
+    train: Sequence[Path],
+    val: Sequence[Path],
+    precision: str = "fp32",
+    most: int = MOST,
+    batch_size: int = 32,
+    quiet: bool = False,
+) -> Novelty:
+    """Fit to at most `most` training images and as many validation images (.npy), evenly chosen, not augmented.
+
+    classifier: with its final weights. Costs one pass of the network over those images. Raises DataError for a bad
+    file, ValueError as `fit_novelty`.
+    """
+    run, found = classifier.observer(precision), []
+    chosen = [_evenly(paths, most) for paths in (train, val)]
+    with tqdm(total=sum(map(len, chosen)), desc="novelty", unit="img", leave=False, disable=quiet or None) as bar:
+        for paths in chosen:
+            parts = [_counted(run(batch)[1], bar) for batch in _batches(classifier.preprocess, paths, batch_size)]
+            found.append([torch.cat(part) for part in zip(*parts, strict=True)])
+    return fit_novelty(*found)
+
+
+def _evenly(paths: Sequence[Path], most: int) -> list[Path]:
+    count = min(most, len(paths))
+    return [paths[i] for i in np.linspace(0, len(paths) - 1, count).round().astype(int)]
+
+
+def _batches(preprocess, paths: Sequence[Path], batch_size: int) -> Iterator[Tensor]:
+    """(B, C, S, S) preprocessed, in order."""
+    for start in range(0, len(paths), batch_size):
+        raw = (torch.from_numpy(read_image(path)) for path in paths[start : start + batch_size])
+        yield torch.cat([preprocess(image[None]) for image in raw])
+
+
+def _counted(parts: list[Tensor], bar: tqdm) -> list[Tensor]:
+    bar.update(len(parts[0]))
+    return parts

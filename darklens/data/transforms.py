@@ -1,0 +1,169 @@
+"""From pixels to the input of a network, and exact augmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from darklens.data.folder import LensFolder
+from darklens.errors import DataError, UsageError
+
+CROP = 129  # pixels: the input of the network, for images at least that large
+KNEE = 0.1  # asinh: linear below this fraction of the brightest pixel, logarithmic above (our choice)
+EPSILON = 1e-6  # of the brightest pixel: what varies less is rounding error, or constant, and becomes zeros
+STRETCHES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # of images whose largest |pixel| is 1
+    "none": lambda x: x,
+    "sqrt": lambda x: x.sign() * x.abs().sqrt(),  # evens out the Poisson noise
+    "asinh": lambda x: torch.asinh(x / KNEE) / math.asinh(1 / KNEE),
+    "original": lambda x: (x * 255).floor() / 255,  # 8 bits
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What turns pixels into the input of a network: `preprocess(images)`.
+
+    crop: side of the output, odd, so that the window has a central pixel to turn about
+    stretch: a key of STRETCHES
+    standardise: to zero mean and unit standard deviation, per image, over the crop and all channels together
+
+    The stretch "original" repeats what the 2021 network was trained on: each image over its maximum, cut to
+    8 bits, a window of crop - 1 pixels, then one row of zeros below and one column to the right. (Negative
+    pixels become 0.) Multiplying an image by a positive number changes nothing, but for rounding.
+    """
+
+    crop: int = CROP
+    stretch: str = "sqrt"
+    standardise: bool = True
+
+    def __post_init__(self) -> None:
+        if type(self.crop) is not int or self.crop < 1 or self.crop % 2 == 0:
+            raise DataError(f"preprocess: expected an odd number of pixels as crop, found {self.crop!r}")
+        if self.stretch not in STRETCHES:
+            raise DataError(f"preprocess: expected stretch to be one of {', '.join(STRETCHES)}, found {self.stretch!r}")
+        if type(self.standardise) is not bool:
+            raise DataError(f"preprocess: expected standardise to be True or False, found {self.standardise!r}")
+
+    @property
+    def window(self) -> int:
+        """Pixels along a side that are cut from the image."""
+        return self.crop - (self.stretch == "original")
+
+    def to_dict(self) -> dict[str, int | str | bool]:
+        """Plain values, for JSON and checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, int | str | bool]) -> Preprocess:
+        """The inverse of `to_dict`. Raises DataError for unknown, missing or wrong entries."""
+        expected = {field.name for field in fields(cls)}
+        if set(values) != expected:
+            raise DataError(f"preprocess: expected the keys {sorted(expected)}, found {sorted(map(str, values))}")
+        return cls(**values)
+
+    def __call__(self, images: torch.Tensor, offsets: np.ndarray | torch.Tensor | None = None) -> torch.Tensor:
+        """(B, C, H, W) of any real type -> (B, C, crop, crop) float32, on the same device.
+
+        offsets: (B, 2) first row and column of each image's window; None: the central one. Raises DataError
+        when the images are smaller than the window.
+        """
+        images = images if images.dtype == torch.float64 else images.float()
+        if self.stretch == "original":  # in float64, as there; the maximum is that of the whole image
+            images = _unit(images.double().clamp_min(0))
+            window = F.pad(STRETCHES["original"](_crop(images, self.window, offsets)), (0, 1, 0, 1)).float()
+        else:
+            window = STRETCHES[self.stretch](_unit(_crop(images, self.window, offsets)).float())
+        return _standardise(window) if self.standardise else window
+
+
+# For the checkpoints published in 2021
+ORIGINAL = Preprocess(crop=CROP, stretch="original", standardise=False)
+
+
+def default_preprocess(size: int) -> Preprocess:
+    """Square root, standardised, 129 pixels or the largest odd number that `size` pixels hold."""
+    return Preprocess(crop=min(CROP, size - 1 + size % 2))
+
+
+def _crop(images: torch.Tensor, window: int, offsets: np.ndarray | torch.Tensor | None) -> torch.Tensor:
+    """(B, C, H, W) -> (B, C, window, window), from each image's own offset (B, 2), or from the centre."""
+    spare = images.shape[-1] - window
+    if spare < 0:
+        raise DataError(f"preprocess: expected images of {window} pixels or more, found {images.shape[-1]}")
+    if offsets is None:
+        return images[..., spare // 2 : spare // 2 + window, spare // 2 : spare // 2 + window]
+    offsets = torch.as_tensor(offsets)
+    if offsets.numel() and not 0 <= int(offsets.min()) <= int(offsets.max()) <= spare:
+        raise DataError(f"preprocess: expected window offsets from 0 to {spare}")
+    rows, columns = offsets.to(images.device).unbind(1)
+    windows = images.unfold(2, window, 1).unfold(3, window, 1)  # a view: (B, C, row, column, window, window)
+    return windows[torch.arange(len(images), device=images.device), :, rows, columns]
+
+
+def _unit(images: torch.Tensor) -> torch.Tensor:
+    """Each image of (B, C, H, W) over its largest |pixel|, so that no later step over- or underflows."""
+    scale = images.abs().amax(dim=(1, 2, 3), keepdim=True)
+    return images / torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def _standardise(images: torch.Tensor) -> torch.Tensor:
+    """Each image of (B, C, S, S), largest |pixel| about 1, to zero mean and unit standard deviation."""
+    images = images - images.mean(dim=(1, 2, 3), keepdim=True)
+    spread = images.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return torch.where(spread > EPSILON, images / spread, torch.zeros_like(images))
+
+
+def hash_words(*words: int | np.ndarray) -> np.ndarray:
+    """64 random bits for each tuple of integers (arrays broadcast): SplitMix64, chained.
+
+    Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        word = np.atleast_1d(np.asarray(word % 2**64 if isinstance(word, int) else word)).astype(np.uint64)
+        state = (state ^ word) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def draw_augmentation(
+    seed: int, epoch: int, indices: np.ndarray, span: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What happens to each image in an epoch, a function of (seed, epoch, index) alone.
+
+    indices: (B,) positions in the split; span: the largest offset of a window, image size - window.
+    Returns offsets (B, 2) int64 uniform on 0..span, turns (B,) int64 on 0..3, flips (B,) bool, on the CPU.
+    """
+    rows, columns, pose = (hash_words(seed, epoch, np.asarray(indices), word) for word in (1, 2, 3))
+    offsets = np.stack([rows, columns], axis=1) % np.uint64(span + 1)
+    turns, flips = pose % np.uint64(4), (pose >> np.uint64(2)) % np.uint64(2)
+    return tuple(torch.from_numpy(x) for x in (offsets.astype(np.int64), turns.astype(np.int64), flips == 1))
+
+
+def augment(images: torch.Tensor, turns: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+    """Mirror (left-right) the images (B, C, S, S) where `flips` (B,), then turn by `turns` (B,) quarters.
+
+    Exact: a permutation of each image's pixels, the noise is untouched. Counter-clockwise, as torch.rot90.
+    """
+    turns, flips = (torch.as_tensor(x, device=images.device)[:, None, None, None] for x in (turns, flips))
+    images = torch.where(flips, images.flip(-1), images)
+    images = torch.where(turns % 2 == 1, images.rot90(1, (2, 3)), images)
+    return torch.where(turns >= 2, images.rot90(2, (2, 3)), images)
+
+
+def choose_preprocess(data: LensFolder, crop: int | None = None) -> Preprocess:
+    """The usual one for these images, with a window of `crop` pixels if that is given.
+
+    Raises UsageError if the images are smaller.
+    """
+    if crop and crop > data.size:
+        raise UsageError(f"--crop {crop}: the images in {data.root} have {data.size} pixels a side")
+    usual = default_preprocess(data.size)
+    return replace(usual, crop=crop or usual.crop)

@@ -1,0 +1,1 @@
+"""Strong lenses: physics, recipes, simulated images, smooth-lens fits."""
