@@ -36,7 +36,8 @@ SMALL = {  # what makes the commands small, wherever the program keeps it
 
 
 def fences(page, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", page.read_text(), flags=re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(page) -> list[str]:
@@ -139,13 +140,14 @@ def test_flags_of_every_command(line):
     assert not [name for name in re.findall(r"\b(?:tests|docs)/[\w.]+", line) if not (ROOT / name).exists()]
 
 
+@pytest.mark.skipif(not (ROOT / "darklens").is_dir(), reason="the pages link into the package")
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_links_and_files_named(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", re.sub(r"`[^`]*`", "", text)):
         name, _, anchor = target.partition("#")
         linked = page.parent / name if name else page
-        assert linked.exists() or not (ROOT / "darklens").is_dir() and "darklens/" in name, target
+        assert linked.exists(), target
         assert not anchor or anchor in slugs(linked.read_text()), target
     named = re.findall(r"`((?:benchmarks|docs|tests)/[\w/.]+)`", text)
     assert not [name for name in named if not (ROOT / name).exists()]
