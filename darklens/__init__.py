@@ -10,8 +10,9 @@
 Everything is described in docs/api.md.
 """
 
-__version__ = "0.2.0"
-__all__ = ["load", "simulate", "train"]
+from darklens.version import __version__
+
+__all__ = ["__version__", "load", "simulate", "train"]
 
 
 def __getattr__(name: str) -> object:
@@ -24,4 +25,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from darklens.analysis.comparison import FIGURES, LEVEL, test_pairs
-from darklens.analysis.runs import Run, check_same_images, network_facts, label_runs, unique
+from darklens.analysis.runs import Run, check_same_images, label_runs, network_facts, unique
 from darklens.metrics import probabilities, significance, summary
 from darklens.metrics.auc import interval
 from darklens.plots import roc

@@ -144,8 +144,8 @@ def network_facts(run: Run) -> dict[str, Any]:
 def label_runs(runs: Sequence[Run], seeds: bool = True) -> list[str]:
     """A short name for each run: its group, and whatever else tells it from the other runs with this group."""
     all_facts, names = [network_facts(run) for run in runs], []
-    for fact in facts:
-        rivals = [other for other in facts if other["network"] == fact["network"]]
+    for fact in all_facts:
+        rivals = [other for other in all_facts if other["network"] == fact["network"]]
         keys = [key for key in fact if len({rival[key] for rival in rivals}) > 1 and (seeds or key != "seed")]
         shown = {key: fact[key] for key in ("network", *keys) if fact[key] is not None}
         names.append(" ".join(str(v) if isinstance(v, str) else f"{k} {v:g}" for k, v in shown.items()))

@@ -21,7 +21,14 @@ import torch
 
 from darklens.errors import DatasetError
 from darklens.lenses.draw import draw
-from darklens.lenses.manifest import check_folder, images_in, library_versions, manifest_identity, read_journal, read_manifest
+from darklens.lenses.manifest import (
+    check_folder,
+    images_in,
+    library_versions,
+    manifest_identity,
+    read_journal,
+    read_manifest,
+)
 from darklens.lenses.recipes import CLASSES, SPLITS, Recipe
 from darklens.lenses.render import simulate
 from darklens.machine import usable_cores
