@@ -21,9 +21,10 @@ __all__ = ["ARCHITECTURES", "HEADS", "Equivariant_Network", "build_network"]
 
 def show(network: Equivariant_Network) -> None:
     """Print the layers and the number of trainable parameters."""
-    for name, layer in network.named_children():
-        count = sum(p.numel() for p in layer.parameters() if p.requires_grad)
-        print(f"{name:<10} {count:>10,}  {layer.__class__.__name__}")
+    for name, layer in network.named_modules():
+        if name and "." not in name.removeprefix("blocks.") and not isinstance(layer, torch.nn.ModuleList):
+            count = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+            print(f"{name:<10} {count:>10,}  {layer.__class__.__name__}")
     print(f"{'in all':<10} {sum(p.numel() for p in network.parameters() if p.requires_grad):>10,} trainable parameters")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from darklens import machine
 from darklens.analysis import report
 from darklens.classifier import calibrate, saved
 from darklens.classifier.saved import load_model, save_model
@@ -30,7 +31,7 @@ from darklens.storage import files, records, runs
 from darklens.training import evaluate, recipes, tensorboard, trainer
 from darklens.training import ranks as processes
 from darklens.training.tensorboard import Board
-from darklens.version import __version__, machine
+from darklens.version import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGES = "torch", "torchvision", "e2cnn", "numpy", "scikit-learn", "matplotlib"
