@@ -38,7 +38,6 @@ from typing import NamedTuple, TextIO
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from darklens.analysis.pictures import find_pictures
 from darklens.classifier.classifier import Classifier
@@ -46,6 +45,7 @@ from darklens.data.image import read_picture
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
 from darklens.storage.files import cannot_write, replacing
+from darklens.storage.progress import progress
 
 UNLIKE, CONSTANT, FILLED = "unlike training data", "constant image", "NaN border filled"
 THREADS = 4  # that read and preprocess
@@ -107,7 +107,7 @@ def predict_folder(
     read = partial(read_item, root, classifier.preprocess, classifier.network.config["channels"])
     judge = _judge(classifier, precision, device)
     counts, reason = {"classified": 0, "flagged": 0, "rejected": 0}, ""
-    bar = tqdm(total=len(names), desc="predicting", unit="img", leave=False, disable=quiet or None)
+    bar = progress(len(names), "predicting", "img", quiet)
     items = read_ahead(read, names, threads, AHEAD * batch_size)
     restored = warnings.catch_warnings()  # the readers silence them, each for itself, and may cross in doing so
     with restored, bar, contextlib.closing(items), _table(output) as file:

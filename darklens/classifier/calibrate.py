@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.novelty import MOST, Novelty, fit_novelty
 from darklens.data.image import read_image
+from darklens.storage.progress import progress
 
 
 def fit_on(
@@ -31,7 +31,7 @@ def fit_on(
     """
     run, found = classifier.observer(precision), []
     chosen = [_evenly(paths, most) for paths in (train, val)]
-    with tqdm(total=sum(map(len, chosen)), desc="novelty", unit="img", leave=False, disable=quiet or None) as bar:
+    with progress(sum(map(len, chosen)), "novelty", "img", quiet) as bar:
         for paths in chosen:
             parts = [_counted(run(batch)[1], bar) for batch in _batches(classifier.preprocess, paths, batch_size)]
             found.append([torch.cat(part) for part in zip(*parts, strict=True)])
@@ -50,6 +50,6 @@ def _batches(preprocess, paths: Sequence[Path], batch_size: int) -> Iterator[Ten
         yield torch.cat([preprocess(image[None]) for image in raw])
 
 
-def _counted(parts: list[Tensor], bar: tqdm) -> list[Tensor]:
+def _counted(parts: list[Tensor], bar: progress) -> list[Tensor]:
     bar.update(len(parts[0]))
     return parts

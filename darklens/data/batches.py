@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from darklens.data.folder import LensFolder, Split
 from darklens.data.image import read_image
@@ -19,6 +18,7 @@ from darklens.data.transforms import Preprocess, augment, draw_augmentation, has
 from darklens.data.workers import outlive_signals, start_workers, unchanged
 from darklens.errors import DataError
 from darklens.machine import available_memory, usable_cores
+from darklens.storage.progress import progress as progress_bar
 
 THREADS = 16  # readers that fill the memory: they wait for the disk, not for the processor
 
@@ -150,8 +150,7 @@ class Batches:
             return True
 
         blocks = [range(i, min(i + 32, len(store))) for i in range(0, len(store), 32)]
-        quiet = None if progress else True  # None: quiet where there is no terminal
-        bar = tqdm(total=len(store), desc=f"reading {self.split.name}", unit="img", disable=quiet)
+        bar = progress_bar(len(store), f"reading {self.split.name}", "img", not progress, leave=True)
         with bar, ThreadPoolExecutor(THREADS) as pool:
             tasks = [pool.submit(read, block) for block in blocks]
             try:
