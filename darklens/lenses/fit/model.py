@@ -46,6 +46,7 @@ class SmoothModel:
     pixel_scale: float = 0.05  # arcsec
     window: int = 105  # pixels on a side about the image's centre
     supersample: int = 2  # rays a pixel, each way
+    binning: int = 3  # pixels a bin, each way, while the start is sought
     psf_sigma: float = 0.085  # arcsec, of a Gaussian cut at `psf_truncate` sigma
     psf_truncate: float = 5.0
     psf_kernel: tuple[tuple[float, ...], ...] | None = None  # odd square at the pixel scale, instead of the Gaussian

@@ -29,6 +29,7 @@ class State:
     distance: Tensor  # (B,) estimated distance to the minimum in chi-square
     converged: Tensor  # (B,) bool
     stuck: Tensor  # (B,) bool: no step makes it better
+    steps: Tensor  # (B,) evaluations so far
 
     def __getitem__(self, rows: Tensor) -> "State":
         return State(**{name: value[rows] for name, value in vars(self).items()})
@@ -78,7 +79,7 @@ class Solver:
         cross = gram[:, 1:-1][:, :, [0, -1]]  # (B, P, 2)
         projected = cross @ _solve(gram[:, [0, -1]][:, :, [0, -1]], cross.mT)
         curvature = amplitude[..., None] ** 2 * (gram[:, 1:-1, 1:-1] - projected)
-        state = State(q, chi2, linear, curvature, gradient, *(torch.zeros_like(chi2) for _ in range(2)), *_no(chi2))
+        state = State(q, chi2, linear, curvature, gradient, *(torch.zeros_like(chi2) for _ in range(2)), *_no(chi2), torch.ones_like(chi2))
         state.damping += 1e-3
         state.distance = (self._step(state, 0.0) * self._inner(state)).sum(1)
         return state
@@ -121,10 +122,12 @@ class Solver:
             new = self.evaluate(self._trial(old), part)
             level = new.chi2 <= old.chi2 * (1 + 1e-6)  # up to the rounding of chi-square in float32
             better = (new.chi2 <= old.chi2) | (level & (new.distance < old.distance))  # not a number is never better
+            new.steps += old.steps
             new.damping = torch.where(old.damping > 1e-6, old.damping / 10, old.damping)
             new.converged = new.distance < tolerance
             old.damping = old.damping * 8
             old.stuck = old.damping > 1e8
+            old.steps += 1
             state.put(rows, old)
             state.put(rows[better], new[better])
         return state
