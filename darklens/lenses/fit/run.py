@@ -49,7 +49,7 @@ def fit(
     device = images.device if isinstance(images, Tensor) else torch.device("cpu")
     images = as_images(images, device)
     if start is not None:
-        start = np.broadcast_to(np.asarray(start, dtype=float), (len(images), len(model.free)))
+        start = np.broadcast_to(np.asarray(start, dtype=float), (len(images), len(model.free))).copy()
     if noise is not None and not isinstance(noise, str):
         noise = as_images(noise, device).expand(images.shape)
     elif noise not in (None, "poisson"):
@@ -106,14 +106,13 @@ class _Job:
     def run(self) -> Fit:
         """The whole fit of the batch."""
         smooth = noises.smooth(self.data)
-        median = smooth.flatten(1).median(1).values
-        variance = self._variance((smooth - median[:, None, None]).clamp(min=0), median, self.data, "data")[0]
-        q = self._given() if self.start is not None else self._coarse(variance)
+        variance = self._variance(smooth.clamp(min=0), torch.zeros_like(self.window.scale), self.data, "data")[0]
+        q = self._coarse(variance)
         state = self._minimise(q, variance, LOOSE)
         self._retry(state, variance)
         residual, light = self._residual(state.q, variance)
-        signal = (state.linear[:, 0, None, None] * light).clamp(min=0).to(self.dtype)
-        variance, v0, k = self._variance(signal, state.linear[:, 1], residual, "residual")
+        signal = (self.linear[:, 0, None, None] * light).clamp(min=0)
+        variance, v0, k = self._variance(signal, self.linear[:, 1], residual, "residual")
         steps = state.steps
         state = self._minimise(state.q, variance, TIGHT)
         state.steps += steps
@@ -133,9 +132,9 @@ class _Job:
             v0 = ((w.background + w.scale * sky) / w.scale.square()).clamp(min=1e-12)
             k = 1 / w.scale
         else:
-            floor = noises.lattice_floor(w.data.flatten(1)).clamp(min=1e-14)
-            v0, k = noises.measure(image.double(), signal.double(), w.good, floor, kind)
-        return (v0[:, None, None] + k[:, None, None] * signal).to(self.dtype), v0, k
+            floor = (w.step.square() / 12).clamp(min=1e-14)  # rounding to steps is noise too
+            v0, k = noises.measure(image.to(self.dtype), signal.to(self.dtype), w.good, floor, kind)
+        return torch.addcmul(v0[:, None, None], k[:, None, None], signal).to(self.dtype), v0, k
 
     def _problem(self, variance: Tensor, rows: Tensor | slice = slice(None)) -> Problem:
         weight = torch.where(self.window.good[rows], variance[rows].rsqrt(), 0.0)
@@ -156,9 +155,12 @@ class _Job:
         return data, problem, self._solver(data.shape[-1], b)
 
     def _coarse(self, variance: Tensor) -> Tensor:
-        """Starts (B, 11) from the moments of the binned images, improved on these."""
+        """Starts (B, 11), given or from the moments of the binned images, improved on these."""
         data, problem, solver = self._binned(variance)
-        q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
+        if self.start is not None:
+            q = self._given()
+        else:
+            q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
         return solver.minimise(solver.evaluate(q, problem), problem, COARSE_STEPS, 1.0).q
 
     def _retry(self, state: State, variance: Tensor) -> None:

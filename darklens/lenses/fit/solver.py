@@ -65,8 +65,10 @@ class Solver:
     def evaluate(self, q: Tensor, problem: Problem) -> State:
         """Chi-square, linear parameters, curvature and gradient at q (B, 11)."""
         weight = problem.weight[:, None]
-        columns = self.renderer.columns(q.to(weight.dtype)).mul_(weight)  # (B, 1 + P, N)
-        columns = torch.cat((columns, weight), 1)  # light, derivatives, sky
+        images = self.renderer.columns(q.to(weight.dtype))  # (B, 1 + P, S, S)
+        columns = weight.new_empty((len(q), images.shape[1] + 1, weight.shape[-1]))  # light, derivatives, sky
+        torch.mul(images, weight.unflatten(-1, images.shape[2:]), out=columns[:, :-1].unflatten(-1, images.shape[2:]))
+        columns[:, -1] = problem.weight
         data = (problem.data * problem.weight)[..., None]
         gram = (columns @ columns.mT).double()  # (B, 2 + P, 2 + P)
         right = (columns @ data)[..., 0].double()

@@ -18,6 +18,7 @@ class Window:
     background: Tensor  # (B,) float64, the median
     scale: Tensor  # (B,) float64, 1 where the window is constant
     constant: Tensor  # (B,) bool: constant, or nothing to see
+    step: Tensor  # (B,) float64, the smallest step between two values of the data
 
 
 def middle(images: Tensor, size: int) -> Tensor:
@@ -45,14 +46,17 @@ def cut(images: Tensor, mask: Tensor | None, model: SmoothModel) -> Window:
     good = data.isfinite()
     if mask is not None:
         good = good & ~middle(mask.bool().expand(images.shape), size)
-    gaps = torch.where(good, data, torch.nan).flatten(1)
-    background = gaps.nanmedian(1).values.nan_to_num(0.0)
+    ordered = torch.where(good, data, torch.inf).flatten(1).sort(1).values  # masked ones last
+    half = (good.sum((1, 2)) // 2).clamp(max=ordered.shape[1] - 1)
+    background = ordered.gather(1, half[:, None])[:, 0].nan_to_num(0.0, 0.0, 0.0)
     data = torch.where(good, data - background[:, None, None], 0.0)
     scale = data.abs().amax((1, 2))
     constant = ~((scale > 1e-12 * background.abs()) & scale.isfinite() & (scale > 1e-300))
     scale = torch.where(constant, 1.0, scale)
     data = torch.where(constant[:, None, None], 0.0, data / scale[:, None, None])
-    return Window(data, good, background, scale, constant)
+    step = ordered.diff(dim=1) / scale[:, None]
+    step = torch.where((step > 1e-9) & step.isfinite(), step, torch.inf).amin(1).nan_to_num(0.0, 0.0, 0.0)
+    return Window(data, good, background, scale, constant, step)
 
 
 def binned(values: Tensor, good: Tensor, binning: int) -> tuple[Tensor, Tensor]:
