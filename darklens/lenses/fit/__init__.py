@@ -12,7 +12,8 @@ from what a smooth lens leaves); Immerkaer 1996, CVIU 64, 300, and Janesick 2007
 """
 
 from darklens.lenses.fit.model import NAMES, SmoothModel
+from darklens.lenses.fit.pool import fit_many
 from darklens.lenses.fit.result import Fit
 from darklens.lenses.fit.run import fit
 
-__all__ = ["NAMES", "Fit", "SmoothModel", "fit"]
+__all__ = ["NAMES", "Fit", "SmoothModel", "fit", "fit_many"]

@@ -59,24 +59,22 @@ HIGH_PASS = {
 def measure(image: Tensor, level: Tensor, good: Tensor, floor: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """v0 (B,) and k (B,) such that the variance is v0 + k level.
 
-    image: (B, S, S) data, or residual of a fit. level: (B, S, S) the signal, 0 or more. good: (B, S, S) bool, pixels
-    that count. floor: (B,) the least v0. kind: "data" or "residual", what `image` is.
+    image: (B, S, S) data with its gaps filled smoothly, or residual of a fit, 0 in the gaps. level: (B, S, S) the
+    signal, 0 or more. good: (B, S, S) bool, False in the gaps. floor: (B,) the least v0. kind: "data" or "residual".
 
-    A high-pass with squared taps that sum to 1 has the expected square v0 + k (level averaged with the squared taps):
-    both follow by least squares weighted with the squares' own variance, found by iteration.
+    A high-pass with squared taps that sum to 1 has the expected square v0 + k (level averaged with the squared taps),
+    without what lies in gaps: both follow by least squares weighted with the squares' own variance, by iteration.
     """
-    high = HIGH_PASS[kind]
-    square, mean = high.filter(image).square_().flatten(1), high.average(level).flatten(1)
-    count = torch.ones_like(mean)
-    if not good.all():
-        count = (_separable((~good).to(image.dtype), np.ones(len(high.taps))) == 0).to(image.dtype).flatten(1)
-    v0, k = (square * count).sum(1).double() / count.sum(1).clamp(min=1), torch.zeros_like(floor)
-    powers = torch.stack((torch.ones_like(mean), mean, mean * mean, square, mean * square), 2)  # (B, N, 5)
+    high, there = HIGH_PASS[kind], good.to(image.dtype)
+    square, mean = high.filter(image).square_().flatten(1), high.average(level * there).flatten(1)
+    share = high.average(there).clamp_(min=0).flatten(1)
+    powers = torch.stack((share * share, share * mean, mean * mean, share * square, mean * square), 2)  # (B, N, 5)
+    v0, k = square.sum(1).double() / share.sum(1).double().clamp(min=1e-30), torch.zeros_like(floor)
     for _ in range(ROUNDS):
         v0 = torch.maximum(v0, floor)
         size = v0 + k * mean.amax(1)
-        weight = torch.addcmul((v0 / size)[:, None], (k / size)[:, None], mean).to(mean.dtype)
-        weight = count / weight.square_()
+        weight = share * (v0 / size)[:, None].to(mean.dtype) + mean * (k / size)[:, None].to(mean.dtype)
+        weight = torch.where(share > 0.1, weight.square_().reciprocal_(), 0.0)
         s, sm, smm, sy, smy = (weight[:, None] @ powers)[:, 0].double().unbind(1)
         determinant = s * smm - sm * sm
         flat = determinant <= 1e-9 * s * smm  # no signal: nothing to tell k from
@@ -85,7 +83,14 @@ def measure(image: Tensor, level: Tensor, good: Tensor, floor: Tensor, kind: str
     return torch.maximum(v0, floor), k
 
 
-def smooth(image: Tensor) -> Tensor:
-    """(B, S, S) averaged with a binomial of 5 x 5 pixels twice: what stands for the model before there is one."""
+def smooth(image: Tensor, good: Tensor) -> Tensor:
+    """(B, S, S) averaged with a binomial of 9 x 9 pixels, gaps left out: what stands for the model before there is one."""
     taps = np.convolve([1.0, 4.0, 6.0, 4.0, 1.0], [1.0, 4.0, 6.0, 4.0, 1.0]) / 256
-    return _separable(F.pad(image[:, None], (4, 4, 4, 4), mode="replicate")[:, 0], taps)
+    there = good.to(image.dtype)
+
+    def average(values: Tensor) -> Tensor:
+        return _separable(F.pad(values[:, None], (4, 4, 4, 4), mode="replicate")[:, 0], taps)
+
+    if good.all():
+        return average(image)
+    return average(image * there) / average(there).clamp(min=1e-6)

@@ -170,7 +170,7 @@ class Renderer:
 
     def _pixels(self, rays: Tensor) -> Tensor:
         """The mean of each pixel's rays: (B, s^2 h^2) -> (B, h, h)."""
-        return rays.reshape(len(rays), -1, self.h * self.h).mean(1).reshape(-1, self.h, self.h)
+        return rays.unflatten(1, (self.model.supersample**2, self.h, self.h)).mean(1)
 
 
 def _psf(model: SmoothModel, binning: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -83,10 +83,12 @@ def _polar(q: np.ndarray, covariance: np.ndarray, i: int) -> tuple[np.ndarray, .
     """Magnitude, its deviation, axis (half the angle) and its deviation of parameters i and i + 1."""
     a, b = q[:, i], q[:, i + 1]
     size = np.hypot(a, b)
-    cos, sin = np.where(size > 0, a, 1) / np.where(size > 0, size, 1), np.where(size > 0, b, 0) / np.where(size > 0, size, 1)
+    divisor = np.where(size > 0, size, 1)
+    cos, sin = np.where(size > 0, a, 1) / divisor, np.where(size > 0, b, 0) / divisor
     aa, ab, bb = covariance[:, i, i], covariance[:, i, i + 1], covariance[:, i + 1, i + 1]
-    along = np.sqrt(np.maximum(cos**2 * aa + 2 * cos * sin * ab + sin**2 * bb, 0))
-    across = np.sqrt(np.maximum(sin**2 * aa - 2 * cos * sin * ab + cos**2 * bb, 0))
+    with np.errstate(invalid="ignore"):  # 0 times an infinite variance
+        variances = cos**2 * aa + 2 * cos * sin * ab + sin**2 * bb, sin**2 * aa - 2 * cos * sin * ab + cos**2 * bb
+    along, across = (np.sqrt(np.where(np.isnan(v), np.inf, np.maximum(v, 0))) for v in variances)
     uniform = math.pi / math.sqrt(12)
     angle = np.minimum(across / np.maximum(2 * size, 1e-300), uniform)
     return size, along, np.arctan2(b, a) / 2 % math.pi, angle

@@ -21,6 +21,7 @@ COARSE_STEPS, STEPS, RETRY_STEPS = 12, 40, 3
 LOOSE, TIGHT = 1e-2, 1e-4  # estimated distance to the minimum in chi-square: before and after the last noise
 KEEP = 3  # starts of the grid that are refined
 POOR = 4.0  # chi-square per pixel above which another start is tried, and the fit flagged
+FINEST = 1e-5  # of the image's range: less noise than that counts as that
 FAINT = 50.0  # the source's light must improve chi-square by more
 
 
@@ -105,12 +106,14 @@ class _Job:
 
     def run(self) -> Fit:
         """The whole fit of the batch."""
-        smooth = noises.smooth(self.data)
-        variance = self._variance(smooth.clamp(min=0), torch.zeros_like(self.window.scale), self.data, "data")[0]
+        smooth = noises.smooth(self.data, self.window.good)
+        filled = torch.where(self.window.good, self.data, smooth)
+        variance = self._variance(smooth.clamp(min=0), torch.zeros_like(self.window.scale), filled, "data")[0]
         q = self._coarse(variance)
         state = self._minimise(q, variance, LOOSE)
         self._retry(state, variance)
         residual, light = self._residual(state.q, variance)
+        residual = torch.where(self.window.good, residual, 0.0)
         signal = (self.linear[:, 0, None, None] * light).clamp(min=0)
         variance, v0, k = self._variance(signal, self.linear[:, 1], residual, "residual")
         steps = state.steps
@@ -132,7 +135,7 @@ class _Job:
             v0 = ((w.background + w.scale * sky) / w.scale.square()).clamp(min=1e-12)
             k = 1 / w.scale
         else:
-            floor = (w.step.square() / 12).clamp(min=1e-14)  # rounding to steps is noise too
+            floor = (w.step.square() / 12).clamp(min=FINEST**2)  # rounding to steps is noise too
             v0, k = noises.measure(image.to(self.dtype), signal.to(self.dtype), w.good, floor, kind)
         return torch.addcmul(v0[:, None, None], k[:, None, None], signal).to(self.dtype), v0, k
 
@@ -165,8 +168,9 @@ class _Job:
 
     def _retry(self, state: State, variance: Tensor) -> None:
         """Where the fit is poor or unfinished: a grid of starts on the binned image, the best of them refined."""
-        good = self.window.good.sum((1, 2))
-        rows = ((state.chi2 > POOR * good) | ~state.converged) & ~self.window.constant
+        pixels = self.window.good.sum((1, 2))
+        seen = self._bare(variance) - state.chi2 > FAINT
+        rows = ((state.chi2 > POOR * pixels) | ~state.converged) & seen & ~self.window.constant
         for row in rows.nonzero():
             data, problem, solver = self._binned(variance, row)
             q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
@@ -193,6 +197,12 @@ class _Job:
         a, sky = self.linear[:, :, None, None].unbind(1)
         return self.window.data - a * light - sky, light
 
+    def _bare(self, variance: Tensor) -> Tensor:
+        """(B,) chi-square of the best sky alone."""
+        weight = torch.where(self.window.good, variance.double().reciprocal(), 0.0)
+        mean = (weight * self.window.data).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-30)
+        return (weight * (self.window.data - mean[:, None, None]).square()).sum((1, 2))
+
     def _report(self, state: State, variance: Tensor, noise: Tensor) -> Fit:
         w, q, free = self.window, self.fine.finish(state), list(self.model.free)
         rest, light = self._residual(q, variance)
@@ -201,9 +211,7 @@ class _Job:
         residual = torch.where(w.good, rest / deviation, 0.0)
         pixels = w.good.sum((1, 2))
         chi2 = residual.square().sum((1, 2))
-        weight = torch.where(w.good, deviation.square().reciprocal(), 0.0)
-        mean = (weight * w.data).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-30)
-        bare = (weight * (w.data - mean[:, None, None]).square()).sum((1, 2))
+        bare = self._bare(variance)
         covariance = _inverse(state.curvature)
         low, high = (torch.as_tensor(bound, device=q.device)[free] for bound in self.model.bounds())
         bound = ((q[:, free] <= low) | (q[:, free] >= high)).any(1)
@@ -233,7 +241,7 @@ class _Job:
             "steps": state.steps,
         }
         pictures = {"residual": residual, "image": image, "deviation": deviation * scale}
-        arrays |= {name: value.float() for name, value in pictures.items()}
+        arrays |= {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
         return Fit(self.model, flag=flag, **{name: value.cpu().numpy() for name, value in arrays.items()})
 
 

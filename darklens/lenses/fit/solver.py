@@ -13,6 +13,7 @@ from torch import Tensor
 
 from darklens.lenses.fit.renderer import Renderer
 
+ROUNDING = 1e-12  # of the data's chi-square: what float32 can't tell apart
 RIDGE = 1e-7  # of a curvature scaled to 1 on its diagonal
 
 
@@ -114,6 +115,7 @@ class Solver:
 
     def minimise(self, state: State, problem: Problem, steps: int, tolerance: float) -> State:
         """Take up to `steps` steps with each fit that hasn't converged, in place; the same state."""
+        tolerance = tolerance + ROUNDING * (problem.data * problem.weight).double().square().sum(1)  # (B,)
         state.converged |= state.distance < tolerance
         for _ in range(steps):
             rows = (~(state.converged | state.stuck)).nonzero()[:, 0]
@@ -126,7 +128,7 @@ class Solver:
             better = (new.chi2 <= old.chi2) | (level & (new.distance < old.distance))  # not a number is never better
             new.steps += old.steps
             new.damping = torch.where(old.damping > 1e-6, old.damping / 10, old.damping)
-            new.converged = new.distance < tolerance
+            new.converged = new.distance < tolerance[rows]
             old.damping = old.damping * 8
             old.stuck = old.damping > 1e8
             old.steps += 1

@@ -29,14 +29,15 @@ def middle(images: Tensor, size: int) -> Tensor:
 
 def as_images(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """(B, H, W), (B, 1, H, W) or (H, W) of anything -> (B, H, W) float64. Raises ValueError for other shapes."""
-    values = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values, device=device)
+    if not isinstance(values, Tensor):
+        values = torch.as_tensor(np.array(values, dtype=np.float64, order="C"), device=device)
     if values.ndim == 4 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3:
         raise ValueError(f"expected images (B, H, W), not {tuple(values.shape)}")
-    return values.double()
+    return values.to(device).double()
 
 
 def cut(images: Tensor, mask: Tensor | None, model: SmoothModel) -> Window:
