@@ -90,7 +90,11 @@ class SmoothModel:
     def held(self) -> np.ndarray:
         """(11,) what each parameter is while it isn't free."""
         values = np.zeros(len(NAMES))
-        values[0], values[5], values[8] = self.half_window / 2, math.log(self.half_window / 5), math.log(self.sersic_index)
+        values[0], values[5], values[8] = (
+            self.half_window / 2,
+            math.log(self.half_window / 5),
+            math.log(self.sersic_index),
+        )
         return values
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:

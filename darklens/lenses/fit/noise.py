@@ -17,7 +17,7 @@ from torch import Tensor
 from darklens.lenses.fit.renderer import band
 
 ROUNDS = 4  # of reweighting
-
+OUTLIER = 6.0  # standard deviations: a hot pixel is not the noise
 
 
 class HighPass:
@@ -73,8 +73,9 @@ def measure(image: Tensor, level: Tensor, good: Tensor, floor: Tensor, kind: str
     for _ in range(ROUNDS):
         v0 = torch.maximum(v0, floor)
         size = v0 + k * mean.amax(1)
-        weight = share * (v0 / size)[:, None].to(mean.dtype) + mean * (k / size)[:, None].to(mean.dtype)
-        weight = torch.where(share > 0.1, weight.square_().reciprocal_(), 0.0)
+        expected = share * (v0 / size)[:, None].to(mean.dtype) + mean * (k / size)[:, None].to(mean.dtype)
+        counts = (share > 0.1) & (square < (OUTLIER**2 * size)[:, None] * expected)
+        weight = torch.where(counts, expected.square_().reciprocal_(), 0.0)
         s, sm, smm, sy, smy = (weight[:, None] @ powers)[:, 0].double().unbind(1)
         determinant = s * smm - sm * sm
         flat = determinant <= 1e-9 * s * smm  # no signal: nothing to tell k from

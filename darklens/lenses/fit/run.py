@@ -227,7 +227,9 @@ class _Job:
         for failed, reason in reversed(checks):
             flag[failed.cpu().numpy()] = reason
         blank = w.constant[:, None, None]
-        image = w.background[:, None, None] + scale * torch.where(blank, 0.0, a[:, None, None] * light + sky[:, None, None])
+        image = w.background[:, None, None] + scale * torch.where(
+            blank, 0.0, a[:, None, None] * light + sky[:, None, None]
+        )
         units = torch.stack((w.scale.square(), w.scale), 1)
         arrays = {
             "parameters": q,

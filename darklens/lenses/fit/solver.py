@@ -3,7 +3,9 @@
 At every point amplitude and sky are the best ones for it (variable projection: Golub & Pereyra 1973, SIAM J. Numer.
 Anal. 10, 413, in Kaufman's simplification); the curvature of the rest is what these two leave of it (the Schur
 complement), so its inverse is the covariance marginalised over both. Each lens has its own damping (Marquardt 1963)
-and stops by itself, when its estimated distance to the minimum, in chi-square, is below a tolerance.
+and stops by itself: when its estimated distance to the minimum, in chi-square, is below a tolerance, or when chi-square
+stays where it is. The latter happens where a ray meets the source's cusp: there the derivatives promise a way down that
+is none.
 """
 
 import dataclasses
@@ -14,6 +16,7 @@ from torch import Tensor
 from darklens.lenses.fit.renderer import Renderer
 
 ROUNDING = 1e-12  # of the data's chi-square: what float32 can't tell apart
+SETTLED, PATIENCE = 0.05, 8  # so many steps that bring no more than this: nothing is left to gain
 RIDGE = 1e-7  # of a curvature scaled to 1 on its diagonal
 
 
@@ -29,7 +32,7 @@ class State:
     damping: Tensor  # (B,)
     distance: Tensor  # (B,) estimated distance to the minimum in chi-square
     converged: Tensor  # (B,) bool
-    stuck: Tensor  # (B,) bool: no step makes it better
+    idle: Tensor  # (B,) steps since chi-square last fell by more than SETTLED
     steps: Tensor  # (B,) evaluations so far
 
     def __getitem__(self, rows: Tensor) -> "State":
@@ -82,8 +85,8 @@ class Solver:
         cross = gram[:, 1:-1][:, :, [0, -1]]  # (B, P, 2)
         projected = cross @ _solve(gram[:, [0, -1]][:, :, [0, -1]], cross.mT)
         curvature = amplitude[..., None] ** 2 * (gram[:, 1:-1, 1:-1] - projected)
-        state = State(q, chi2, linear, curvature, gradient, *(torch.zeros_like(chi2) for _ in range(2)), *_no(chi2), torch.ones_like(chi2))
-        state.damping += 1e-3
+        zero, done = torch.zeros_like(chi2), torch.zeros_like(chi2, dtype=torch.bool)
+        state = State(q, chi2, linear, curvature, gradient, zero + 1e-3, zero, done, zero, zero + 1)
         state.distance = (self._step(state, 0.0) * self._inner(state)).sum(1)
         return state
 
@@ -118,34 +121,30 @@ class Solver:
         tolerance = tolerance + ROUNDING * (problem.data * problem.weight).double().square().sum(1)  # (B,)
         state.converged |= state.distance < tolerance
         for _ in range(steps):
-            rows = (~(state.converged | state.stuck)).nonzero()[:, 0]
+            rows = (~state.converged).nonzero()[:, 0]
             if not len(rows):
                 break
-            old = state[rows]
-            part = problem if len(rows) == len(state.q) else problem[rows]
+            old, part = state[rows], problem if len(rows) == len(state.q) else problem[rows]
             new = self.evaluate(self._trial(old), part)
             level = new.chi2 <= old.chi2 * (1 + 1e-6)  # up to the rounding of chi-square in float32
             better = (new.chi2 <= old.chi2) | (level & (new.distance < old.distance))  # not a number is never better
-            new.steps += old.steps
             new.damping = torch.where(old.damping > 1e-6, old.damping / 10, old.damping)
-            new.converged = new.distance < tolerance[rows]
             old.damping = old.damping * 8
-            old.stuck = old.damping > 1e8
-            old.steps += 1
+            new.idle = torch.where(old.chi2 - new.chi2 > SETTLED, 0.0, old.idle + 1)
+            old.idle = old.idle + 1
+            for each in (old, new):
+                each.converged = (each.distance < tolerance[rows]) | (each.idle >= PATIENCE)
+            new.steps = old.steps = old.steps + 1
             state.put(rows, old)
             state.put(rows[better], new[better])
         return state
 
     def finish(self, state: State) -> Tensor:
         """(B, 11) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
-        step = self._step(state, 0.0) * state.converged[:, None]
+        step = self._step(state, 0.0) * (state.distance < SETTLED)[:, None]
         q = state.q.clone()
         q[:, self.free] = torch.minimum(torch.maximum(q[:, self.free] + step, self.low), self.high)
         return q
-
-
-def _no(like: Tensor) -> tuple[Tensor, Tensor]:
-    return tuple(torch.zeros_like(like, dtype=torch.bool) for _ in range(2))
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
