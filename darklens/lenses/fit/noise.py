@@ -85,7 +85,7 @@ def measure(image: Tensor, level: Tensor, good: Tensor, floor: Tensor, kind: str
 
 
 def smooth(image: Tensor, good: Tensor) -> Tensor:
-    """(B, S, S) averaged with a binomial of 9 x 9 pixels, gaps left out: what stands for the model before there is one."""
+    """(B, S, S) averaged with a binomial of 9 x 9 pixels, without gaps: what stands for the model at first."""
     taps = np.convolve([1.0, 4.0, 6.0, 4.0, 1.0], [1.0, 4.0, 6.0, 4.0, 1.0]) / 256
     there = good.to(image.dtype)
 

@@ -1,7 +1,6 @@
 """From images to fits: cut, measure the noise, find the start, minimise, measure the noise again, minimise."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
