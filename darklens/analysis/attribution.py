@@ -145,7 +145,8 @@ def to_pixels(truth: Truth, preprocess: Preprocess, x: np.ndarray, y: np.ndarray
     """Column and row in the network's window of places in arcsec from the halo (row 0 is +y)."""
     recipe = truth.recipe
     spare = recipe.pixels - preprocess.window
-    centre = (recipe.pixels - 1) / 2 - spare // 2
+    spare = spare // 2 if preprocess.view == "image" else spare / 2  # a view has the lens on its central pixel
+    centre = (recipe.pixels - 1) / 2 - spare
     return centre + x / recipe.pixel_scale, centre - y / recipe.pixel_scale
 
 

@@ -4,15 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from darklens.analysis.attribution import HEAVY, NEAR, SMOOTH, segments, to_pixels
 from darklens.classifier.classifier import Classifier
 from darklens.data.folder import Split
-from darklens.data.image import read_image
 from darklens.data.transforms import Preprocess
+from darklens.data.views import network_inputs
 from darklens.lenses.truth import Truth, is_simulated, read_truth
 from darklens.metrics.probabilities import softmax
 from darklens.plots.style import new_figure, save_figure, tick_labels
@@ -27,9 +26,8 @@ def load_truth(split: Split, chosen: Sequence[int]) -> Truth | None:
 
 
 def load_images(classifier: Classifier, split: Split, chosen: Sequence[int]) -> Tensor:
-    """Preprocessed images (m, C, S, S)."""
-    images = (torch.from_numpy(read_image(split.paths[i]).astype(np.float64)) for i in chosen)
-    return torch.cat([classifier.preprocess(image[None]) for image in images])
+    """What the network sees of the images (m, C, S, S)."""
+    return network_inputs(split.paths, chosen, classifier.preprocess)
 
 
 def gallery(classifier, split: Split, logits: np.ndarray, folder, choose: Callable, attributed: Callable) -> list[dict]:

@@ -22,6 +22,7 @@ from darklens.data import endless, transforms
 from darklens.data.batches import open_batches
 from darklens.data.endless import Endless
 from darklens.data.folder import scan
+from darklens.data.known import known_lens
 from darklens.errors import Interrupted, ResultsError, TrainingError, UsageError
 from darklens.lenses import recipes as lens_recipes
 from darklens.lenses import writer
@@ -106,7 +107,10 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
 
     data = scan(settings.data_dir)
     config = {} if settings.use_CNN else {key: getattr(settings, key) for key in ("sym_group", "N", "arch", "head")}
-    options = {"preprocess": transforms.choose_preprocess(data, settings.crop), "conv": settings.conv}
+    lens = known_lens(data)
+    settings.view = settings.view or _usual_view(settings, data, lens)
+    preprocess = transforms.choose_preprocess(data, settings.crop, settings.view, lens)
+    options = {"preprocess": preprocess, "conv": settings.conv}
     classifier = saved.new_classifier(data, config, device, settings.use_CNN, **options)
     if settings.weights and not folder:
         saved.start_from(classifier, saved.find_weights(settings.weights))
@@ -124,6 +128,12 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
             _remove_empty(new)
         raise
     return folder or new, data, batches, classifier
+
+
+def _usual_view(settings: Namespace, data, lens: dict | None) -> str:
+    """Compact networks see residuals where the smooth lens is known."""
+    compact = settings.arch == "compact" and not settings.use_CNN
+    return "residual" if compact and lens is not None and data.channels == 1 else "image"
 
 
 def _batches(settings: Namespace, data, preprocess, batch_size: int, device, **options) -> dict:
