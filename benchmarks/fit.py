@@ -50,7 +50,7 @@ def speed(count: int) -> None:
         found = fit_many(images, start=start)
         wall = time.perf_counter() - begin
         print(
-            f"{name}: {len(images) / wall:.0f} images/s on {usable_cores()} cores ({1e3 * cpu:.1f} ms of one core each),"
+            f"{name}: {len(images) / wall:.0f} images/s on {usable_cores()} cores ({1e3 * cpu:.1f} ms of a core each),"
             f" {found.good.mean():.2%} unflagged, steps {found.steps.mean():.1f} (at most {found.steps.max()})"
         )
 
@@ -106,7 +106,7 @@ def lenstronomy(count: int) -> None:
         excess.append(ratio * data.size - 2 * best.cost)
     print(
         f"lenstronomy with scipy: {np.mean(theirs):.2f} s an image, ours {1e3 * ours:.1f} ms:"
-        f" {np.mean(theirs) / ours:.0f} times; our chi-square minus theirs: {np.min(excess):.2f} to {np.max(excess):.2f}"
+        f" {np.mean(theirs) / ours:.0f} times; chi-square, ours minus theirs {np.min(excess):.2f} to {np.max(excess):.2f}"
     )
 
 
