@@ -17,14 +17,15 @@ from darklens.lenses.fit.solver import Problem, Solver, State
 from darklens.lenses.fit.window import Window, as_images, binned, cut, middle
 
 COARSE_STEPS, STEPS, RETRY_STEPS = 12, 40, 3
-LOOSE, TIGHT = 1e-2, 1e-4  # estimated distance to the minimum in chi-square: before and after the last noise
+LOOSE, TIGHT = 3e-3, 1e-5  # distance to the minimum in chi-square: before and after the noise is measured again
+SHARE = 4  # images whose rays a CPU's cache holds
 KEEP = 3  # starts of the grid that are refined
-POOR = 4.0  # chi-square per pixel above which another start is tried, and the fit flagged
+POOR = 6.0  # chi-square per pixel above which another start is tried, and the fit flagged
 FINEST = 1e-5  # of the image's range: less noise than that counts as that
 FAINT = 50.0  # the source's light must improve chi-square by more
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def fit(
     images: np.ndarray | Tensor,
     model: SmoothModel | None = None,
@@ -40,7 +41,7 @@ def fit(
     noise: None: measured in the image itself; "poisson": the images are counts, sky included; or the standard
     deviation of each pixel, in the images' units, (B, H, W) or (H, W).
     mask: (B, H, W) or (H, W), True where a pixel must not count; pixels that aren't finite never do.
-    batch: images at once (None: 4 on a CPU, whose cache holds no more, 512 elsewhere).
+    batch: images at once (None: 16 on a CPU, 512 elsewhere).
 
     Raises ValueError for images that aren't square, or a start or noise of another shape. An image that can't be
     fitted raises nothing: its `flag` says why, and its residual is finite.
@@ -56,7 +57,7 @@ def fit(
         raise ValueError(f'noise must be None, "poisson" or an array, not {noise!r}')
     if mask is not None:
         mask = torch.as_tensor(mask, device=device).expand(images.shape)
-    batch = batch or (4 if device.type == "cpu" else 512)
+    batch = batch or (16 if device.type == "cpu" else 512)
     fits = []
     with _plain_arithmetic(device):
         for i in range(0, max(len(images), 1), batch):
@@ -101,24 +102,29 @@ class _Job:
         self.fine = self._solver(self.size, 1)
 
     def _solver(self, size: int, binning: int) -> Solver:
-        return Solver(renderer(self.model, size, binning, str(self.data.device), self.dtype))
+        share = SHARE if self.data.device.type == "cpu" and binning == 1 else None
+        return Solver(renderer(self.model, size, binning, str(self.data.device), self.dtype), share)
 
     def run(self) -> Fit:
         """The whole fit of the batch."""
         smooth = noises.smooth(self.data, self.window.good)
         filled = torch.where(self.window.good, self.data, smooth)
         variance = self._variance(smooth.clamp(min=0), torch.zeros_like(self.window.scale), filled, "data")[0]
-        q = self._coarse(variance)
-        state = self._minimise(q, variance, LOOSE)
+        state = self._minimise(self._coarse(variance), variance, LOOSE)
         self._retry(state, variance)
-        residual, light = self._residual(state.q, variance)
+        q, steps = self.fine.finish(state), state.steps
+        variance, noise = self._measured(q, variance)
+        state = self._minimise(q, variance, TIGHT)
+        state.steps += steps
+        return self._report(state, variance, noise)
+
+    def _measured(self, q: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """The variance (B, S, S) and noise (B, 2) that the residual at q shows."""
+        residual, light = self._residual(q, variance)
         residual = torch.where(self.window.good, residual, 0.0)
         signal = (self.linear[:, 0, None, None] * light).clamp(min=0)
         variance, v0, k = self._variance(signal, self.linear[:, 1], residual, "residual")
-        steps = state.steps
-        state = self._minimise(state.q, variance, TIGHT)
-        state.steps += steps
-        return self._report(state, variance, torch.stack((v0, k), 1))
+        return variance, torch.stack((v0, k), 1)
 
     # ------------------------------------------------------------------------------------------------- noise
     def _variance(self, signal: Tensor, sky: Tensor, image: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:

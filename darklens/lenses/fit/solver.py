@@ -3,9 +3,9 @@
 At every point amplitude and sky are the best ones for it (variable projection: Golub & Pereyra 1973, SIAM J. Numer.
 Anal. 10, 413, in Kaufman's simplification); the curvature of the rest is what these two leave of it (the Schur
 complement), so its inverse is the covariance marginalised over both. Each lens has its own damping (Marquardt 1963)
-and stops by itself: when its estimated distance to the minimum, in chi-square, is below a tolerance, or when chi-square
-stays where it is. The latter happens where a ray meets the source's cusp: there the derivatives promise a way down that
-is none.
+and stops by itself: when the next step is expected to bring it within a tolerance of the minimum, in chi-square, or
+when chi-square stays where it is. The latter happens where a ray meets the source's cusp: there the derivatives
+promise a way down that is none.
 """
 
 import dataclasses
@@ -51,15 +51,16 @@ class Problem:
     data: Tensor
     weight: Tensor
 
-    def __getitem__(self, rows: Tensor) -> "Problem":
+    def __getitem__(self, rows: Tensor | slice) -> "Problem":
         return Problem(self.data[rows], self.weight[rows])
 
 
 class Solver:
     """Fits with one renderer, whose model says what is free and within which bounds."""
 
-    def __init__(self, renderer: Renderer) -> None:
-        self.renderer, model = renderer, renderer.model
+    def __init__(self, renderer: Renderer, share: int | None = None) -> None:
+        """share: how many images at a time are rendered; None: all."""
+        self.renderer, self.share, model = renderer, share, renderer.model
         device = renderer.x.device
         self.free = torch.tensor(model.free, device=device)
         low, high = (torch.as_tensor(bound, device=device) for bound in model.bounds())
@@ -68,27 +69,33 @@ class Solver:
 
     def evaluate(self, q: Tensor, problem: Problem) -> State:
         """Chi-square, linear parameters, curvature and gradient at q (B, 11)."""
+        share = self.share or max(len(q), 1)
+        shares = [slice(i, i + share) for i in range(0, max(len(q), 1), share)]
+        parts = [self._products(q[rows], problem[rows] if len(shares) > 1 else problem) for rows in shares]
+        chi2, linear, gram, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
+        cross = gram[:, 1:-1][:, :, [0, -1]]  # (B, P, 2)
+        projected = cross @ _solve(gram[:, [0, -1]][:, :, [0, -1]], cross.mT)
+        curvature = linear[:, :1, None] ** 2 * (gram[:, 1:-1, 1:-1] - projected)
+        zero, done = torch.zeros_like(chi2), torch.zeros_like(chi2, dtype=torch.bool)
+        state = State(q, chi2, linear, curvature, linear[:, :1] * gradient, zero + 1e-3, zero, done, zero, zero + 1)
+        state.distance = (self._step(state, 0.0) * self._inner(state)).sum(1)
+        return state
+
+    def _products(self, q: Tensor, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Chi-square (B,), amplitude and sky (B, 2), products of the columns: light, derivatives, sky, with each other
+        (B, 2 + P, 2 + P), and of the derivatives with the residual (B, P): all weighted, all float64."""
         weight = problem.weight[:, None]
         images = self.renderer.columns(q.to(weight.dtype))  # (B, 1 + P, S, S)
-        columns = weight.new_empty((len(q), images.shape[1] + 1, weight.shape[-1]))  # light, derivatives, sky
+        columns = weight.new_empty((len(q), images.shape[1] + 1, weight.shape[-1]))
         torch.mul(images, weight.unflatten(-1, images.shape[2:]), out=columns[:, :-1].unflatten(-1, images.shape[2:]))
         columns[:, -1] = problem.weight
         data = (problem.data * problem.weight)[..., None]
         gram = (columns @ columns.mT).double()  # (B, 2 + P, 2 + P)
-        right = (columns @ data)[..., 0].double()
-        linear = _solve(gram[:, [0, -1]][:, :, [0, -1]], right[:, [0, -1]])  # (B, 2)
-        model = columns[:, [0, -1]].mT @ linear.to(weight.dtype)[..., None]  # (B, N, 1)
-        rest = data - model
+        right = (columns[:, [0, -1]] @ data)[..., 0].double()
+        linear = _solve(gram[:, [0, -1]][:, :, [0, -1]], right)  # (B, 2)
+        rest = data - columns[:, [0, -1]].mT @ linear.to(weight.dtype)[..., None]  # (B, N, 1)
         chi2 = rest.double().square().sum((1, 2))
-        amplitude = linear[:, :1]
-        gradient = amplitude * (columns[:, 1:-1] @ rest)[..., 0].double()
-        cross = gram[:, 1:-1][:, :, [0, -1]]  # (B, P, 2)
-        projected = cross @ _solve(gram[:, [0, -1]][:, :, [0, -1]], cross.mT)
-        curvature = amplitude[..., None] ** 2 * (gram[:, 1:-1, 1:-1] - projected)
-        zero, done = torch.zeros_like(chi2), torch.zeros_like(chi2, dtype=torch.bool)
-        state = State(q, chi2, linear, curvature, gradient, zero + 1e-3, zero, done, zero, zero + 1)
-        state.distance = (self._step(state, 0.0) * self._inner(state)).sum(1)
-        return state
+        return chi2, linear, gram, (columns[:, 1:-1] @ rest)[..., 0].double()
 
     def _inner(self, state: State) -> Tensor:
         """The gradient without the parameters that lie on a bound and push against it."""
@@ -132,8 +139,9 @@ class Solver:
             old.damping = old.damping * 8
             new.idle = torch.where(old.chi2 - new.chi2 > SETTLED, 0.0, old.idle + 1)
             old.idle = old.idle + 1
-            for each in (old, new):
-                each.converged = (each.distance < tolerance[rows]) | (each.idle >= PATIENCE)
+            after = new.distance * (new.distance / old.distance).clamp(max=1)  # where `finish` will be
+            new.converged = (after < tolerance[rows]) | (new.idle >= PATIENCE)
+            old.converged = old.idle >= PATIENCE
             new.steps = old.steps = old.steps + 1
             state.put(rows, old)
             state.put(rows[better], new[better])
@@ -141,7 +149,7 @@ class Solver:
 
     def finish(self, state: State) -> Tensor:
         """(B, 11) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
-        step = self._step(state, 0.0) * (state.distance < SETTLED)[:, None]
+        step = self._step(state, 0.0) * (state.distance < 1)[:, None]
         q = state.q.clone()
         q[:, self.free] = torch.minimum(torch.maximum(q[:, self.free] + step, self.low), self.high)
         return q
