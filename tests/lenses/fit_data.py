@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import torch
 
-import simulate
+from darklens.lenses import draw, recipes, render
 
-CLASSES = simulate.CLASSES
-F = dataclasses.replace(simulate.RECIPES["f"], vortex_length=(1.0, 4.0))
+CLASSES = recipes.CLASSES
+F = dataclasses.replace(recipes.RECIPES["f"], vortex_length=(1.0, 4.0))
 J = dataclasses.replace(
     F,
     name="j",
@@ -22,13 +22,13 @@ J = dataclasses.replace(
 RECIPES = {"f": F, "j": J}
 
 
-def images(recipe: simulate.Recipe, class_name: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def images(recipe: recipes.Recipe, class_name: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Counts (count, 150, 150) and true smooth parameters (count, 8) in the order of the fit."""
-    drawn = simulate.draw(recipe, class_name, seed, "test", range(count))
-    return simulate.simulate(recipe, class_name, range(count), seed, "test"), truth(drawn, recipe)
+    drawn = draw.draw(recipe, class_name, seed, "test", range(count))
+    return render.simulate(recipe, class_name, range(count), seed, "test"), truth(drawn, recipe)
 
 
-def truth(p: simulate.Parameters, recipe: simulate.Recipe) -> np.ndarray:
+def truth(p: draw.Parameters, recipe: recipes.Recipe) -> np.ndarray:
     """(B, 8) Einstein radius of the halo, shear, source."""
     theta = p.theta_e * np.sqrt(np.maximum(1 - recipe.conserve_mass * p.substructure_mass / recipe.total_mass, 0))
     eta = -np.log(p.axis_ratio)
@@ -46,7 +46,7 @@ def truth(p: simulate.Parameters, recipe: simulate.Recipe) -> np.ndarray:
     return np.stack(columns, 1)
 
 
-def clean(recipe: simulate.Recipe, class_name: str, count: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
+def clean(recipe: recipes.Recipe, class_name: str, count: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
     """Expected counts without noise (count, 150, 150), float64, and the true parameters (count, 8)."""
-    drawn = simulate.draw(recipe, class_name, seed, "test", range(count))
-    return simulate.render(drawn, recipe, dtype=torch.float64), truth(drawn, recipe)
+    drawn = draw.draw(recipe, class_name, seed, "test", range(count))
+    return render.render(drawn, recipe, dtype=torch.float64), truth(drawn, recipe)

@@ -158,7 +158,7 @@ def test_free_index_and_centre():
 
 def test_table_is_in_the_simulators_terms():
     images, _ = sample("j", "no", 40)
-    drawn = fit_data.simulate.draw(J, "no", 0, "test", range(40))
+    drawn = fit_data.draw.draw(J, "no", 0, "test", range(40))
     table = fit(images).table()
     for name in ("shear", "source_x", "source_y", "source_radius", "axis_ratio"):
         pull = (table[name] - getattr(drawn, name)) / table[f"{name}_sd"]
