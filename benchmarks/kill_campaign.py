@@ -38,7 +38,6 @@ from darklens.plots import run as plots_run
 from darklens.storage import checkpoint
 from darklens.training import trainer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 CURVES = "train_loss", "test_loss", "train_accuracy", "test_accuracy"
 COMPACT = ["--arch", "compact", "--epochs", "4", "--batch_size", "4"]
 
@@ -108,8 +107,6 @@ def start(arguments: list[str], here: Path, prepare: Callable[[], None]) -> int:
     os.dup2(output, 1), os.dup2(output, 2)
     status = 1
     try:
-        pass
-
         prepare()
         status = commands_run.main(arguments)
     except SystemExit as stopped:
@@ -122,11 +119,6 @@ def start(arguments: list[str], here: Path, prepare: Callable[[], None]) -> int:
 
 def prepare(kind: Kind, death: tuple[str, int] | None = None) -> None:
     """States every moment, no pictures; death at one of POINTS, when it is reached for so many times."""
-    pass
-    pass
-    pass
-    pass
-
     trainer.Trainer = functools.partial(trainer.Trainer, save_every=kind.save_every)
     report._draw = plots_run.plot_curves = lambda *_: None
     if kind.streamed:
@@ -137,8 +129,6 @@ def prepare(kind: Kind, death: tuple[str, int] | None = None) -> None:
 
 def die_inside_a_save(point: str, turn: int) -> None:
     """SIGKILL when half a checkpoint is written, or before it is synced, linked or renamed for the turn-th time."""
-    pass
-
     saving, steps, save = [], itertools.count(1), checkpoint.save
     owner, name = (checkpoint, "_write") if point == "write" else (os, point)
     real = getattr(owner, name)
@@ -247,8 +237,6 @@ class Run:
         """Files under their final names that cannot be read."""
         import numpy as np
 
-        pass
-
         readers = {".pt": checkpoint.load, ".previous": checkpoint.load, ".npy": np.load}
         readers[".json"] = lambda path: json.loads(path.read_text())
         wrong = []
@@ -317,8 +305,6 @@ def campaign(name: str, kills: int, seed: int, folder: Path, images: Path) -> di
 def warm_up(folder: Path, images: Path) -> None:
     """Import and compile once, before the forks, what each start of the program would import and compile."""
     import tqdm
-
-    pass
 
     tqdm.tqdm.monitor_interval = 0  # a thread, which a fork would lose
     prepare(KINDS["fp32"])

@@ -278,7 +278,8 @@ def test_stopped_while_packing(folder, tmp_path, monkeypatch):
 
 def test_killed_while_packing(folder, tmp_path):
     """SIGKILL, when all but the index is written: what is left can't be taken for a data set."""
-    code = "import os, sys; from darklens.data import pack; pack._write_index = lambda *_: os.kill(os.getpid(), 9); pack.pack(*sys.argv[1:])"
+    code = "import os, sys; from darklens.data import pack; pack._write_index = lambda *_: os.kill(os.getpid(), 9); "
+    code += "pack.pack(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "s")]
     assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=99).returncode == -9
     (left,) = tmp_path.iterdir()

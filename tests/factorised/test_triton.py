@@ -210,7 +210,8 @@ def test_what_cannot_be_is_dense(monkeypatch):
 
 
 def test_importing_starts_nothing():
-    code = "import sys, darklens.networks.equivariant, torch; print('triton' in sys.modules or torch.cuda.is_initialized())"
+    code = "import sys, darklens.networks.equivariant, torch; "
+    code += "print('triton' in sys.modules or torch.cuda.is_initialized())"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert run.stdout.strip() == "False", run.stderr
