@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.novelty import MOST, Novelty, fit_novelty
-from darklens.data.image import read_image
+from darklens.data import image
 
 
 def fit_on(
@@ -46,8 +46,8 @@ def _evenly(paths: Sequence[Path], most: int) -> list[Path]:
 def _batches(preprocess, paths: Sequence[Path], batch_size: int) -> Iterator[Tensor]:
     """(B, C, S, S) preprocessed, in order."""
     for start in range(0, len(paths), batch_size):
-        raw = (torch.from_numpy(read_image(path)) for path in paths[start : start + batch_size])
-        yield torch.cat([preprocess(image[None]) for image in raw])
+        raw = (torch.from_numpy(image.read_image(path)) for path in paths[start : start + batch_size])
+        yield torch.cat([preprocess(one[None]) for one in raw])
 
 
 def _counted(parts: list[Tensor], bar: tqdm) -> list[Tensor]:
