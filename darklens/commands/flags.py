@@ -189,7 +189,12 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
         metavar="RATE",
         help="learning rate, the highest of a cycle (seed 5e-5, fast 5e-3, ResNet-18 1e-3)",
     )
-    add("--average", type=share, metavar="SHARE", help="judge and keep a running average of the weights, as 0.99 (0)")
+    add(
+        "--average",
+        type=share,
+        metavar="DECAY",
+        help="evaluate and keep an exponential moving average of the weights, with this decay, as 0.99 (0: none)",
+    )
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add(
         "--conv",

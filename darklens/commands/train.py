@@ -66,7 +66,7 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
     settings.quiet |= not ranks.first
     if settings.deterministic_ranks and settings.conv == "auto" and device.type == "cuda":
         settings.conv = "dense"  # there, auto looks at the clock
-    ranks.tell(lambda: _simulate(settings))
+    ranks.broadcast(lambda: _simulate(settings))
     torch.manual_seed(settings.seed)
     folder, data, batches, classifier = _open(settings, recipe, device, folder, ranks)
     check_same_data(record, data)
@@ -111,7 +111,7 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
     if not ranks.alone:
         options |= {"share": ranks.share, "memory_limit": machine.available_memory() // 2 // ranks.neighbours}
     # before the images are read: it may not be writable
-    new = None if folder else ranks.tell(lambda: _new_folder(settings))
+    new = None if folder else ranks.broadcast(lambda: _new_folder(settings))
     try:
         parts = data, classifier.preprocess, recipe.batch_size, device
         batches = _batches(settings, *parts, **options)

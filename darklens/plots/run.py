@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from darklens.metrics.intervals import wilson
 from darklens.plots import style
 from darklens.plots.style import NAMES, class_colour, new_figure, tick_labels
 
@@ -112,9 +113,8 @@ def _draw_reliability(upper, lower, probabilities: np.ndarray, labels: np.ndarra
     filled = images > 0
     n = images[filled]
     sure, fraction = (np.bincount(number, values, BINS)[filled] / n for values in (top, right))
-    centre = (fraction + 1.92 / n) / (1 + 3.84 / n)
-    half = 1.96 * np.sqrt(fraction * (1 - fraction) / n + 0.96 / n**2) / (1 + 3.84 / n)
-    spread = np.clip([fraction - centre + half, centre + half - fraction], 0, None)
+    low, high = wilson(np.bincount(number, right, BINS)[filled], n).T
+    spread = np.clip([fraction - low, high - fraction], 0, None)
     look = {"color": class_colour(colour), "label": name}
     upper.errorbar(sure, fraction, spread, marker="o", markersize=7 - colour, linewidth=1.2, capsize=2, **look)
     lower.stairs(images, np.linspace(0, 1, BINS + 1), linewidth=1.4, **look)

@@ -21,6 +21,7 @@ from darklens import machine
 from darklens.analysis import equivariance, report
 from darklens.classifier import saved
 from darklens.commands import flags
+from darklens.commands import test as commands_test
 from darklens.errors import DataError
 from darklens.factorised import backend
 from darklens.networks import equivariant, heads
@@ -198,9 +199,8 @@ def test_original_run_in_its_folder(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "Model_t_C4" / "2021-08-01-10-30-00"
     folder.mkdir(parents=True)
     torch.save(published("Circular", 4).state_dict(), folder / "best-model-parameters.pt")
-    monkeypatch.setattr(
-        equivariance, "equivariance_of", lambda *_: None
-    )  # slow for the full network, and tested elsewhere
+    # slow for the full network, and tested elsewhere
+    monkeypatch.setattr(commands_test, "equivariance_of", lambda *_: None)
     assert run("--data_dir", "images_t", "--mode", "Test", "--test_time", folder.name, "--precision", "fp32") == 0
     found = json.loads((folder / "metrics.json").read_text())
     assert found["images"] == 3 and found["classes"] == ["no", "sphere", "vort"]
