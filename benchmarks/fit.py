@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lenses"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import fit_data  # noqa: E402
 
 from darklens.lenses.fit import SmoothModel, fit, fit_many  # noqa: E402

@@ -14,7 +14,8 @@ from darklens.data.transforms import Preprocess
 from darklens.data.views import network_inputs
 from darklens.lenses.truth import Truth, is_simulated, read_truth
 from darklens.metrics.probabilities import softmax
-from darklens.plots.style import new_figure, save_figure, tick_labels
+from darklens.plots import style
+from darklens.plots.style import new_figure, tick_labels
 
 
 def load_truth(split: Split, chosen: Sequence[int]) -> Truth | None:
@@ -82,7 +83,7 @@ def _draw_gallery(folder: str | Path, rows: list[list[dict]]) -> Path:
     limit = f"$10^{{{np.log10(HEAVY):.0f}}}\\,M_\\odot$"
     note = f"; circles: subhalos above {limit}, lines: vortices" if known else ""
     figure.suptitle(f"red speaks for the predicted class, blue against it{note}")
-    return save_figure(figure, folder, "explain")
+    return style.save_figure(figure, folder, "explain")
 
 
 def _draw_pair(left, right, cell: dict) -> None:

@@ -21,17 +21,17 @@ def fit_on(
     train: Sequence[Path],
     val: Sequence[Path],
     precision: str = "fp32",
-    most: int = MOST,
+    most: int | None = None,
     batch_size: int = 32,
     quiet: bool = False,
 ) -> Novelty:
-    """Fit to at most `most` training images and as many validation images (.npy), evenly chosen, not augmented.
+    """Fit to at most `most` (MOST) training images and as many validation images (.npy), evenly chosen, not augmented.
 
     classifier: with its final weights. Costs one pass of the network over those images. Raises DataError for a bad
     file, ValueError as `fit_novelty`.
     """
     run, found = classifier.observer(precision), []
-    chosen = [_evenly(len(paths), most) for paths in (train, val)]
+    chosen = [_evenly(len(paths), MOST if most is None else most) for paths in (train, val)]
     with tqdm(total=sum(map(len, chosen)), desc="novelty", unit="img", leave=False, disable=quiet or None) as bar:
         for paths, numbers in zip((train, val), chosen, strict=True):
             batches = _batches(classifier.preprocess, paths, numbers, batch_size)

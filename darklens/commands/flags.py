@@ -199,8 +199,8 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     add(
         "--average",
         type=share,
-        metavar="SHARE",
-        help="evaluate and keep an exponential moving average of the weights, as 0.99 (0)",
+        metavar="DECAY",
+        help="evaluate and keep an exponential moving average of the weights, with this decay, as 0.99 (0: none)",
     )
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add(

@@ -16,7 +16,6 @@ from darklens.training.ranks import world_size
 
 def resumed_run(settings: Namespace, given: set[str]) -> tuple[Path, Namespace, dict]:
     """The run to go on with, the settings it was started with, and its record."""
-
     try:
         folder = runs.find_run(settings.results_dir, settings.resume)
     except ResultsError as error:
@@ -40,7 +39,6 @@ def resumed_run(settings: Namespace, given: set[str]) -> tuple[Path, Namespace, 
 
 def _check_same_ranks(record: dict, deterministic: bool) -> None:
     """Another number of processes would add in another order, unless that order is fixed."""
-
     then, now = record.get("ranks", 1), world_size()
     if then != now and not deterministic:
         raise UsageError(
@@ -58,7 +56,6 @@ def check_same_data(record: dict | None, data) -> None:
 
 def go_on(run, log: Callable[[str], None]) -> None:
     """Return to the saved state, or start again where the run was stopped before it saved one."""
-
     then, now = run.classifier.record["threads"], torch.get_num_threads()
     if then != now:
         log(f"warning: the run began with {then} threads and goes on with {now}: it may end with other bits")

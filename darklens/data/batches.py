@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from darklens import machine
 from darklens.data.folder import LensFolder, Split
 from darklens.data.reader import Reader, read_ahead
 from darklens.data.transforms import Preprocess, augment, draw_augmentation, hash_words
 from darklens.data.views import Views, open_views
 from darklens.errors import DataError
-from darklens.machine import available_memory, usable_cores
 
 THREADS = 16  # readers that fill the memory: they wait for the disk, not for the processor
 
@@ -66,12 +66,12 @@ class Batches:
         self.split, self.labels, self.preprocess = split, split.labels, preprocess
         self.batch_size, self.train, self.seed = batch_size, train, seed
         self.device, self.share = torch.device(device), share
-        self.workers = min(8, usable_cores()) if workers is None else workers
+        self.workers = min(8, machine.usable_cores()) if workers is None else workers
         self.spare = folder.size - window
         self.span = self.spare if shift is None else min(self.spare, 2 * shift)
         self._reader = Reader(split.paths, folder.channels, folder.size)
         self._constant: set[int] = set()
-        self._store = self._load(available_memory() // 2 if memory_limit is None else memory_limit, progress)
+        self._store = self._load(machine.available_memory() // 2 if memory_limit is None else memory_limit, progress)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
