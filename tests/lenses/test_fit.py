@@ -176,6 +176,13 @@ def test_many_is_the_same_as_one_call():
     assert len(fit(images[:0])) == 0
 
 
+@pytest.mark.slow
+def test_processes_change_no_bit():
+    images = np.tile(mixed()[0], (6, 1, 1))
+    one, two = (fit_many(images, workers=workers, pictures=False) for workers in (1, 2))
+    assert np.array_equal(one.residual, two.residual) and one.image.size == 0
+
+
 def test_tensors_and_single_images():
     images, found = mixed()
     for one in (images[0], torch.as_tensor(images[:1])[:, None], images[0].astype(">f4")):

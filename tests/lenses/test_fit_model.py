@@ -11,7 +11,7 @@ import torch
 from darklens.lenses import physics
 from darklens.lenses.fit import SmoothModel
 from darklens.lenses.fit.model import NAMES, gaussian_kernel, separable
-from darklens.lenses.fit.renderer import Renderer, shape_matrix
+from darklens.lenses.fit.renderer import Renderer, shape_matrices
 from darklens.lenses.fit.window import middle
 
 F64 = torch.float64
@@ -52,7 +52,7 @@ def test_ellipticity_is_the_axis_ratio_of_the_physics():
     x, y = torch.randn(2, 50, dtype=F64)
     axis_ratio, angle, radius = torch.tensor([0.45, 0.7, 0.5], dtype=F64)
     eta = -axis_ratio.log()
-    xx, xy, yy = shape_matrix(eta * torch.cos(2 * angle), eta * torch.sin(2 * angle))[0]
+    xx, xy, yy = shape_matrices(eta * torch.cos(2 * angle), eta * torch.sin(2 * angle))[0, :, 0]
     rho = (xx * x * x + 2 * xy * x * y + yy * y * y).sqrt() / radius
     light = torch.exp(-physics.sersic_b(1.5) * (rho ** (1 / 1.5) - 1))
     assert torch.allclose(light, physics.sersic(x, y, 1.5, radius, axis_ratio, angle), rtol=1e-12)

@@ -58,6 +58,8 @@ class SmoothModel:
     def __post_init__(self) -> None:
         if self.pixel_scale <= 0 or self.window < 8 or self.supersample < 1:
             raise ValueError("pixel_scale must be positive, window 8 pixels or more, supersample 1 or more")
+        if self.binning < 1 or self.binning % 2 == 0:
+            raise ValueError(f"binning must be odd, not {self.binning}: other bins have another centre")
         if self.psf_kernel is not None:
             kernel = np.asarray(self.psf_kernel, dtype=float)
             if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
@@ -82,9 +84,9 @@ class SmoothModel:
         return self.window * self.pixel_scale / 2
 
     def size(self, height: int, width: int) -> int:
-        """Pixels on a side of the window in an image of that size. Raises ValueError for an image not square."""
-        if height != width:
-            raise ValueError(f"the images must be square, not {height} x {width}")
+        """Pixels on a side of the window in an image of that size. Raises ValueError if it isn't square, or tiny."""
+        if height != width or height < 8:
+            raise ValueError(f"the images must be square, 8 x 8 pixels or more, not {height} x {width}")
         return min(self.window + (self.window - height) % 2, height)
 
     def held(self) -> np.ndarray:

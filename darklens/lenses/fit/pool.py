@@ -28,10 +28,11 @@ def fit_many(
     mask: np.ndarray | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    pictures: bool = True,
 ) -> Fit:
     """`fit` on a CPU with all cores; the same results, bit for bit, for any number of workers.
 
-    images: (B, H, W). start, noise, mask: as in `fit`, one for all or one for each image.
+    images: (B, H, W). start, noise, mask, pictures: as in `fit`; the first three one for all or one for each image.
     workers: processes (None: one a core; a script that starts more than one needs `if __name__ == "__main__"`).
     progress: called with the number of images done since the last call.
     """
@@ -41,7 +42,7 @@ def fit_many(
 
     def options(rows: slice) -> dict:
         each = {k: v[rows] if isinstance(v, np.ndarray) and v.ndim == rank else v for k, (v, rank) in ranks.items()}
-        return {"model": model, **each}
+        return {"model": model, "pictures": pictures, **each}
 
     workers = min(workers or usable_cores(), len(shares)) if len(images) > FEW else 1
     done = {}

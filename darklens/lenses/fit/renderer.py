@@ -11,6 +11,7 @@ is a few products with banded matrices on either side.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -59,24 +60,21 @@ def sersic_b(log_n: Tensor) -> tuple[Tensor, Tensor]:
     return b, 2 * n - sum(p * c / n**p for c, p in terms)
 
 
-def shape_matrix(e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """M = cosh(eta) 1 - sinh(eta) [[cos 2f, sin 2f], [sin 2f, -cos 2f]] as (..., 3): xx, xy, yy; and dM/de1, dM/de2."""
+def shape_matrices(e1: Tensor, e2: Tensor) -> Tensor:
+    """M = exp(-E) with E = [[e1, e2], [e2, -e1]], then dM/de1 and dM/de2: (B,) -> (3, 3, B), the last by xx, xy, yy.
+
+    exp(-E) = cosh(eta) 1 - sinh(eta) / eta E, with eta^2 = e1^2 + e2^2.
+    """
     eta2 = e1 * e1 + e2 * e2
     eta = (eta2 + 1e-24).sqrt()
     small = eta < 1e-2
     cosh, sinc = eta.cosh(), torch.where(small, 1 + eta2 / 6 + eta2**2 / 120, eta.sinh() / eta)
-    slope = torch.where(small, 1 / 3 + eta2 / 30 + eta2**2 / 840, (cosh - sinc) / eta**2)  # sinc' / eta
-    zero, one = torch.zeros_like(e1), torch.ones_like(e1)
-
-    def stack(xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
-        return torch.stack((xx, xy, yy), -1)
-
-    traceless = stack(e1, e2, -e1)
-    derivatives = []
-    for e, unit in ((e1, stack(one, zero, -one)), (e2, stack(zero, one, zero))):
-        trace = stack(e * sinc, zero, e * sinc)
-        derivatives.append(trace - (e * slope)[..., None] * traceless - sinc[..., None] * unit)
-    return stack(cosh, zero, cosh) - sinc[..., None] * traceless, *derivatives
+    slope = torch.where(small, 1 / 3 + eta2 / 30 + eta2**2 / 840, (cosh - sinc) / eta**2)  # d sinc / d eta / eta
+    s1, s2, cross = slope * e1, slope * e2, -slope * e1 * e2
+    rows = [cosh - sinc * e1, -sinc * e2, cosh + sinc * e1]
+    rows += [sinc * e1 - s1 * e1 - sinc, cross, sinc * e1 + s1 * e1 + sinc]
+    rows += [sinc * e2 + cross, -s2 * e2 - sinc, sinc * e2 - cross]
+    return torch.stack(rows).reshape(3, 3, -1)
 
 
 class Renderer:
@@ -100,77 +98,87 @@ class Renderer:
         self.x, self.y, self.cos, self.sin = to(x), to(y), to(x / r), to(y / r)
         self.basis = torch.stack((self.x, self.y, self.cos, self.sin, torch.ones_like(self.x)))  # (5, s^2 h^2)
 
-    def _rays(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """u, v (B, n) arcsec in the source plane about the source; cos, sin (B, n) from a free centre."""
-        one, zero, (t, g1, g2, xs, ys) = torch.ones_like(q[:, 0]), torch.zeros_like(q[:, 0]), q[:, :5].unbind(1)
-        if not self.model.free_centre:
-            u = torch.stack((one - g1, -g2, -t, zero, -xs), 1) @ self.basis  # (B, 5) @ (5, n) -> (B, n)
-            v = torch.stack((-g2, one + g1, zero, -t, -ys), 1) @ self.basis
-            return u, v, self.cos, self.sin
-        u = torch.stack((one - g1, -g2, -xs), 1) @ self.basis[[0, 1, 4]]
-        v = torch.stack((-g2, one + g1, -ys), 1) @ self.basis[[0, 1, 4]]
-        dx, dy = self.x - q[:, 9:10], self.y - q[:, 10:11]
-        inverse = (dx * dx + dy * dy + 1e-20).rsqrt_()
-        cos, sin = dx.mul_(inverse), dy.mul_(inverse)
-        return u.addcmul_(cos, -t[:, None]), v.addcmul_(sin, -t[:, None]), cos, sin
-
-    def _profile(self, q: Tensor, uu: Tensor, uv: Tensor, vv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """rho^2 (softened), b rho^(1/n) and the light over its value at the effective radius, (B, n) each."""
-        xx, xy, yy = (shape_matrix(q[:, 6], q[:, 7])[0] * (-2 * q[:, 5]).exp()[:, None]).unsqueeze(-1).unbind(1)
-        rho2 = (uu * xx).addcmul_(uv, 2 * xy).addcmul_(vv, yy).add_(SOFT)
-        b = sersic_b(q[:, 8])[0][:, None]
-        power = rho2.log2().mul_(0.5 * (-q[:, 8]).exp()[:, None]).add_(b.log2()).exp2_()  # faster than a power
-        return rho2, power, ((b - power).mul_(1 / math.log(2))).exp2_()
-
     def light(self, q: Tensor) -> Tensor:
         """q (B, 11) -> (B, size^2)."""
         u, v, _, _ = self._rays(q)
-        _, _, light = self._profile(q, u * u, u * v, v * v)
+        _, _, light = self._profile(q, (u * u, u * v, v * v), self._shapes(q)[0])
         return self._blur(self._pixels(light)[:, :, None])[:, :, 0].flatten(1)
 
     def columns(self, q: Tensor) -> Tensor:
         """q (B, 11) -> (B, 1 + P, size, size): the light, then its derivatives by the free parameters."""
         u, v, cos, sin = self._rays(q)
-        uu, uv, vv = u * u, u * v, v * v
-        rho2, power, light = self._profile(q, uu, uv, vv)
-        n = q[:, 8].exp()[:, None]
-        slope = (power * light).div_(rho2).mul_(-0.5 / n)  # dI / d(rho^2)
-        (xx, xy, yy), by_e1, by_e2 = (
-            (m * (-2 * q[:, 5]).exp()[:, None]).unsqueeze(-1).unbind(1) for m in shape_matrix(q[:, 6], q[:, 7])
-        )
-        gu = (u * (2 * xx)).addcmul_(v, 2 * xy).mul_(slope)
+        squares, (shape, *by_shape) = (u * u, u * v, v * v), self._shapes(q)
+        rho2, power, light = self._profile(q, squares, shape)
+        by_index = [self._by_index(q, rho2, power, light)] if self.model.free_index else []
+        slope = (power * light).div_(rho2).mul_(self._column(-0.5 * (-q[:, 8]).exp()))  # dI / d(rho^2)
+        xx, xy, yy = shape
+        gu = (u * (2 * xx)).addcmul_(v, 2 * xy).mul_(slope)  # dI / du
         gv = (u * (2 * xy)).addcmul_(v, 2 * yy).mul_(slope)
-        pixels, x, y = self._pixels, self.x, self.y
-        planes = [
-            pixels(light),
-            pixels((gu * cos).addcmul_(gv, sin)).neg_(),
-            pixels((gv * y).addcmul_(gu, x, value=-1)),
-            pixels((gu * y).addcmul_(gv, x)).neg_(),
-            pixels(gu).neg_(),
-            pixels(gv).neg_(),
-        ]
-        suu, suv, svv = (pixels(square.mul_(slope)) for square in (uu, uv, vv))
-
-        def form(xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
-            return (suu * xx[..., None]).addcmul_(suv, 2 * xy[..., None]).addcmul_(svv, yy[..., None])
-
-        planes.append(form(xx, xy, yy).mul_(-2))
+        by_squares = [self._pixels(square.mul_(slope)) for square in squares]
+        planes = [self._pixels(light), *self._by_rays(gu, gv, cos, sin), _form(by_squares, shape).mul_(-2)]
         if self.model.free_ellipticity:
-            planes += [form(*by_e1), form(*by_e2)]
-        if self.model.free_index:
-            b, b_slope = (value[:, None] for value in sersic_b(q[:, 8]))
-            by_n = power * (b_slope / b - 0.5 / n * rho2.log()) - b_slope
-            planes.append(pixels(by_n.mul_(light)).neg_())
-        if self.model.free_centre:
-            turn = (gu * sin).addcmul_(gv, cos, value=-1)
-            over_r = q[:, :1] * torch.rsqrt((x - q[:, 9:10]) ** 2 + (y - q[:, 10:11]) ** 2 + 1e-20)
-            turn.mul_(over_r)
-            planes += [pixels(turn * sin), pixels(turn * cos).neg_()]
-        return self._blur(torch.stack(planes, 2)).transpose(1, 2)
+            planes += [_form(by_squares, matrix) for matrix in by_shape]
+        by_centre = self._by_centre(q, gu, gv, cos, sin) if self.model.free_centre else []
+        return self._blur(torch.stack((*planes, *by_index, *by_centre), 2)).transpose(1, 2)
+
+    def _column(self, values: Tensor) -> Tensor:
+        """(B,) float64 -> (B, 1) in the working precision."""
+        return values.to(self.x.dtype)[:, None]
+
+    def _shapes(self, q: Tensor) -> list[list[Tensor]]:
+        """M / R^2 and its derivatives by the ellipticity as xx, xy, yy, (B, 1) each."""
+        matrices = shape_matrices(q[:, 6], q[:, 7]) * (-2 * q[:, 5]).exp()
+        return [list(matrix) for matrix in matrices.to(self.x.dtype)[..., None]]  # (3, 3, B, 1)
+
+    def _rays(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """u, v (B, n) arcsec in the source plane about the source; cos, sin (n,), or (B, n) about a free centre."""
+        zero, (t, g1, g2, xs, ys) = torch.zeros_like(q[:, 0]), q[:, :5].unbind(1)
+        free = self.model.free_centre
+        bend = zero if free else -t
+        u, v = (1 - g1, -g2, bend, zero, -xs), (-g2, 1 + g1, zero, bend, -ys)
+        u, v = (torch.stack(row, 1).to(self.x.dtype) @ self.basis for row in (u, v))  # (B, 5) @ (5, n) -> (B, n)
+        if not free:
+            return u, v, self.cos, self.sin
+        dx, dy = self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
+        inverse = (dx * dx + dy * dy + 1e-20).rsqrt_()
+        cos, sin = dx.mul_(inverse), dy.mul_(inverse)
+        return u.addcmul_(cos, self._column(-t)), v.addcmul_(sin, self._column(-t)), cos, sin
+
+    def _profile(self, q: Tensor, squares: tuple[Tensor, ...], shape: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """rho^2 (softened), b rho^(1/n) and the light over its value at the effective radius, (B, n) each."""
+        rho2 = _form(squares, shape, 2).add_(SOFT)
+        b, half = sersic_b(q[:, 8])[0], 0.5 * (-q[:, 8]).exp()
+        power = rho2.log2().mul_(self._column(half)).add_(self._column(b.log2())).exp2_()  # faster than a power
+        return rho2, power, (self._column(b) - power).mul_(1 / math.log(2)).exp2_()
+
+    def _by_rays(self, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+        """Derivatives by Einstein radius, shear and source position, (B, h, h) each."""
+        x, y = self.x, self.y
+        rays = [(gu * cos).addcmul_(gv, sin), (gu * x).addcmul_(gv, y, value=-1), (gu * y).addcmul_(gv, x), gu, gv]
+        return [self._pixels(each).neg_() for each in rays]
+
+    def _by_index(self, q: Tensor, rho2: Tensor, power: Tensor, light: Tensor) -> Tensor:
+        """Derivative by the logarithm of the Sersic index, (B, h, h)."""
+        b, slope = sersic_b(q[:, 8])
+        by_log = rho2.log().mul_(self._column(-0.5 * (-q[:, 8]).exp())).add_(self._column(slope / b))
+        return self._pixels(by_log.mul_(power).sub_(self._column(slope)).mul_(light)).neg_()
+
+    def _by_centre(self, q: Tensor, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+        """Derivatives by the lens's centre, (B, h, h) each: d(cos, sin)/dx = (-sin, cos) sin / r, and so on."""
+        dx, dy = self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
+        turn = (gu * sin).addcmul_(gv, cos, value=-1).mul_((dx * dx + dy * dy + 1e-20).rsqrt_())
+        turn.mul_(self._column(q[:, 0]))
+        return [self._pixels(turn * sin), self._pixels(turn * cos).neg_()]
 
     def _pixels(self, rays: Tensor) -> Tensor:
         """The mean of each pixel's rays: (B, s^2 h^2) -> (B, h, h)."""
         return rays.unflatten(1, (self.model.supersample**2, self.h, self.h)).mean(1)
+
+
+def _form(squares: Sequence[Tensor], matrix: Sequence[Tensor], dims: int = 3) -> Tensor:
+    """xx uu + 2 xy uv + yy vv, for squares (B, ...) of so many dimensions and a matrix of (B, 1) each."""
+    (uu, uv, vv), (xx, xy, yy) = squares, (m if dims == 2 else m[..., None] for m in matrix)
+    return (uu * xx).addcmul_(uv, 2 * xy).addcmul_(vv, yy)
 
 
 def _psf(model: SmoothModel, binning: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -178,9 +186,9 @@ def _psf(model: SmoothModel, binning: int) -> list[tuple[np.ndarray, np.ndarray]
     if model.psf_kernel is None:
         kernel = gaussian_kernel(model.psf_sigma / (model.pixel_scale * binning), model.psf_truncate)
         return [(kernel, kernel)]
-    kernel = np.asarray(model.psf_kernel, dtype=float)[::-1]  # rows fall, y grows
+    kernel = np.asarray(model.psf_kernel, dtype=float)
     if binning == 1:
-        return separable(kernel[::-1])
+        return separable(kernel)
     steps = np.arange(len(kernel)) - len(kernel) // 2
     shares = kernel.sum(0) / kernel.sum(), kernel.sum(1) / kernel.sum()
     variance = sum((share * steps**2).sum() - (share * steps).sum() ** 2 for share in shares) / 2

@@ -1,6 +1,7 @@
 """From images to fits: cut, measure the noise, find the start, minimise, measure the noise again, minimise."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,6 +35,7 @@ def fit(
     mask: np.ndarray | Tensor | None = None,
     batch: int | None = None,
     dtype: torch.dtype = torch.float32,
+    pictures: bool = True,
 ) -> Fit:
     """Fit the best smooth lens to each of the images (B, H, W), in any unit, square, on their device.
 
@@ -42,6 +44,7 @@ def fit(
     deviation of each pixel, in the images' units, (B, H, W) or (H, W).
     mask: (B, H, W) or (H, W), True where a pixel must not count; pixels that aren't finite never do.
     batch: images at once (None: 16 on a CPU, 512 elsewhere).
+    pictures: False leaves out `image` and `deviation`, two thirds of the result's memory.
 
     Raises ValueError for images that aren't square, or a start or noise of another shape. An image that can't be
     fitted raises nothing: its `flag` says why, and its residual is finite.
@@ -63,7 +66,9 @@ def fit(
         for i in range(0, max(len(images), 1), batch):
             rows = slice(i, i + batch)
             part = [value if value is None or isinstance(value, str) else value[rows] for value in (start, noise, mask)]
-            fits.append(_Job(images[rows], model, *part, dtype).run())
+            found = _Job(images[rows], model, *part, dtype).run()
+            empty = np.zeros((len(found), 0, 0), dtype=np.float32)
+            fits.append(found if pictures else dataclasses.replace(found, image=empty, deviation=empty))
     return results.join(fits)
 
 
@@ -197,7 +202,7 @@ class _Job:
     # ------------------------------------------------------------------------------------------------- results
     def _residual(self, q: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Data minus the best model at q, and the light of amplitude 1, (B, S, S) each; float64."""
-        light = self.fine.renderer.light(q.to(self.dtype)).reshape(self.data.shape).double()
+        light = self.fine.renderer.light(q).reshape(self.data.shape).double()
         self.linear = _linear(light, self.window, variance)
         a, sky = self.linear[:, :, None, None].unbind(1)
         return self.window.data - a * light - sky, light
@@ -209,47 +214,49 @@ class _Job:
         return (weight * (self.window.data - mean[:, None, None]).square()).sum((1, 2))
 
     def _report(self, state: State, variance: Tensor, noise: Tensor) -> Fit:
-        w, q, free = self.window, self.fine.finish(state), list(self.model.free)
+        w, q = self.window, self.fine.finish(state)
         rest, light = self._residual(q, variance)
         (a, sky), scale = self.linear.unbind(1), w.scale[:, None, None]
         deviation = variance.double().sqrt()
         residual = torch.where(w.good, rest / deviation, 0.0)
-        pixels = w.good.sum((1, 2))
-        chi2 = residual.square().sum((1, 2))
-        bare = self._bare(variance)
-        covariance = _inverse(state.curvature)
+        pixels, chi2 = w.good.sum((1, 2)), residual.square().sum((1, 2))
+        gain = self._bare(variance) - chi2
+        model = torch.where(w.constant[:, None, None], 0.0, w.data - rest)
+        arrays = {
+            "parameters": q,
+            "covariance": _inverse(state.curvature),
+            "amplitude": a * w.scale,
+            "sky": w.background + w.scale * sky,
+            "noise": noise * torch.stack((w.scale.square(), w.scale), 1),
+            "chi_square": chi2 / pixels.clamp(min=1),
+            "light_chi_square": gain,
+            "pixels": pixels,
+            "steps": state.steps,
+        }
+        pictures = {
+            "residual": residual,
+            "image": w.background[:, None, None] + scale * model,
+            "deviation": deviation * scale,
+        }
+        arrays |= {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
+        flag = self._flags(state, q, arrays["chi_square"], (gain > FAINT) & (a > 0))
+        return Fit(self.model, flag=flag, **{name: value.cpu().numpy() for name, value in arrays.items()})
+
+    def _flags(self, state: State, q: Tensor, chi_square: Tensor, seen: Tensor) -> np.ndarray:
+        """(B,) the first reason that holds for distrusting a fit, "" if none does."""
+        free = list(self.model.free)
         low, high = (torch.as_tensor(bound, device=q.device)[free] for bound in self.model.bounds())
-        bound = ((q[:, free] <= low) | (q[:, free] >= high)).any(1)
-        per_pixel = chi2 / pixels.clamp(min=1)
         checks = (
-            (w.constant | (pixels < 2 * len(NAMES)), results.CONSTANT),
-            ((bare - chi2 < FAINT) | (a <= 0), results.NO_LENS),
+            (self.window.constant | (self.window.good.sum((1, 2)) < 2 * len(NAMES)), results.CONSTANT),
+            (~seen, results.NO_LENS),
             (~state.converged, results.NOT_CONVERGED),
-            (bound, results.AT_BOUND),
-            (per_pixel > POOR, results.POOR),
+            (((q[:, free] <= low) | (q[:, free] >= high)).any(1), results.AT_BOUND),
+            (chi_square > POOR, results.POOR),
         )
         flag = np.full(len(q), "", dtype="<U16")
         for failed, reason in reversed(checks):
             flag[failed.cpu().numpy()] = reason
-        blank = w.constant[:, None, None]
-        image = w.background[:, None, None] + scale * torch.where(
-            blank, 0.0, a[:, None, None] * light + sky[:, None, None]
-        )
-        units = torch.stack((w.scale.square(), w.scale), 1)
-        arrays = {
-            "parameters": q,
-            "covariance": covariance,
-            "amplitude": a * w.scale,
-            "sky": w.background + w.scale * sky,
-            "noise": noise * units,
-            "chi_square": per_pixel,
-            "light_chi_square": bare - chi2,
-            "pixels": pixels,
-            "steps": state.steps,
-        }
-        pictures = {"residual": residual, "image": image, "deviation": deviation * scale}
-        arrays |= {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
-        return Fit(self.model, flag=flag, **{name: value.cpu().numpy() for name, value in arrays.items()})
+        return flag
 
 
 def _linear(light: Tensor, window: Window, variance: Tensor) -> Tensor:

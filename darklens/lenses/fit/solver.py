@@ -85,7 +85,7 @@ class Solver:
         """Chi-square (B,), amplitude and sky (B, 2), products of the columns: light, derivatives, sky, with each other
         (B, 2 + P, 2 + P), and of the derivatives with the residual (B, P): all weighted, all float64."""
         weight = problem.weight[:, None]
-        images = self.renderer.columns(q.to(weight.dtype))  # (B, 1 + P, S, S)
+        images = self.renderer.columns(q)  # (B, 1 + P, S, S)
         columns = weight.new_empty((len(q), images.shape[1] + 1, weight.shape[-1]))
         torch.mul(images, weight.unflatten(-1, images.shape[2:]), out=columns[:, :-1].unflatten(-1, images.shape[2:]))
         columns[:, -1] = problem.weight
