@@ -31,8 +31,18 @@ def load_images(classifier: Classifier, split: Split, chosen: Sequence[int]) -> 
     return network_inputs(split.paths, chosen, classifier.preprocess)
 
 
-def gallery(classifier, split: Split, logits: np.ndarray, folder, choose: Callable, attributed: Callable) -> list[dict]:
-    """Draw the chosen images beside their maps; what was drawn."""
+def gallery(
+    classifier: Classifier,
+    split: Split,
+    logits: np.ndarray,
+    folder: str | Path,
+    choose: Callable,
+    attributed: Callable,
+) -> list[dict]:
+    """Draw the chosen images beside their maps (`explain.png`, `.pdf`); returns what was drawn, a dict an image.
+
+    logits: (n, K) of all images of the split. choose: see `explain`. attributed: `attribute` with its options.
+    """
     probabilities = softmax(logits)
     rows = [row for row in choose(split.labels, probabilities) if row]
     chosen = [i for row in rows for i in row]

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from darklens.commands import flags
+from darklens.data.folder import LensFolder
 from darklens.errors import ResultsError, UsageError
 from darklens.storage import checkpoint, runs
 from darklens.training.ranks import world_size
+from darklens.training.trainer import Trainer
 
 
 def resumed_run(settings: Namespace, given: set[str]) -> tuple[Path, Namespace, dict]:
@@ -47,14 +49,14 @@ def _check_same_ranks(record: dict, deterministic: bool) -> None:
         )
 
 
-def check_same_data(record: dict | None, data) -> None:
+def check_same_data(record: dict | None, data: LensFolder) -> None:
     """A run goes on only with the images it was started with. record: None for a new run."""
     found = {name: len(split.paths) for name, split in data.splits.items()}
     if record and (record.get("images") != found or record.get("classes") != list(data.classes)):
         raise UsageError(f"--resume: {data.root} has changed: the run began with {record.get('images')}, found {found}")
 
 
-def go_on(run, log: Callable[[str], None]) -> None:
+def go_on(run: Trainer, log: Callable[[str], None]) -> None:
     """Return to the saved state, or start again where the run was stopped before it saved one."""
     then, now = run.classifier.record["threads"], torch.get_num_threads()
     if then != now:
