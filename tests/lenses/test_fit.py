@@ -189,3 +189,9 @@ def test_tensors_and_single_images():
         assert np.abs(fit(one).residual - found.residual[:1]).max() <= 1e-3
     with pytest.raises(ValueError, match="square"):
         fit(images[:, :, :100])
+
+
+@pytest.mark.parametrize("options", [{}, {"free_index": True, "free_centre": True}])
+def test_the_columns_of_the_table(options):
+    model = SmoothModel(**options)
+    assert tuple(fit(sample("j", "no")[0][:1], model).table()) == model.columns

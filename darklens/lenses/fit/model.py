@@ -79,6 +79,14 @@ class SmoothModel:
         return tuple(NAMES[i] for i in self.free)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of `Fit.table`."""
+        names = ["einstein_radius", "shear", "shear_angle", "source_x", "source_y"]
+        names += ["source_radius", "axis_ratio", "source_angle"]
+        names += ["sersic_index"] * self.free_index + ["centre_x", "centre_y"] * self.free_centre
+        return (*(column for name in names for column in (name, f"{name}_sd")), "chi_square", "flag")
+
+    @property
     def half_window(self) -> float:
         """Arcsec from the centre to the window's edge."""
         return self.window * self.pixel_scale / 2
