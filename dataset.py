@@ -11,11 +11,13 @@ batches = Batches(folder.splits["train"], folder, default_preprocess(folder.size
 import sys
 
 from darklens.commands.data import main
+from darklens.data.batches import Batch, Batches, open_batches
+from darklens.data.endless import Endless
+from darklens.data.folder import LensFolder, Split, scan
+from darklens.data.transforms import Preprocess, augment, default_preprocess
 
-__all__ = [
-    *("Batch", "Batches", "Endless", "LensFolder", "Preprocess", "Split"),
-    *("augment", "default_preprocess", "main", "open_batches", "scan"),
-]
+__all__ = ["Batch", "Batches", "Endless", "LensFolder", "Preprocess", "Split"]
+__all__ += ["augment", "default_preprocess", "main", "open_batches", "scan"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,25 +16,17 @@ step what the dense layer's products alone would take at the full matrix-product
 import argparse
 import collections
 import copy
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+import network as whole
+import torch
 
-import network as whole  # noqa: E402, sets the path of the rest
-import torch  # noqa: E402
-
-# noqa: E402
-# noqa: E402
-# noqa: E402
-# noqa: E402
 from darklens.classifier.classifier import evaluator
 from darklens.factorised import algebra, backend, cpu, library, triton_tables
 from darklens.machine import autocast
 from darklens.networks.basis import Symmetry, build_gspace, import_e2cnn, steerable_basis
 from darklens.networks.conv import SteerableConv, set_convolution
-from darklens.networks.equivariant import build_network  # noqa: E402
+from darklens.networks.equivariant import build_network
 
 LAYERS = {  # of the architectures, images of 129 pixels: (size, fields in, fields out)
     "full": [(63, 24, 48), (63, 48, 48), (31, 48, 96), (31, 96, 96), (31, 96, 64)],

@@ -9,12 +9,9 @@ of measuring. One line of JSON a run goes to --out; runs found there are not rep
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from study import finished, has, keep
 
@@ -32,12 +29,6 @@ NETWORKS = ("C4", "D4", "C8", "D8", "ResNet-18")
 def train(name: str, seed: int, args: argparse.Namespace) -> dict:
     """One network's points: [images, seconds, macro AUC] after every share of the images."""
     import torch
-
-    pass
-    pass
-    pass
-    pass
-    pass
 
     class Timed(trainer.Trainer):
         """Notes down what has been learnt, and when."""

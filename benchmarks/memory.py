@@ -12,7 +12,6 @@ import argparse
 import ctypes
 import gc
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from darklens.data import batches as data_batches
 from darklens.data import folder as data_folder
 from darklens.training import recipes, trainer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 CLASSES = "no", "sphere", "vort"
 
 
@@ -60,10 +58,6 @@ def write_images(folder: Path) -> Path:
 
 def new_trainer(images: Path, folder: Path, epochs: int, streamed: bool):
     """A trainer of a tiny network on these images; streamed: they are read anew in every epoch."""
-    pass
-    pass
-    pass
-
     data = data_folder.scan(images)
     classifier = saved.new_classifier(data, {"sym_group": "Circular", "N": 2, "arch": "compact", "head": "pooled"})
     recipe = recipes.choose_recipe("seed", epochs=epochs, batch_size=8)

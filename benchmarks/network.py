@@ -19,16 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-
-# noqa: E402
-# noqa: E402
-# noqa: E402
 from darklens.classifier.classifier import evaluator
 from darklens.data import batches as data_batches
 from darklens.data import folder as data_folder
@@ -38,7 +32,7 @@ from darklens.machine import autocast
 from darklens.networks.basis import GROUPS, Symmetry
 from darklens.networks.conv import set_convolution
 from darklens.networks.equivariant import build_network
-from darklens.networks.resnet import build_resnet  # noqa: E402
+from darklens.networks.resnet import build_resnet
 
 LETTERS = {letter: name for name, letter in GROUPS.items()}
 
@@ -49,6 +43,7 @@ def ours(group: str):
 
 
 def reference(group: str):
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
     from e2cnn_reference import E2cnnNetwork
 
     return E2cnnNetwork(Symmetry(LETTERS[group[0]], int(group[1:])))
@@ -186,9 +181,6 @@ def original_batches(paths, labels, batch):
 
 def epoch(args, device: str) -> None:
     """A training epoch from files on disk to weights: the original's pipeline and network, then ours."""
-    pass
-    pass
-
     with tempfile.TemporaryDirectory() as folder:
         count = max(1, args.epoch // 3)
         writer.write_dataset(folder, recipes.RECIPES["f"], {"train": count, "val": 1}, quiet=True)

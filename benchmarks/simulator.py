@@ -8,6 +8,7 @@ Needs lenstronomy.
 """
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -18,14 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import test_simulate as checks  # noqa: E402  the translation to lenstronomy that the tests check
-
 from darklens import machine
-from darklens.lenses import draw, recipes, render, writer  # noqa: E402
+from darklens.lenses import draw, recipes, render, writer
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # the translation that the tests check
 PUBLISHED = 82_500  # images of a published data set: 25,000 + 2,500 in each of three classes
 
 
@@ -48,14 +45,16 @@ def compare(recipe: recipes.Recipe, class_name: str, images: int) -> tuple[float
     lenstronomy has no rod: a vortex is 25 point masses there, as many as a lens has subhalos, too few to be
     the same image. It is compared in speed alone (the difference is NaN).
     """
+    from lenstronomy_reference import lenstronomy_image
+
     drawn = draw.draw(recipe, class_name, 0, "train", range(images))
     lenses = [drawn[i : i + 1] for i in range(images)]
     ours = per_core(lambda lens: render.render(lens, recipe), lenses)
-    theirs = per_core(lambda lens: checks.lenstronomy_image(lens, recipe, nodes=25), lenses)
+    theirs = per_core(lambda lens: lenstronomy_image(lens, recipe, nodes=25), lenses)
     if class_name == "vort":
         return ours, theirs, float("nan")
-    expected = checks.lenstronomy_image(lenses[0], recipe)
-    plain = simulate.dataclasses.replace(recipe, peak_snr=None)
+    expected = lenstronomy_image(lenses[0], recipe)
+    plain = dataclasses.replace(recipe, peak_snr=None)
     light = render.render(lenses[0], plain)[0].numpy() - recipe.sky
     return ours, theirs, float(np.abs(light - expected).max() / expected.max())
 

@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -26,20 +25,12 @@ from darklens.data import transforms
 from darklens.metrics import summary
 from darklens.training import evaluate, muon, recipes, trainer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 NETWORK = {"sym_group": "Circular", "N": 4, "arch": "compact", "head": "orbit"}
 
 
 def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
     """Train one network; its figures after the last epoch."""
     import torch
-
-    pass
-    pass
-    pass
-    pass
-    pass
 
     data = data_folder.scan(data_dir)
     train = first_images(data.splits["train"], setting.get("images"))

@@ -5,6 +5,7 @@
     images = darklens.simulate("f", "sphere", range(8))    # (8, 150, 150) counts
     network = darklens.load("compact-f")                    # comes with the package; or the path of a checkpoint
     network.predict(images)                                 # (8, 3) probabilities of network.classes
+    darklens.fit(images).table()                            # Einstein radius, shear, source, each with its deviation
     run = darklens.train("images_f", arch="compact")        # as `darklens --data_dir images_f --arch compact`
 
 Everything is described in docs/api.md.
@@ -12,7 +13,7 @@ Everything is described in docs/api.md.
 
 from darklens.version import __version__
 
-__all__ = ["__version__", "load", "simulate", "train"]
+__all__ = ["__version__", "fit", "load", "simulate", "train"]
 
 
 def __getattr__(name: str) -> object:

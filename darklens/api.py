@@ -10,6 +10,7 @@ from darklens.classifier.saved import find_weights, load_model
 from darklens.commands import flags
 from darklens.commands import train as training
 from darklens.lenses import render
+from darklens.lenses.fit import Fit, SmoothModel, fit_many
 from darklens.lenses.recipes import RECIPES
 
 
@@ -30,6 +31,16 @@ def simulate(model: str, class_name: str, indices: Iterable[int], seed: int = 0,
     if model not in RECIPES:
         raise ValueError(f"expected one of the models {', '.join(RECIPES)}, found {model!r}")
     return render.simulate(RECIPES[model], class_name, indices, seed, split)
+
+
+def fit(images: np.ndarray, **model: object) -> Fit:
+    """The best smooth lens for each of the images (n, H, W), in any unit, on all cores.
+
+    model: fields of `SmoothModel` that differ from Models F and J: pixel_scale and psf_sigma in arcsec, window in
+    pixels, sersic_index, free_index, free_centre, psf_kernel. The result has `table()`, `residual` (n, S, S) in
+    standard deviations of the noise, `image`, `flag`. Raises ValueError for images that aren't square.
+    """
+    return fit_many(images, SmoothModel(**model))
 
 
 def train(data_dir: str | Path, **settings: object) -> Path:

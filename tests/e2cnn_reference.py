@@ -69,3 +69,8 @@ def initialise(network: nn.Module, seed: int = 0) -> nn.Module:
         elif name.endswith("running_var") or ("batch_norm" in name and name.endswith("weight")):
             values.data.copy_(0.5 + torch.rand(values.shape, generator=generator))
     return network
+
+
+def published(group: str, N: int) -> E2cnnNetwork:
+    """The original's network in evaluation mode, as its state_dict was saved."""
+    return initialise(E2cnnNetwork(basis.Symmetry(group, N), initialize=False)).train().eval()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_images
-from test_main import final, run, trained, wait_for  # noqa: F401
-from test_trainer import RECIPE, assert_same, make
+from programs import run, trained
+from trainers import RECIPE, assert_same, make
 
 from darklens.classifier.classifier import evaluator
 from darklens.classifier.saved import load_model

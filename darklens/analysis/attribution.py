@@ -32,55 +32,25 @@ def integrated_gradients(score: Callable[[Tensor], Tensor], images: Tensor, step
     return (images * total / steps).sum(1)
 
 
-@torch.no_grad()
-def occlusion(score: Callable[[Tensor], Tensor], images: Tensor, patch: int = 15, stride: int = 8) -> Tensor:
-    """How far the score falls when a square is blanked, averaged over the squares that cover a pixel.
-
-    The squares lie `stride` apart, symmetrically about the centre, so that maps turn with the image. score, result:
-    as for `integrated_gradients`. Raises ValueError where squares would leave gaps.
-    """
-    size = images.shape[-1]
-    patch += (size - patch) % 2  # as odd or even as the image, so that one can lie in the middle
-    if not 0 < stride <= patch:
-        raise ValueError(f"occlusion: expected a stride of at most the patch, {patch} pixels, found {stride}")
-    total, cover = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0])
-    whole, reach = score(images), (size + patch) // 2 // stride
-    starts = [(size - patch) // 2 + k * stride for k in range(-reach, reach + 1)]
-    spans = [span for span in (slice(max(start, 0), max(start + patch, 0)) for start in starts) if span.start < size]
-    for rows in spans:
-        for columns in spans:
-            blanked = images.clone()
-            blanked[..., rows, columns] = 0
-            total[:, rows, columns] += (whole - score(blanked))[:, None, None]
-            cover[rows, columns] += 1
-    return total / cover
-
-
-METHODS: dict[str, Callable[..., Tensor]] = {"gradients": integrated_gradients, "occlusion": occlusion}
-
-
 def attribute(
     classifier: Classifier,
     images: Tensor,
     targets: Sequence[int] | np.ndarray | Tensor | None = None,
-    method: str = "gradients",
+    steps: int = 32,
     batch_size: int = 16,
     precision: torch.dtype = torch.float64,
-    **options: int,
 ) -> Tensor:
-    """How much each pixel speaks for a class: maps (B, S, S), on the network's device.
+    """Integrated gradients: how much each pixel speaks for a class, maps (B, S, S), on the network's device.
 
     Args:
         images: preprocessed, (B, C, S, S).
         targets: (B,), the number of the class that each map is about; None: the predicted one.
-        method: a key of METHODS. options: its own (steps; patch, stride). batch_size: images at a time.
+        steps: of `integrated_gradients`. batch_size: images at a time.
         precision: float32 is 2 to 3 times faster, but where a ReLU stands at its kink rounding decides, and a map
             turns with its image to some 1e-3 of its largest value only; in float64 to 1e-14.
 
-    The network is left as it was. Raises ValueError for an unknown method, or targets that don't fit.
+    The network is left as it was. Raises ValueError for targets that don't fit.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
     with torch.inference_mode(False), torch.enable_grad():
         if targets is None:
             targets = outputs(classifier, images, batch_size).argmax(1)
@@ -89,7 +59,7 @@ def attribute(
         maps = [torch.zeros_like(images[:0, 0])]
         for batch, chosen in zip(images.split(batch_size), targets.split(batch_size), strict=True):
             score = functools.partial(_contrast_of, network, targets=chosen)
-            maps.append(METHODS[method](score, batch, **options))
+            maps.append(integrated_gradients(score, batch, steps))
         return torch.cat(maps)
 
 
@@ -145,7 +115,8 @@ def to_pixels(truth: Truth, preprocess: Preprocess, x: np.ndarray, y: np.ndarray
     """Column and row in the network's window of places in arcsec from the halo (row 0 is +y)."""
     recipe = truth.recipe
     spare = recipe.pixels - preprocess.window
-    centre = (recipe.pixels - 1) / 2 - spare // 2
+    spare = spare // 2 if preprocess.view == "image" else spare / 2  # a view has the lens on its central pixel
+    centre = (recipe.pixels - 1) / 2 - spare
     return centre + x / recipe.pixel_scale, centre - y / recipe.pixel_scale
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from darklens.analysis.comparison import FIGURES, LEVEL, test_pairs
+from darklens.analysis.comparison import FIGURES, LEVEL, compare_pairs
 from darklens.analysis.runs import Run, check_same_images, label_runs, network_facts, unique
 from darklens.metrics import probabilities, significance, summary
 from darklens.metrics.auc import interval
@@ -93,7 +93,7 @@ def compare(runs: Sequence[Run], folder: str | Path, resamples: int = 10_000, se
     names, first = unique(label_runs(runs), runs), runs[0].predictions
     draws = [significance.bootstrap(run.predictions.logits, first.labels, resamples, seed) for run in runs]
     rows = [_row(run, name, drawn) for run, name, drawn in zip(runs, names, draws, strict=True)]
-    pairs = test_pairs(runs, rows, draws)
+    pairs = compare_pairs(runs, rows, draws)
     found = {
         "images": len(first.labels),
         "classes": first.classes,

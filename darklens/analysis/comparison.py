@@ -18,7 +18,12 @@ LEVEL = 0.05  # a corrected p below this is called a real difference
 FIGURES = {"accuracy": "accuracy", "macro_auc": "macro AUC", "micro_auc": "micro AUC", "log_loss": "log loss"}
 
 
-def test_pairs(runs: Sequence[Run], rows: list[dict], draws: list[dict]) -> list[dict]:
+def compare_pairs(runs: Sequence[Run], rows: list[dict], draws: list[dict]) -> list[dict]:
+    """Tests of each pair of runs, or of the first against each other one where there are many (ALL_PAIRS).
+
+    rows: of `compare`'s result, one a run; draws: of `significance.bootstrap`, of the same resampled images. Returns
+    the `pairs` of `compare`, each p corrected for the number of pairs (Holm).
+    """
     numbers = range(len(runs))
     chosen = itertools.combinations(numbers, 2) if len(runs) <= ALL_PAIRS else ((0, k) for k in numbers[1:])
     sides = [(run.predictions, row, drawn) for run, row, drawn in zip(runs, rows, draws, strict=True)]

@@ -12,12 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from darklens.classifier.classifier import Classifier, evaluator
 from darklens.data.batches import Batches
 from darklens.data.image import read_image
+from darklens.data.views import network_inputs
 from darklens.networks.basis import Symmetry
 from darklens.networks.grid import transform
 
 STEP = 15  # degrees, of the interpolated turns
 BUDGET = 400  # 1e9 multiplications in the network per element measured; sets how many images are used
 MOST = 64
+FITTED = 6  # images whose turned copies are fitted
 
 
 def measure_equivariance(run: Callable[[Tensor], Tensor], images: Tensor, symmetry: Symmetry | None) -> dict:
@@ -69,15 +71,20 @@ def _change(logits: Tensor, reference: Tensor) -> dict[str, float]:
 
 
 def equivariance_of(classifier: Classifier, batches: Batches) -> dict:
-    """How well the network keeps its symmetry on some of the images, evenly taken from the split."""
-    config, paths = classifier.network.config, batches.split.paths
+    """How well the classifier keeps its symmetry on some of the images, evenly taken from the split.
+
+    Where it sees residuals, it is the image that is turned, and the fit of the smooth lens is part of what is measured.
+    """
+    config, paths, view = classifier.network.config, batches.split.paths, classifier.preprocess.view
     run = evaluator(classifier.network, batches.device, "fp32")
-    count = min(len(paths), sample_size(multiplications(classifier)))
+    count = min(len(paths), sample_size(multiplications(classifier)), MOST if view == "image" else FITTED)
     chosen = np.linspace(0, len(paths) - 1, count).astype(int)
-    raw = (torch.from_numpy(read_image(paths[i]).astype("f4"))[None] for i in chosen)
-    images = torch.cat([classifier.preprocess(image) for image in raw])  # (n, C, S, S)
     group = Symmetry(config["sym_group"], config["N"]) if "N" in config else None
-    return measure_equivariance(run, images.to(batches.device), group)
+    if view == "image":
+        return measure_equivariance(run, network_inputs(paths, chosen, classifier.preprocess).to(batches.device), group)
+    images = torch.from_numpy(np.stack([read_image(paths[i]).astype("f8") for i in chosen]))  # (n, 1, H, W)
+    found = measure_equivariance(lambda turned: run(classifier.preprocess(turned)), images, group)
+    return found | {"includes": "fit"}
 
 
 def multiplications(classifier: Classifier) -> float:

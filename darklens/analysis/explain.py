@@ -12,7 +12,6 @@ turns and mirrors of the pixel grid that lie in the group of a network with an i
 
 References
   Sundararajan, Taly & Yan 2017, Axiomatic Attribution for Deep Networks, arXiv:1703.01365 (integrated gradients)
-  Zeiler & Fergus 2014, Visualizing and Understanding Convolutional Networks, arXiv:1311.2901 (occlusion)
   Adebayo et al. 2018, Sanity Checks for Saliency Maps, arXiv:1810.03292 (maps of an untrained network)
   Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13 (percentile interval), ch. 15 (permutation test)
 """
@@ -59,10 +58,9 @@ def explain(
     folder: str | Path,
     choose: Callable[[np.ndarray, np.ndarray], list[list[int]]] = most_confident,
     scored: int = 32,
-    method: str = "gradients",
+    steps: int = 32,
     batch_size: int = 16,
     precision: torch.dtype = torch.float32,
-    **options: int,
 ) -> dict:
     """Draw why a network decides (`explain.png`, `.pdf`), and score it against simulated dark matter (`explain.json`).
 
@@ -71,7 +69,7 @@ def explain(
         choose: (labels, probabilities) -> rows of indices to draw, on maps of the predicted class.
         scored: images of each class, evenly taken, whose maps of the true class are scored; only where simulate.py
             wrote the data set.
-        method, batch_size, precision, options: as `attribute` takes them.
+        steps, batch_size, precision: as `attribute` takes them.
 
     Returns:
         dict: what `explain.json` holds; "alignment" has for each class the scores of `alignment`, of "absolute" maps
@@ -81,9 +79,8 @@ def explain(
 
     Raises DataError for bad images or parameters, ResultsError where the folder can't be written.
     """
-    chosen_way = {"method": method, "batch_size": batch_size, "precision": precision, **options}
-    attributed = functools.partial(attribute, **chosen_way)
-    report = {"split": split.name, "method": method, **options, "heavy_msun": HEAVY, "near_arcsec": NEAR}
+    attributed = functools.partial(attribute, steps=steps, batch_size=batch_size, precision=precision)
+    report = {"split": split.name, "method": "gradients", "steps": steps, "heavy_msun": HEAVY, "near_arcsec": NEAR}
     report["gallery"] = gallery(classifier, split, np.asarray(logits), folder, choose, attributed)
     report["alignment"] = {}
     for k, name in enumerate(classifier.classes):
@@ -123,7 +120,7 @@ def _untrained(classifier: Classifier, seed: int = 0) -> Classifier:
 def _completeness_error(classifier: Classifier, images: Tensor, targets: np.ndarray, maps: Tensor) -> float:
     """Largest |sum of a map - change of the output from blank to the image|, over the mean |change|.
 
-    Small for integrated gradients with enough steps; occlusion makes no such promise.
+    Small for integrated gradients with enough steps.
     """
     targets = torch.as_tensor(targets)
     seen, blank = (contrast(outputs(classifier, x).cpu(), targets) for x in (images, torch.zeros_like(images)))

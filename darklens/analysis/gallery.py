@@ -4,18 +4,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from darklens.analysis.attribution import HEAVY, NEAR, SMOOTH, segments, to_pixels
 from darklens.classifier.classifier import Classifier
 from darklens.data.folder import Split
-from darklens.data.image import read_image
 from darklens.data.transforms import Preprocess
+from darklens.data.views import network_inputs
 from darklens.lenses.truth import Truth, is_simulated, read_truth
 from darklens.metrics.probabilities import softmax
-from darklens.plots.style import new_figure, save_figure, tick_labels
+from darklens.plots import style
+from darklens.plots.style import new_figure, tick_labels
 
 
 def load_truth(split: Split, chosen: Sequence[int]) -> Truth | None:
@@ -27,13 +27,22 @@ def load_truth(split: Split, chosen: Sequence[int]) -> Truth | None:
 
 
 def load_images(classifier: Classifier, split: Split, chosen: Sequence[int]) -> Tensor:
-    """Preprocessed images (m, C, S, S)."""
-    images = (torch.from_numpy(read_image(split.paths[i]).astype(np.float64)) for i in chosen)
-    return torch.cat([classifier.preprocess(image[None]) for image in images])
+    """What the network sees of the images (m, C, S, S)."""
+    return network_inputs(split.paths, chosen, classifier.preprocess)
 
 
-def gallery(classifier, split: Split, logits: np.ndarray, folder, choose: Callable, attributed: Callable) -> list[dict]:
-    """Draw the chosen images beside their maps; what was drawn."""
+def gallery(
+    classifier: Classifier,
+    split: Split,
+    logits: np.ndarray,
+    folder: str | Path,
+    choose: Callable,
+    attributed: Callable,
+) -> list[dict]:
+    """Draw the chosen images beside their maps (`explain.png`, `.pdf`); returns what was drawn, a dict an image.
+
+    logits: (n, K) of all images of the split. choose: see `explain`. attributed: `attribute` with its options.
+    """
     probabilities = softmax(logits)
     rows = [row for row in choose(split.labels, probabilities) if row]
     chosen = [i for row in rows for i in row]
@@ -84,7 +93,7 @@ def _draw_gallery(folder: str | Path, rows: list[list[dict]]) -> Path:
     limit = f"$10^{{{np.log10(HEAVY):.0f}}}\\,M_\\odot$"
     note = f"; circles: subhalos above {limit}, lines: vortices" if known else ""
     figure.suptitle(f"red speaks for the predicted class, blue against it{note}")
-    return save_figure(figure, folder, "explain")
+    return style.save_figure(figure, folder, "explain")
 
 
 def _draw_pair(left, right, cell: dict) -> None:

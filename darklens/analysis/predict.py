@@ -12,6 +12,8 @@ table (UTF-8, RFC 4180), in order of folder and name:
     p_...         probability of each class
     calibrated_...   the same at the temperature fitted on validation images; empty where the network has none
     novelty       above 1.0: unlike the training data; empty where the network has no such score
+    einstein_radius, shear, source_x, ... and their standard deviations ..._sd, chi_square per pixel: of the smooth
+                  lens (arcsec, radians), where the network sees what it leaves of the image
     flag          empty, or what to beware of, or why the file was rejected
     unit          of the pixels, where the file says; nothing depends on it
     note          what the reader of the file has to say
@@ -25,31 +27,31 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import itertools
 import os
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+import numpy as np
 import torch
 from torch import Tensor
+<<<<<<< HEAD
+=======
+from torch.utils.data import Dataset
+>>>>>>> main
 
+from darklens import machine
 from darklens.analysis.pictures import find_pictures
 from darklens.classifier.classifier import Classifier
 from darklens.data.image import read_picture
+from darklens.data.reader import read_ahead
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
 from darklens.storage.files import cannot_write, replacing
 from darklens.storage.progress import progress
 
 UNLIKE, CONSTANT, FILLED = "unlike training data", "constant image", "NaN border filled"
-THREADS = 4  # that read and preprocess
-AHEAD = 4  # batches that may be read before the network asks for them
 
 
 class Counts(NamedTuple):
@@ -71,17 +73,19 @@ class Counts(NamedTuple):
 
 @dataclass
 class Item:
-    """One file: its image (C, S, S), preprocessed, or None and the reason why it was rejected.
+    """One file: what the network sees of it (C, S, S), or None and the reason why it was rejected.
 
-    figures: class, probabilities, calibrated ones and novelty, as text, once the network has seen the image.
+    lens: the table of its smooth lens, where the network sees residuals. figures: class, probabilities, calibrated
+    ones and novelty, as text, once the network has seen the image.
     """
 
     name: str
-    image: Tensor | None = None
+    image: np.ndarray | None = None
     reason: str = ""
     flags: list[str] = field(default_factory=list)
     unit: str = ""
     note: str = ""
+    lens: dict[str, float] = field(default_factory=dict)
     figures: list[str] = field(default_factory=list)
 
 
@@ -92,31 +96,38 @@ def predict_folder(
     precision: str = "fp32",
     batch_size: int = 32,
     device: str | torch.device | None = None,
-    threads: int = THREADS,
+    workers: int | None = None,
     quiet: bool = False,
 ) -> Counts:
     """Classify every image under `folder`, or the one file that it is, and write the table to `output`.
 
-    device: None: where the network is. Only names, and a few batches, are ever in memory. The table appears whole
-    or not at all: a file that was there stays until the last row is written. The order and, up to rounding, the
-    figures depend on neither batch size nor threads.
+    device: None: where the network is. workers: processes that read, and fit (None: one a core). Only names, and a few
+    batches, are ever in memory. The table appears whole or not at all: a file that was there stays until the last row
+    is written. The order and, up to rounding, the figures depend on neither batch size nor workers.
 
     Raises DataError if there is no image or if all were rejected, ResultsError if the table cannot be written.
     """
     root, names, skipped = find_pictures(folder)
-    read = partial(read_item, root, classifier.preprocess, classifier.network.config["channels"])
-    judge = _judge(classifier, precision, device)
+    reader = Items(root, names, classifier.preprocess, classifier.channels)
+    chunks = [np.arange(i, min(i + batch_size, len(names))) for i in range(0, len(names), batch_size)]
+    workers = machine.usable_cores() if workers is None else workers
+    items = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
+    classify = _classify(classifier, precision, device)
     counts, reason = {"classified": 0, "flagged": 0, "rejected": 0}, ""
+<<<<<<< HEAD
     bar = progress(len(names), "predicting", "img", quiet)
     items = read_ahead(read, names, threads, AHEAD * batch_size)
     restored = warnings.catch_warnings()  # the readers silence them, each for itself, and may cross in doing so
     with restored, bar, contextlib.closing(items), _table(output) as file:
+=======
+    with progress(len(names), "predicting", quiet=quiet) as bar, contextlib.closing(items), _table(output) as file:
+>>>>>>> main
         table = csv.writer(file)
-        table.writerow(columns(classifier.classes))
-        for batch in iter(lambda: list(itertools.islice(items, batch_size)), []):
-            judge(batch)
+        table.writerow(columns(classifier))
+        for batch in items:
+            classify(batch)
             for item in batch:
-                table.writerow(_row(item, len(classifier.classes)))
+                table.writerow(_row(item, columns(classifier)))
                 kind = "classified" if item.image is not None else "rejected"
                 counts[kind] += 1
                 counts["flagged"] += bool(item.flags)
@@ -136,8 +147,18 @@ def _table(path: str | Path) -> Iterator[TextIO]:
         raise cannot_write(Path(path), error) from error
 
 
+class Items(Dataset):
+    """The files of a folder, read, checked and as the network sees them, by their numbers."""
+
+    def __init__(self, root: str, names: Sequence[str], preprocess: Preprocess, channels: int):
+        self.root, self.names, self.preprocess, self.channels = root, names, preprocess, channels
+
+    def __getitem__(self, numbers: np.ndarray) -> list[Item]:
+        return [read_item(self.root, self.preprocess, self.channels, self.names[i]) for i in numbers]
+
+
 def read_item(root: str, preprocess: Preprocess, channels: int, name: str) -> Item:
-    """Read, check, crop and normalise one file; what is wrong with it becomes the item's reason."""
+    """Read and check one file, and what the network sees of it; what is wrong with it becomes the item's reason."""
     path = os.path.join(root, name)
     try:
         picture = read_picture(path)
@@ -146,8 +167,16 @@ def read_item(root: str, preprocess: Preprocess, channels: int, name: str) -> It
         return Item(name, reason=str(error).removeprefix(str(DataError(f"{path}: "))))
     flags = [CONSTANT] if picture.pixels.min() == picture.pixels.max() else []
     flags += [FILLED] if picture.masked else []
-    image = preprocess(torch.from_numpy(picture.pixels)[None])[0]
-    return Item(name, image, "", flags, picture.unit or "", picture.note)
+    item = Item(name, None, "", flags, picture.unit or "", picture.note)
+    pixels = torch.from_numpy(picture.pixels)[None]
+    if preprocess.view == "image":
+        item.image = preprocess(pixels)[0].numpy()
+        return item
+    view, found = preprocess.with_fit(pixels)
+    item.image, item.lens = view[0].numpy(), {key: value[0] for key, value in found.table().items()}
+    if reason := item.lens.pop("flag"):
+        item.flags.append(f"smooth lens: {reason}")
+    return item
 
 
 def _check_shape(path: str, shape: tuple[int, ...], channels: int, window: int) -> None:
@@ -159,41 +188,33 @@ def _check_shape(path: str, shape: tuple[int, ...], channels: int, window: int) 
         raise DataError(f"{path}: expected a square image of {window} pixels or more, found {height} x {width}")
 
 
-def read_ahead(function: Callable, items: Iterable, threads: int, most: int) -> Iterator:
-    """function(item) of each, in order, computed by threads, never more than `most` ahead of what was taken."""
-    pool, waiting = ThreadPoolExecutor(threads), deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def columns(classes: Sequence[str]) -> list[str]:
+def columns(classifier: Classifier) -> list[str]:
     """The names of the table's columns."""
-    probabilities = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in classes]
-    return ["file", "class", *probabilities, "novelty", "flag", "unit", "note"]
+    probabilities = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in classifier.classes]
+    return ["file", "class", *probabilities, "novelty", *_lens_columns(classifier), "flag", "unit", "note"]
 
 
-def _judge(classifier: Classifier, precision: str, device) -> Callable[[list[Item]], None]:
+def _lens_columns(classifier: Classifier) -> list[str]:
+    """Of the smooth lens: each parameter and its standard deviation, chi-square per pixel."""
+    lens = classifier.preprocess.lens
+    return [] if lens is None else [name for name in lens.columns if name != "flag"]
+
+
+def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[Item]], None]:
     """A function that gives items their figures, and flags those that are unlike the training data."""
     run = classifier.observer(precision, device)
 
-    def judge(items: list[Item]) -> None:
+    def classify(items: list[Item]) -> None:
         items = [item for item in items if item.image is not None]
         if not items:
             return
-        logits, parts = run(torch.stack([item.image for item in items]))
+        logits, parts = run(torch.from_numpy(np.stack([item.image for item in items])))
         scores = classifier.novelty.score(parts).tolist() if classifier.novelty else [None] * len(items)
         for item, cells, score in zip(items, _figures(classifier, logits.cpu().double()), scores, strict=True):
             item.figures = [*cells, "" if score is None else f"{score:.4g}"]
             item.flags += [UNLIKE] if score is not None and score > 1 else []
 
-    return judge
+    return classify
 
 
 def _figures(classifier: Classifier, logits: Tensor) -> Iterator[list[str]]:
@@ -208,7 +229,10 @@ def _text(probabilities: Tensor) -> list[list[str]]:
     return [[f"{p:.6f}" for p in row] for row in probabilities.tolist()]
 
 
-def _row(item: Item, classes: int) -> list[str]:
+def _row(item: Item, names: Sequence[str]) -> list[str]:
+    """The cells of one file. names: of the columns."""
     name = os.fsencode(item.name).decode("utf-8", "backslashreplace")
-    figures = item.figures or [""] * (2 + 2 * classes)
-    return [name, *figures, item.reason or "; ".join(item.flags), item.unit, item.note]
+    last = [item.reason or "; ".join(item.flags), item.unit, item.note]
+    lens = [f"{value:.6g}" for value in item.lens.values()]
+    empty = [""] * (len(names) - 1 - len(last) - len(item.figures) - len(lens))
+    return [name, *item.figures, *lens, *empty, *last]

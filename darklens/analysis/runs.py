@@ -14,7 +14,7 @@ import numpy as np
 from darklens.analysis import report
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import load_model
-from darklens.data.batches import Batches
+from darklens.data.batches import open_batches
 from darklens.data.folder import LensFolder
 from darklens.errors import ResultsError
 from darklens.storage import records
@@ -59,7 +59,9 @@ def evaluate_runs(
         _check_fit(folder, classifier, data)
     split = data.splits.get("test", data.splits["val"])
     kinds = {classifier.preprocess for classifier in classifiers}
-    batches = {kind: Batches(split, data, kind, batch_size, device, **options) for kind in kinds}
+    batches = {
+        kind: open_batches(data, (split.name,), kind, batch_size, device, **options)[split.name] for kind in kinds
+    }
     runs = []
     for folder, classifier in zip(folders, classifiers, strict=True):
         logits = evaluate.evaluate(classifier.network, batches[classifier.preprocess], precision)
@@ -71,7 +73,7 @@ def evaluate_runs(
 
 def _check_fit(folder: Path, classifier: Classifier, data: LensFolder) -> None:
     """The classes of the original's checkpoints have no names: there, their number must do."""
-    ours, channels = classifier.classes, classifier.network.config["channels"]
+    ours, channels = classifier.classes, classifier.channels
     if classifier.record.get("original") and len(ours) == len(data.classes):
         ours = list(data.classes)
     if (ours, channels) != (list(data.classes), data.channels):

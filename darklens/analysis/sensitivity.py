@@ -8,7 +8,6 @@ and the fraction told from those without at 1% false positives, against the mass
 Conventions as in simulate.py: arcsec from the halo, x with the column, y against the row, masses in solar masses.
 
 References
-  Wilson 1927, J. Am. Stat. Assoc. 22:209 (binomial interval)
   Narayan & Bartelmann 1996, astro-ph/9606001 (NB: the lens equation)
 """
 
@@ -16,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from darklens.errors import DataError
 from darklens.lenses.truth import NEAR, Truth, quantities, read_truth
 from darklens.metrics.auc import NO_SUBSTRUCTURE
+from darklens.metrics.intervals import wilson
 from darklens.metrics.probabilities import log_odds
 from darklens.plots.substructure import plot_sensitivity
 from darklens.storage.files import save_json
@@ -29,15 +28,6 @@ FALSE_POSITIVES = 0.01  # share of the images without substructure that may be c
 BINS, PER_BIN = 8, 30  # bins at most, images in each at least (but for one bin)
 LEVEL = 0.95  # of the intervals
 LEVELS = (0.5, 0.9)  # completeness at which a mass is quoted
-
-
-def wilson(found: np.ndarray, images: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of a binomial fraction (Wilson 1927). found of images, both (n,), images > 0 -> two (n,)."""
-    z2 = stats.norm.ppf(0.5 + level / 2) ** 2
-    fraction = found / images
-    centre = (fraction + z2 / (2 * images)) / (1 + z2 / images)
-    half = np.sqrt(z2 * fraction * (1 - fraction) / images + z2**2 / (4 * images**2)) / (1 + z2 / images)
-    return np.clip(centre - half, 0, fraction), np.clip(centre + half, fraction, 1)
 
 
 def completeness(values: np.ndarray, found: dict[str, np.ndarray]) -> dict:
@@ -65,7 +55,7 @@ def _equal_count(values: np.ndarray) -> list[np.ndarray]:
 
 
 def _share(found: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
-    return {"found": found, "completeness": found / images, "interval": np.stack(wilson(found, images), 1)}
+    return {"found": found, "completeness": found / images, "interval": wilson(found, images, LEVEL)}
 
 
 def reached(curve: dict, name: str) -> dict[str, float | None]:

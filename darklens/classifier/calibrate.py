@@ -11,8 +11,13 @@ from torch import Tensor
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.novelty import MOST, Novelty, fit_novelty
+<<<<<<< HEAD
 from darklens.data.image import read_image
 from darklens.storage.progress import progress
+=======
+from darklens.data.transforms import Preprocess
+from darklens.data.views import network_inputs
+>>>>>>> main
 
 
 def fit_on(
@@ -20,34 +25,40 @@ def fit_on(
     train: Sequence[Path],
     val: Sequence[Path],
     precision: str = "fp32",
-    most: int = MOST,
+    most: int | None = None,
     batch_size: int = 32,
     quiet: bool = False,
 ) -> Novelty:
-    """Fit to at most `most` training images and as many validation images (.npy), evenly chosen, not augmented.
+    """Fit to at most `most` (MOST) training images and as many validation images (.npy), evenly chosen, not augmented.
 
     classifier: with its final weights. Costs one pass of the network over those images. Raises DataError for a bad
     file, ValueError as `fit_novelty`.
     """
     run, found = classifier.observer(precision), []
+<<<<<<< HEAD
     chosen = [_evenly(paths, most) for paths in (train, val)]
     with progress(sum(map(len, chosen)), "novelty", "img", quiet) as bar:
         for paths in chosen:
             parts = [_counted(run(batch)[1], bar) for batch in _batches(classifier.preprocess, paths, batch_size)]
+=======
+    chosen = [_evenly(len(paths), MOST if most is None else most) for paths in (train, val)]
+    with tqdm(total=sum(map(len, chosen)), desc="novelty", unit="img", leave=False, disable=quiet or None) as bar:
+        for paths, numbers in zip((train, val), chosen, strict=True):
+            batches = _batches(classifier.preprocess, paths, numbers, batch_size)
+            parts = [_counted(run(batch)[1], bar) for batch in batches]
+>>>>>>> main
             found.append([torch.cat(part) for part in zip(*parts, strict=True)])
     return fit_novelty(*found)
 
 
-def _evenly(paths: Sequence[Path], most: int) -> list[Path]:
-    count = min(most, len(paths))
-    return [paths[i] for i in np.linspace(0, len(paths) - 1, count).round().astype(int)]
+def _evenly(count: int, most: int) -> np.ndarray:
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
-def _batches(preprocess, paths: Sequence[Path], batch_size: int) -> Iterator[Tensor]:
-    """(B, C, S, S) preprocessed, in order."""
-    for start in range(0, len(paths), batch_size):
-        raw = (torch.from_numpy(read_image(path)) for path in paths[start : start + batch_size])
-        yield torch.cat([preprocess(image[None]) for image in raw])
+def _batches(preprocess: Preprocess, paths: Sequence[Path], chosen: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+    """(B, C, S, S) as the network sees them, in order."""
+    for start in range(0, len(chosen), batch_size):
+        yield network_inputs(paths, chosen[start : start + batch_size], preprocess)
 
 
 def _counted(parts: list[Tensor], bar: progress) -> list[Tensor]:

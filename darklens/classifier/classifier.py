@@ -38,6 +38,11 @@ class Classifier:
     def kind(self) -> str:
         return "equivariant" if isinstance(self.network, Equivariant_Network) else "resnet"
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images that it takes; its network may see others of them."""
+        return self.network.config["channels"] if self.preprocess.view == "image" else 1
+
     def predict(self, images: np.ndarray | Tensor, batch_size: int = 64, precision: str = "fp32") -> np.ndarray:
         """Class probabilities (n, K) of raw images (n, H, W) or (n, C, H, W), cropped about their centre.
 

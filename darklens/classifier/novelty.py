@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ def _average(axis: Tensor, edges: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Cloud:
+class Gaussian:
     """A Gaussian around the training images' features. All tensors float32, on the CPU.
 
     mean, scale: (d,); axes: (d, k) orthonormal, of the features over their scale; weight: (k,) one over the
@@ -89,53 +89,45 @@ class Cloud:
         return (squared.sqrt() / self.unit).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
-def fit_cloud(features: Tensor) -> Cloud:
+def fit_gaussian(features: Tensor) -> Gaussian:
     """The Gaussian of (n, d) features, n at least 2, its covariance shrunk after Ledoit & Wolf.
 
     Where d is large, only as many axes as NUMBERS allows are told apart.
     """
+    from sklearn.covariance import ledoit_wolf
+
     x = features.detach().cpu().double()
     mean, scale = x.mean(0), x.std(0)
     scale = torch.where(scale > 1e-6 * mean.abs().clamp(min=1e-6), scale, torch.ones_like(scale))
-    variances, axes = torch.linalg.eigh(shrunk_covariance((x - mean) / scale))  # ascending
+    covariance, _ = ledoit_wolf(((x - mean) / scale).numpy(), assume_centered=True)  # (d, d)
+    variances, axes = torch.linalg.eigh(torch.from_numpy(covariance))  # ascending
     variances, kept = variances.clamp(min=FLOOR), min(len(mean), max(1, NUMBERS // len(mean)))
     others, variances = variances[:-kept], variances[-kept:]
     rest = 1 / others.mean().item() if len(others) else 0.0
     tensors = [t.float().contiguous() for t in (mean, scale, axes[:, -kept:], 1 / variances)]
-    return Cloud(*tensors, rest)
-
-
-def shrunk_covariance(x: Tensor) -> Tensor:
-    """Ledoit & Wolf's estimate from centred (n, d): the covariance, drawn towards a multiple of the unit matrix."""
-    n, d = x.shape
-    sample = x.T @ x / n
-    centre = sample.trace() / d * torch.eye(d, dtype=x.dtype)
-    spread = (sample - centre).square().sum()
-    error = (x.square().sum(1).square().sum() / n - sample.square().sum()) / n
-    share = (error / spread).clamp(0, 1) if spread > 0 else torch.ones_like(spread)
-    return (1 - share) * sample + share * centre
+    return Gaussian(*tensors, rest)
 
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
     """Scores in which 1.0 is the threshold: above it an image is unlike the training data.
 
-    parts: one Cloud a description; false_alarms: the share of images of the training kind that exceed 1.0, at most
+    parts: one Gaussian a description; false_alarms: the share of images of the training kind that exceed 1.0, at most
     0.01 unless there were fewer than 99 validation images; images: how many of train and val it was fitted to.
     """
 
-    parts: tuple[Cloud, ...]
+    parts: tuple[Gaussian, ...]
     false_alarms: float
     images: tuple[int, int]
 
     def score(self, parts: Sequence[Tensor]) -> Tensor:
         """(n, d) features of each part -> (n,) float64 on the CPU: the largest of the parts' distances."""
-        distances = [cloud.distance(part) for cloud, part in zip(self.parts, parts, strict=True)]
+        distances = [gaussian.distance(part) for gaussian, part in zip(self.parts, parts, strict=True)]
         return torch.stack(distances).amax(0)
 
     def to_dict(self) -> dict:
         """Tensors and plain numbers, for checkpoints."""
-        parts = [{field.name: getattr(cloud, field.name) for field in fields(Cloud)} for cloud in self.parts]
+        parts = [{field.name: getattr(gaussian, field.name) for field in fields(Gaussian)} for gaussian in self.parts]
         return {"parts": parts, "false_alarms": self.false_alarms, "images": list(self.images)}
 
     @classmethod
@@ -143,26 +135,26 @@ class Novelty:
         """The inverse of `to_dict`. sizes: the d of each part. Raises ValueError for anything inconsistent."""
         if set(values) != {field.name for field in fields(cls)} or len(values["parts"]) != len(sizes):
             raise ValueError(f"novelty: expected {len(sizes)} parts, rate and images, found {sorted(map(str, values))}")
-        parts = tuple(_checked(Cloud(**part), size) for part, size in zip(values["parts"], sizes, strict=True))
+        parts = tuple(_checked(Gaussian(**part), size) for part, size in zip(values["parts"], sizes, strict=True))
         rate, images = values["false_alarms"], values["images"]
         if not _is_positive(rate) or rate > 1 or [type(n) for n in images] != [int, int]:
             raise ValueError(f"novelty: expected a rate and two numbers of images, found {rate!r} and {images!r}")
         return cls(parts, rate, tuple(images))
 
 
-def _checked(cloud: Cloud, size: int) -> Cloud:
-    """The cloud, if it can be used on (n, size) features."""
-    kept = cloud.axes.shape[-1] if isinstance(cloud.axes, Tensor) and cloud.axes.ndim else 0
+def _checked(gaussian: Gaussian, size: int) -> Gaussian:
+    """The Gaussian, if it can be used on (n, size) features."""
+    kept = gaussian.axes.shape[-1] if isinstance(gaussian.axes, Tensor) and gaussian.axes.ndim else 0
     shapes = {"mean": (size,), "scale": (size,), "axes": (size, kept), "weight": (kept,)}
     for name, shape in shapes.items():
-        value = getattr(cloud, name)
+        value = getattr(gaussian, name)
         if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.shape != shape:
             raise ValueError(f"novelty: expected {name} of {size} features, found {getattr(value, 'shape', value)!r}")
         if not value.isfinite().all() or (name in ("scale", "weight") and not (value > 0).all()):
             raise ValueError(f"novelty: expected finite {name}, above 0 where it divides")
-    if not _is_positive(cloud.unit) or not (cloud.rest == 0 or _is_positive(cloud.rest)):
-        raise ValueError(f"novelty: expected a unit above 0, found {cloud.unit!r} and {cloud.rest!r}")
-    return cloud
+    if not _is_positive(gaussian.unit) or not (gaussian.rest == 0 or _is_positive(gaussian.rest)):
+        raise ValueError(f"novelty: expected a unit above 0, found {gaussian.unit!r} and {gaussian.rest!r}")
+    return gaussian
 
 
 def _is_positive(value: object) -> bool:
@@ -179,13 +171,13 @@ def fit_novelty(train: Sequence[Tensor], val: Sequence[Tensor], rate: float = FA
         raise ValueError("novelty: the network's features are not finite")
     if len(train[0]) < 2 or len(val[0]) < 1:
         raise ValueError(f"novelty: expected 2 training images and 1 other, found {len(train[0])} and {len(val[0])}")
-    clouds = []
+    gaussians = []
     for part, others in zip(train, val, strict=True):
-        cloud = fit_cloud(part)
-        clouds.append(_rescaled(cloud, _threshold(cloud.distance(others), rate)))
+        gaussian = fit_gaussian(part)
+        gaussians.append(_rescaled(gaussian, _threshold(gaussian.distance(others), rate)))
     n, images = len(val[0]), (len(train[0]), len(val[0]))
-    threshold = _threshold(Novelty(tuple(clouds), rate, images).score(val), rate)
-    return Novelty(tuple(_rescaled(c, threshold) for c in clouds), (n + 1 - _rank(n, rate)) / (n + 1), images)
+    threshold = _threshold(Novelty(tuple(gaussians), rate, images).score(val), rate)
+    return Novelty(tuple(_rescaled(c, threshold) for c in gaussians), (n + 1 - _rank(n, rate)) / (n + 1), images)
 
 
 def _rank(n: int, rate: float) -> int:
@@ -197,5 +189,5 @@ def _threshold(scores: Tensor, rate: float) -> float:
     return max(scores.sort().values[_rank(len(scores), rate) - 1].item(), 1e-12)
 
 
-def _rescaled(cloud: Cloud, factor: float) -> Cloud:
-    return Cloud(cloud.mean, cloud.scale, cloud.axes, cloud.weight, cloud.rest, cloud.unit * factor)
+def _rescaled(gaussian: Gaussian, factor: float) -> Gaussian:
+    return replace(gaussian, unit=gaussian.unit * factor)

@@ -136,7 +136,11 @@ def new_classifier(
     the images.
     """
     preprocess = preprocess or default_preprocess(data.size)
-    config = {"channels": data.channels, "classes": len(data.classes), "size": preprocess.crop} | config
+    config = {
+        "channels": preprocess.channels(data.channels),
+        "classes": len(data.classes),
+        "size": preprocess.crop,
+    } | config
     try:
         network = NETWORKS["resnet" if cnn else "equivariant"](config)
     except ValueError as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from darklens.data import convert, pack
-from darklens.errors import DataError, UsageError
+from darklens.errors import DarkLensError, one_line
 
 
 def run_command(work: Callable[[], str], prog: str, dst: str | None) -> int:
@@ -22,11 +22,13 @@ def run_command(work: Callable[[], str], prog: str, dst: str | None) -> int:
     handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         print(work())
-    except (DataError, OSError) as error:
-        if isinstance(error, OSError):
-            error = DataError(f"cannot write to {error.filename or dst}: {error.strerror or error}")
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    except DarkLensError as error:
+        print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
+        return error.status
+    except OSError as error:
+        reason = f"cannot write to {error.filename or dst}: {error.strerror or error}"
+        print(f"{prog}: error: {one_line(reason)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{prog}: interrupted, nothing is left", file=sys.stderr)
         return 130
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "dataset.py") -> in
     """`convert SRC DST`, `pack SRC DST` or `verify SHARDS`: the exit status, 2 for a call that can't be meant."""
     args = vars(_parser(prog).parse_args(arguments))
     command, work = args.pop("command"), args.pop("run")
-    return run_command(lambda: str(DataError(work(**args))), f"{prog} {command}", args.get("dst"))
+    return run_command(lambda: one_line(work(**args)), f"{prog} {command}", args.get("dst"))
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ DEFAULTS = {
     "arch": "full",
     "head": None,
     "crop": None,
+    "view": None,
     "recipe": "seed",
     "epochs": None,
     "batch_size": None,
@@ -53,7 +54,7 @@ DEMO_IMAGES = {"train": 3500, "val": 700}  # per class
 NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoint knows better
 # what a run repeats when it is started with --config
 REPEATED = (
-    "data_dir simulate epoch_images weights sym_group N use_CNN arch head crop recipe epochs batch_size lr average "
+    "data_dir simulate epoch_images weights sym_group N use_CNN arch head crop view recipe epochs batch_size lr average "
     "seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
 ).split()
 
@@ -169,10 +170,16 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     )
 
     add(
+        "--view",
+        choices=("image", "residual", "both"),
+        help="what the network sees: the image, what the best smooth lens leaves of it, or both (residual for compact "
+        "networks on lenses like those of Models F and J, else image)",
+    )
+    add(
         "--crop",
         type=odd,
         metavar="PIXELS",
-        help="odd side of the window that the network sees; a smaller one is faster (129, or what the images have)",
+        help="odd side of the window that the network sees; a smaller one is faster (image 129, residual 105, or less)",
     )
 
     add = parser.add_argument_group("training").add_argument
@@ -189,7 +196,12 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
         metavar="RATE",
         help="learning rate, the highest of a cycle (seed 5e-5, fast 5e-3, ResNet-18 1e-3)",
     )
-    add("--average", type=share, metavar="SHARE", help="judge and keep a running average of the weights, as 0.99 (0)")
+    add(
+        "--average",
+        type=share,
+        metavar="DECAY",
+        help="evaluate and keep an exponential moving average of the weights, with this decay, as 0.99 (0: none)",
+    )
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add(
         "--conv",
@@ -293,6 +305,7 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
         (bool(settings.simulate) and mode != "Train", f"--simulate trains a network: not with --mode {mode}"),
         (bool(settings.simulate) and settings.demo, "--simulate: not with --demo, which has images of its own"),
         ("crop" in given and mode != "Train", "--crop: a trained network knows its own"),
+        ("view" in given and mode != "Train", "--view: a trained network knows its own"),
         ("epoch_images" in given and not settings.simulate, "--epoch_images goes with --simulate"),
         (settings.demo and mode != "Train", f"--demo trains a network: not with --mode {mode}"),
         (settings.export and mode != "Test", "--export goes with --mode Test"),

@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 
 from darklens.commands import flags
+from darklens.data.folder import LensFolder
 from darklens.errors import ResultsError, UsageError
 from darklens.storage import checkpoint, runs
 from darklens.training.ranks import world_size
+from darklens.training.trainer import Trainer
 
 
 def resumed_run(settings: Namespace, given: set[str]) -> tuple[Path, Namespace, dict]:
     """The run to go on with, the settings it was started with, and its record."""
-
     try:
         folder = runs.find_run(settings.results_dir, settings.resume)
     except ResultsError as error:
@@ -40,7 +41,6 @@ def resumed_run(settings: Namespace, given: set[str]) -> tuple[Path, Namespace, 
 
 def _check_same_ranks(record: dict, deterministic: bool) -> None:
     """Another number of processes would add in another order, unless that order is fixed."""
-
     then, now = record.get("ranks", 1), world_size()
     if then != now and not deterministic:
         raise UsageError(
@@ -49,16 +49,15 @@ def _check_same_ranks(record: dict, deterministic: bool) -> None:
         )
 
 
-def check_same_data(record: dict | None, data) -> None:
+def check_same_data(record: dict | None, data: LensFolder) -> None:
     """A run goes on only with the images it was started with. record: None for a new run."""
     found = {name: len(split.paths) for name, split in data.splits.items()}
     if record and (record.get("images") != found or record.get("classes") != list(data.classes)):
         raise UsageError(f"--resume: {data.root} has changed: the run began with {record.get('images')}, found {found}")
 
 
-def go_on(run, log: Callable[[str], None]) -> None:
+def go_on(run: Trainer, log: Callable[[str], None]) -> None:
     """Return to the saved state, or start again where the run was stopped before it saved one."""
-
     then, now = run.classifier.record["threads"], torch.get_num_threads()
     if then != now:
         log(f"warning: the run began with {then} threads and goes on with {now}: it may end with other bits")

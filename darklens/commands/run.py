@@ -53,10 +53,10 @@ def _module(name: str):
 
 
 def _command(settings: Namespace) -> Callable[[Namespace, set[str]], int | None]:
+    if (settings.list or settings.mode != "Train") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(f"torchrun is for training: start --mode {settings.mode} with `python main.py`")
     if settings.list:
         return _module("runs").show_runs
-    if settings.mode != "Train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(f"torchrun is for training: start --mode {settings.mode} with `python main.py`")
     return getattr(_module(MODES[settings.mode]), settings.mode.lower())
 
 

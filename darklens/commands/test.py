@@ -70,7 +70,7 @@ def _tested_batches(data: LensFolder, classifier: Classifier, settings: Namespac
 
 def _check_classes(classifier: Classifier, data: LensFolder) -> None:
     """The data must be of the kind that the network was trained on."""
-    found, channels = list(data.classes), classifier.network.config["channels"]
+    found, channels = list(data.classes), classifier.channels
     if classifier.record.get("original") and len(found) == len(classifier.classes):
         classifier.classes = found  # the original's checkpoints do not name their classes
     if found != classifier.classes:

@@ -22,6 +22,7 @@ from darklens.data import endless, transforms
 from darklens.data.batches import open_batches
 from darklens.data.endless import Endless
 from darklens.data.folder import scan
+from darklens.data.known import known_lens
 from darklens.errors import Interrupted, ResultsError, TrainingError, UsageError
 from darklens.lenses import recipes as lens_recipes
 from darklens.lenses import writer
@@ -44,7 +45,6 @@ def train(settings: Namespace, given: set[str]) -> None:
 
 def run_training(settings: Namespace, given: set[str]) -> Path:
     """`train`; returns the run's folder."""
-
     folder = record = None
     if settings.resume:
         folder, settings, record = resumed_run(settings, given)
@@ -61,14 +61,13 @@ def run_training(settings: Namespace, given: set[str]) -> Path:
 
 def _train(settings: Namespace, folder: Path | None, record: dict | None, device, ranks) -> Path:
     """One process's part in it. folder, record: of the run to go on with."""
-
     changes = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr", "average")}
     recipe = recipes.choose_recipe(settings.recipe, settings.use_CNN, **changes)
     settings.batch_size = recipe.batch_size
     settings.quiet |= not ranks.first
     if settings.deterministic_ranks and settings.conv == "auto" and device.type == "cuda":
         settings.conv = "dense"  # there, auto looks at the clock
-    ranks.tell(lambda: _simulate(settings))
+    ranks.broadcast(lambda: _simulate(settings))
     torch.manual_seed(settings.seed)
     folder, data, batches, classifier = _open(settings, recipe, device, folder, ranks)
     check_same_data(record, data)
@@ -93,7 +92,6 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
 @contextlib.contextmanager
 def _log(folder: Path, ranks) -> Iterator[Callable[[str], None]]:
     """The run's log, which only the first process writes."""
-
     if not ranks.first:
         yield lambda line: None
         return
@@ -103,10 +101,12 @@ def _log(folder: Path, ranks) -> Iterator[Callable[[str], None]]:
 
 def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tuple:
     """The run's folder, its images and an untrained network. No folder is left behind where an image is bad."""
-
     data = scan(settings.data_dir)
     config = {} if settings.use_CNN else {key: getattr(settings, key) for key in ("sym_group", "N", "arch", "head")}
-    options = {"preprocess": transforms.choose_preprocess(data, settings.crop), "conv": settings.conv}
+    lens = known_lens(data)
+    settings.view = settings.view or _usual_view(settings, data, lens)
+    preprocess = transforms.choose_preprocess(data, settings.crop, settings.view, lens)
+    options = {"preprocess": preprocess, "conv": settings.conv}
     classifier = saved.new_classifier(data, config, device, settings.use_CNN, **options)
     if settings.weights and not folder:
         saved.start_from(classifier, saved.find_weights(settings.weights))
@@ -115,7 +115,7 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
     if not ranks.alone:
         options |= {"share": ranks.share, "memory_limit": machine.available_memory() // 2 // ranks.neighbours}
     # before the images are read: it may not be writable
-    new = None if folder else ranks.tell(lambda: _new_folder(settings))
+    new = None if folder else ranks.broadcast(lambda: _new_folder(settings))
     try:
         parts = data, classifier.preprocess, recipe.batch_size, device
         batches = _batches(settings, *parts, **options)
@@ -126,9 +126,14 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
     return folder or new, data, batches, classifier
 
 
+def _usual_view(settings: Namespace, data, lens: dict | None) -> str:
+    """Compact networks see residuals where the smooth lens is known."""
+    compact = settings.arch == "compact" and not settings.use_CNN
+    return "residual" if compact and lens is not None and data.channels == 1 else "image"
+
+
 def _batches(settings: Namespace, data, preprocess, batch_size: int, device, **options) -> dict:
     """The batches of each split; those of training from the simulator if it is asked for."""
-
     if not settings.simulate:
         return open_batches(data, ("train", "val", "test"), preprocess, batch_size, device, **options)
 
@@ -145,7 +150,6 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _trainer(settings: Namespace, recipe, folder: Path, batches: dict, classifier, log: Callable[[str], None], ranks):
-
     options = {"compiled": settings.compile, "quiet": settings.quiet, "precision": classifier.record["precision"]}
     options["ranks"] = ranks
     return trainer.Trainer(classifier, batches["train"], batches["val"], recipe, folder, log, **options)
@@ -171,14 +175,12 @@ def _simulate(settings: Namespace) -> None:
 
 
 def _new_folder(settings: Namespace) -> Path:
-
     name = runs.run_folder_name(settings.data_dir, settings.sym_group, settings.N, settings.use_CNN)
     return runs.make_run_folder(settings.results_dir, name)
 
 
 def _record(settings: Namespace, data, classifier, recipe, device, ranks) -> dict:
     """All that is needed to understand and repeat the run: `run.json`, and part of every checkpoint."""
-
     return {
         "arguments": vars(settings) | {"head": classifier.network.config.get("head")},
         "recipe": asdict(recipe),
@@ -206,7 +208,6 @@ def source_hash() -> str:
 
 def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record: dict) -> None:
     """Write down what this run is, before anything is trained."""
-
     if not (folder / "run.json").exists():
         _copy_code(folder / "code.py")
         files.save_json(folder / "run.json", record)
@@ -227,7 +228,6 @@ def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record
 
 
 def _copy_code(path: Path) -> None:
-
     try:
         shutil.copyfile(__file__, path)
     except OSError as error:
@@ -236,7 +236,6 @@ def _copy_code(path: Path) -> None:
 
 def _fit(run, settings: Namespace, log: Callable[[str], None]) -> None:
     """Train from the beginning, or from the saved state; the log says why it stopped."""
-
     if settings.resume:
         go_on(run, log)
     try:
@@ -252,7 +251,6 @@ def _fit(run, settings: Namespace, log: Callable[[str], None]) -> None:
 
 def _finish(run, batches: dict, log: Callable[[str], None]) -> dict | None:
     """Report the best epoch: on val from the logits it had then, on a test split with one pass over it."""
-
     path = run.folder / "best-model-parameters.pt"
     best = load_model(path, run.train.device)
     set_convolution(best.network, best.record["arguments"].get("conv", "auto"))

@@ -9,15 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
+from darklens import machine
 from darklens.data.folder import LensFolder, Split
-from darklens.data.image import read_image
-from darklens.data.packed import Packed
+from darklens.data.reader import Reader, read_ahead
 from darklens.data.transforms import Preprocess, augment, draw_augmentation, hash_words
-from darklens.data.workers import outlive_signals, start_workers, unchanged
+from darklens.data.views import Views, open_views
 from darklens.errors import DataError
-from darklens.machine import available_memory, usable_cores
 from darklens.storage.progress import progress as progress_bar
 
 THREADS = 16  # readers that fill the memory: they wait for the disk, not for the processor
@@ -36,6 +34,8 @@ class Batches:
 
     Images that fit in `memory_limit` bytes (default: half of what is available) are read once, by threads;
     others are streamed from disk in every epoch by `workers` processes (0: in this one). Same bits in both.
+
+    Of a split of views (`views.open_views`) nothing is left to do but to turn and mirror them.
 
     shift: pixels by which a training crop may be off centre in x and y (None: as far as the image goes).
     share: which of a batch's images this process takes, by their number, where there are others (None: all).
@@ -59,19 +59,19 @@ class Batches:
         shift: int | None = None,
         share: Callable[[int], slice] | None = None,
     ):
-        if folder.size < preprocess.window:
-            raise DataError(
-                f"{folder.root}: expected images of {preprocess.window} pixels or more, found {folder.size}"
-            )
+        self.viewed = isinstance(split.paths, Views)
+        window = folder.size if self.viewed else preprocess.window
+        if folder.size < window:
+            raise DataError(f"{folder.root}: expected images of {window} pixels or more, found {folder.size}")
         self.split, self.labels, self.preprocess = split, split.labels, preprocess
         self.batch_size, self.train, self.seed = batch_size, train, seed
         self.device, self.share = torch.device(device), share
-        self.workers = min(8, usable_cores()) if workers is None else workers
-        self.spare = folder.size - preprocess.window
+        self.workers = min(8, machine.usable_cores()) if workers is None else workers
+        self.spare = folder.size - window
         self.span = self.spare if shift is None else min(self.spare, 2 * shift)
-        self._reader = _Reader(split.paths, folder.channels, folder.size)
+        self._reader = Reader(split.paths, folder.channels, folder.size)
         self._constant: set[int] = set()
-        self._store = self._load(available_memory() // 2 if memory_limit is None else memory_limit, progress)
+        self._store = self._load(machine.available_memory() // 2 if memory_limit is None else memory_limit, progress)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
@@ -121,10 +121,10 @@ class Batches:
     def _prepare(self, pixels: torch.Tensor, epoch: int, indices: np.ndarray) -> torch.Tensor:
         """(B, C, H, W) as read -> (B, C, S, S) float32, augmented in training."""
         if not self.train:
-            return self.preprocess(pixels)
+            return pixels.float() if self.viewed else self.preprocess(pixels)
         offsets, turns, flips = draw_augmentation(self.seed, epoch, indices, self.span)
         offsets = offsets + (self.spare - self.span) // 2
-        return augment(self.preprocess(pixels, offsets), turns, flips)
+        return augment(pixels.float() if self.viewed else self.preprocess(pixels, offsets), turns, flips)
 
     def _load(self, limit: int, progress: bool) -> torch.Tensor | None:
         """All images (n, C, H, W) in the first one's number type, else in float32; None if too large."""
@@ -175,62 +175,9 @@ class Batches:
 
     def _ahead(self, chunks: Sequence[np.ndarray]) -> Iterator:
         """What the reader has for each chunk of indices, read ahead by worker processes."""
-        loader = DataLoader(
-            self._reader,
-            sampler=chunks,
-            batch_size=None,
-            num_workers=self.workers,
-            collate_fn=unchanged,
-            worker_init_fn=outlive_signals,
-            generator=torch.Generator(),  # its own: the program's random numbers stay where they are
-        )
-        try:
-            for result in start_workers(loader):  # no name for it: dropped, it ends its processes
-                if isinstance(result, DataError):
-                    raise result
-                self._constant.update(result[1])
-                yield result[0]
-        except (RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{self.split.name}: a process reading images died ({reason}); use fewer") from error
-
-
-class _Reader(Dataset):
-    """Reads batches of files; errors are returned, since a DataLoader makes pages of those raised."""
-
-    def __init__(self, paths: Sequence[Path], channels: int, size: int):
-        self.paths, self.channels, self.size = paths, channels, size
-
-    def read(self, index: int) -> tuple[np.ndarray, bool]:
-        """The image (C, H, W) in a number type of at most four bytes, and whether it's constant."""
-        packed = isinstance(self.paths, Packed)
-        image = self.paths.read(index) if packed else read_image(self.paths[index], self.channels, self.size)
-        return _compact(image), bool(image.min() == image.max())
-
-    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[int]] | DataError:
-        """(B, C, H, W), and which of the indices (B,) are constant images."""
-        if not len(indices):
-            return np.empty((0, self.channels, self.size, self.size), np.float32), []
-        if isinstance(self.paths, Packed):
-            self.paths.expect(indices)
-        try:
-            images, constant = zip(*(self.read(index) for index in indices), strict=True)
-        except DataError as error:
-            return error
-        return np.stack(images), [int(index) for index, flat in zip(indices, constant, strict=True) if flat]
-
-
-def _compact(image: np.ndarray) -> np.ndarray:
-    """An image in a type that float32 holds exactly, so that it matters nowhere in which of them it's kept.
-
-    float64 is scaled by a power of two to a maximum of about 1, since float32 ends at 1e38; to `Preprocess`
-    that makes no difference.
-    """
-    if image.dtype.itemsize <= 2 or image.dtype == np.float32:
-        return image
-    if image.dtype.kind == "f":
-        image = np.ldexp(image, -np.frexp(np.abs(image).max())[1])
-    return image.astype(np.float32)
+        for result, constant in read_ahead(self._reader, chunks, self.workers, self.split.name):
+            self._constant.update(constant)
+            yield result
 
 
 def _place(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -250,8 +197,11 @@ def open_batches(
 ) -> dict[str, Batches]:
     """The batches of those of the folder's splits that are asked for; options as `Batches` takes them.
 
+    Where `preprocess` has another view than the image, the views are made first, or found beside the images.
     Raises DataError for a bad image.
     """
+    if preprocess.view != "image":
+        data = open_views(data, splits, preprocess, options.get("workers"), options.get("progress", True))
     return {
         name: Batches(split, data, preprocess, batch_size, device, train=name == "train", **options)
         for name, split in data.splits.items()

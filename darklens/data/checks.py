@@ -80,6 +80,7 @@ def channels_first(array: np.ndarray) -> np.ndarray:
 
 
 def import_library(path: str | Path, module: str, package: str) -> ModuleType:
+    """The optional library that reads this kind of file. Raises DataError where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:

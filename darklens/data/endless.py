@@ -69,7 +69,8 @@ class Endless(Batches):
         options = {"train": True, "seed": seed, "workers": workers, "shift": shift, "share": share}
         super().__init__(data.splits["train"], data, preprocess, batch_size, device, **options)
         self.model, self.labels = model, np.arange(-(-images // KINDS) * KINDS) % KINDS
-        self._reader = _Draw(model, seed) if self.device.type == "cuda" else _Render(model, seed)
+        self._reader = _Draw(model, seed) if self.device.type == "cuda" else _Render(model, seed, preprocess)
+        self.viewed = preprocess.view != "image"
 
     def path(self, index: int) -> Path:
         """What to call an image: the file that `simulate.py` would write it to."""
@@ -93,7 +94,8 @@ class Endless(Batches):
             yield from super()._stream(chunks)
             return
         for drawn, indices in zip(self._ahead(chunks), chunks, strict=True):
-            yield render_noisy(drawn, indices, self.model, self.seed, self.device)
+            counts = render_noisy(drawn, indices, self.model, self.seed, self.device)
+            yield self.preprocess.with_fit(counts)[0] if self.viewed else counts
 
 
 def render_noisy(
@@ -116,17 +118,24 @@ def render_noisy(
 class _Render(Dataset):
     """Renders the images of a batch."""
 
-    def __init__(self, model: str, seed: int):
-        self.recipe, self.seed = recipes.RECIPES[model], seed
+    def __init__(self, model: str, seed: int, preprocess: Preprocess | None = None):
+        self.recipe, self.seed, self.preprocess = recipes.RECIPES[model], seed, preprocess
 
     def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        """(B, 1, H, W) uint16 counts, and no constant images among them."""
+        """(B, 1, H, W) uint16 counts, or views of them (B, C, S, S) float16; no constant images among them."""
+        counts = self._counts(indices)
+        if self.preprocess is None or self.preprocess.view == "image":
+            return counts, []
+        view, _ = self.preprocess.with_fit(torch.from_numpy(counts.astype(np.float64)))
+        return view.half().numpy(), []
+
+    def _counts(self, indices: np.ndarray) -> np.ndarray:
         size = self.recipe.pixels
         counts = np.empty((len(indices), 1, size, size), np.uint16)
         for kind, name in enumerate(recipes.CLASSES):
             mine = indices % KINDS == kind
             counts[mine, 0] = render.simulate(self.recipe, name, indices[mine] // KINDS, self.seed)
-        return counts, []
+        return counts
 
 
 class _Draw(_Render):

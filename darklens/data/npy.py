@@ -43,6 +43,7 @@ def read_header(path: str | Path, file: BinaryIO) -> Header:
 
 
 def read_npy(path: str | Path, file: BinaryIO) -> Read:
+    """The array of a `.npy` file, as stored; no unit, no notes. Executes nothing. Raises DataError."""
     header = checked_header(path, file)
     check_size(path, header.shape)
     return read_array(path, file, header), None, ()

@@ -26,6 +26,7 @@ RASTER_RATIO = 2000  # bytes of pixels a byte of file; more is a bomb, or nearly
 
 
 def read_png(path: str | Path, file: BinaryIO) -> Read:
+    """The pixels of a grey or RGB PNG at full depth: (H, W) or (H, W, 3). Raises DataError for any other kind."""
     start = check_start(path, file, "a PNG file", (b"\x89PNG\r\n\x1a\n",))
     image = _open_raster(path, file, "PNG")
     kind = None if "transparency" in image.info else PNG_KINDS.get((start[24], start[25]))
@@ -33,6 +34,7 @@ def read_png(path: str | Path, file: BinaryIO) -> Read:
 
 
 def read_tiff(path: str | Path, file: BinaryIO) -> Read:
+    """The first image of a grey or RGB TIFF: (H, W) or (H, W, 3). Raises DataError for any other kind."""
     check_start(path, file, "a TIFF file", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
     image = _open_raster(path, file, "TIFF")
 

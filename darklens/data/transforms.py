@@ -11,9 +11,12 @@ import torch
 from torch.nn import functional as F
 
 from darklens.data.folder import LensFolder
+from darklens.data.residual import VIEWS, residual_view, smoothed
 from darklens.errors import DataError, UsageError
+from darklens.lenses.fit import Fit, SmoothModel
 
 CROP = 129  # pixels: the input of the network, for images at least that large
+VIEW_CROP = 105  # the same where it sees residuals: 5.25", twice the largest ring of Models F and J
 KNEE = 0.1  # asinh: linear below this fraction of the brightest pixel, logarithmic above (our choice)
 EPSILON = 1e-6  # of the brightest pixel: what varies less is rounding error, or constant, and becomes zeros
 STRETCHES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # of images whose largest |pixel| is 1
@@ -35,11 +38,17 @@ class Preprocess:
     The stretch "original" repeats what the 2021 network was trained on: each image over its maximum, cut to
     8 bits, a window of crop - 1 pixels, then one row of zeros below and one column to the right. (Negative
     pixels become 0.) Multiplying an image by a positive number changes nothing, but for rounding.
+
+    view: a key of residual.VIEWS. "image" is the above; "residual" what the smooth lens `lens` leaves of the image,
+    in standard deviations (see residual.py); "both" has the image, its window smoothed as the residual is, and the
+    residual as two channels. Adding a constant to an image then changes nothing in the residual either.
     """
 
     crop: int = CROP
     stretch: str = "sqrt"
     standardise: bool = True
+    view: str = "image"
+    lens: SmoothModel | None = None
 
     def __post_init__(self) -> None:
         if type(self.crop) is not int or self.crop < 1 or self.crop % 2 == 0:
@@ -48,6 +57,16 @@ class Preprocess:
             raise DataError(f"preprocess: expected stretch to be one of {', '.join(STRETCHES)}, found {self.stretch!r}")
         if type(self.standardise) is not bool:
             raise DataError(f"preprocess: expected standardise to be True or False, found {self.standardise!r}")
+        if self.view not in VIEWS:
+            raise DataError(f"preprocess: expected view to be one of {', '.join(VIEWS)}, found {self.view!r}")
+        if (self.view == "image") != (self.lens is None) or (self.lens and self.lens.window != self.crop):
+            raise DataError("preprocess: expected a smooth lens of the same window with the views residual and both")
+
+    def channels(self, of_image: int) -> int:
+        """Channels of the network's input, of images with `of_image` channels. Raises DataError for a view of many."""
+        if self.view != "image" and of_image != 1:
+            raise DataError(f"the {self.view} view takes images of one channel, found {of_image}")
+        return {"image": of_image, "residual": 1, "both": 2}[self.view]
 
     @property
     def window(self) -> int:
@@ -56,15 +75,17 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, int | str | bool]:
         """Plain values, for JSON and checkpoints."""
-        return asdict(self)
+        plain = asdict(self)
+        return plain if self.lens else {key: plain[key] for key in ("crop", "stretch", "standardise")}
 
     @classmethod
     def from_dict(cls, values: dict[str, int | str | bool]) -> Preprocess:
         """The inverse of `to_dict`. Raises DataError for unknown, missing or wrong entries."""
-        expected = {field.name for field in fields(cls)}
+        expected = {field.name for field in fields(cls)} - ({"view", "lens"} if "view" not in values else set())
         if set(values) != expected:
             raise DataError(f"preprocess: expected the keys {sorted(expected)}, found {sorted(map(str, values))}")
-        return cls(**values)
+        lens = values.get("lens")
+        return cls(**values | ({"lens": lens_from_dict(lens)} if lens else {}))
 
     def __call__(self, images: torch.Tensor, offsets: np.ndarray | torch.Tensor | None = None) -> torch.Tensor:
         """(B, C, H, W) of any real type -> (B, C, crop, crop) float32, on the same device.
@@ -72,6 +93,8 @@ class Preprocess:
         offsets: (B, 2) first row and column of each image's window; None: the central one. Raises DataError
         when the images are smaller than the window.
         """
+        if self.view != "image":
+            return self.with_fit(images)[0]
         images = images if images.dtype == torch.float64 else images.float()
         if self.stretch == "original":  # in float64, as there; the maximum is that of the whole image
             images = _unit(images.double().clamp_min(0))
@@ -79,6 +102,29 @@ class Preprocess:
         else:
             window = STRETCHES[self.stretch](_unit(_crop(images, self.window, offsets)).float())
         return _standardise(window) if self.standardise else window
+
+    def with_fit(self, images: torch.Tensor, start: np.ndarray | None = None) -> tuple[torch.Tensor, Fit]:
+        """Views (B, 1 or 2, crop, crop) float32 of images (B, 1, H, W), and the fits of the smooth lens.
+
+        start: as in `fit`. For the views residual and both.
+        """
+        view, found = residual_view(images, self.lens, self.crop, start)
+        if self.view == "residual":
+            return view, found
+        size = self.crop + (self.crop - images.shape[-1]) % 2
+        window = STRETCHES[self.stretch](_unit(_crop(images.float(), size, None)))
+        window = _standardise(smoothed(window[:, 0], self.crop))
+        return torch.cat((window.half().float(), view), 1), found
+
+
+def lens_from_dict(values: dict) -> SmoothModel:
+    """The inverse of `dataclasses.asdict`. Raises DataError for unknown or wrong entries."""
+    try:
+        kernel = values.get("psf_kernel")
+        kernel = None if kernel is None else tuple(tuple(map(float, row)) for row in kernel)
+        return SmoothModel(**values | {"psf_kernel": kernel})
+    except (TypeError, ValueError) as error:
+        raise DataError(f"preprocess: not a smooth lens: {error}") from error
 
 
 # For the checkpoints published in 2021
@@ -158,12 +204,18 @@ def augment(images: torch.Tensor, turns: torch.Tensor, flips: torch.Tensor) -> t
     return torch.where(turns >= 2, images.rot90(2, (2, 3)), images)
 
 
-def choose_preprocess(data: LensFolder, crop: int | None = None) -> Preprocess:
+def choose_preprocess(
+    data: LensFolder, crop: int | None = None, view: str = "image", lens: dict | None = None
+) -> Preprocess:
     """The usual one for these images, with a window of `crop` pixels if that is given.
 
+    view: a key of VIEWS. lens: what is known of the smooth lens, fields of `SmoothModel`; None: as in Models F and J.
     Raises UsageError if the images are smaller.
     """
     if crop and crop > data.size:
         raise UsageError(f"--crop {crop}: the images in {data.root} have {data.size} pixels a side")
-    usual = default_preprocess(data.size)
-    return replace(usual, crop=crop or usual.crop)
+    if view == "image":
+        usual = default_preprocess(data.size)
+        return replace(usual, crop=crop or usual.crop)
+    crop = crop or min(VIEW_CROP, data.size - 1 + data.size % 2)
+    return Preprocess(crop, view=view, lens=SmoothModel(**(lens or {}) | {"window": crop}))

@@ -13,6 +13,7 @@ WIDTH = 8  # fields are padded to a multiple of it
 
 
 def padded(fields: int) -> int:
+    """The least multiple of WIDTH that holds so many fields: a vector register takes that many numbers."""
     return -(-fields // WIDTH) * WIDTH
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from darklens.factorised import library
 from darklens.factorised.algebra import OVERHEAD, Factorisation, padded
 from darklens.factorised.cpu import TYPES, Work
-from darklens.factorised.library import library
 
 
 def faster(plan: Factorisation, fields_in: int, fields_out: int) -> bool:
@@ -28,7 +28,8 @@ def precision(x: Tensor) -> torch.dtype:
 def possible(x: Tensor) -> bool:
     """Whether `convolve` can be called with x as it is here: a CPU's numbers, not a tracer's, and a compiler exists."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, torch.nn.Parameter)
-    return not traced and x.device.type == "cpu" and precision(x) in TYPES and len(x) > 0 and library() is not None
+    here = not traced and x.device.type == "cpu" and precision(x) in TYPES and len(x) > 0
+    return here and library.library() is not None
 
 
 CHOICES = {

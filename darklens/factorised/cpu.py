@@ -5,7 +5,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from darklens.factorised.algebra import FILTERS, TILE, Factorisation, Shape, padded
+from darklens.factorised import algebra
+from darklens.factorised.algebra import FILTERS, Factorisation, Shape, padded
 from darklens.factorised.library import library
 
 TYPES = {torch.float32: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}  # stored: summed
@@ -56,7 +57,7 @@ class Work:
         self.filters = _packed(plan.filters).to(self.sums)
         self.signs, self.raw = plan.signs.to(self.sums).contiguous(), plan.raw.to(torch.int64)
         pixel = FILTERS * plan.order * self.wide * x.element_size()  # bytes of one steered pixel
-        pixels = max(1, TILE // pixel)
+        pixels = max(1, algebra.TILE // pixel)
         self.group = max(1, min(self.batch, pixels // (self.rows_out * self.columns_out)))  # images at once
         self.tile = max(1, min(self.rows_out, pixels // (self.group * self.columns_out)))  # their rows at once
         self.cache = {}

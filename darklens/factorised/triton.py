@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from darklens.factorised import triton_tables
 from darklens.factorised.algebra import PLANS, Factorisation
-from darklens.factorised.triton_tables import INSTALLED, TILE, TYPES, tables
+from darklens.factorised.triton_tables import TILE, TYPES, tables
 
 DEVICES = ("cuda",)
 FEWER = 8  # times fewer products than the dense layer: else it isn't even measured
@@ -266,7 +267,7 @@ def _precision(x: Tensor) -> torch.dtype:
 
 def possible(x: Tensor, plan: "Factorisation | None") -> bool:
     """Whether `convolve` can be called with x: a GPU's numbers in one of TYPES, Triton, a map that is not empty."""
-    fits = plan is not None and INSTALLED and x.device.type in DEVICES and len(x) > 0
+    fits = plan is not None and triton_tables.INSTALLED and x.device.type in DEVICES and len(x) > 0
     return fits and _precision(x) in TYPES and x.numel() < plan.order * LARGEST
 
 

@@ -20,6 +20,7 @@ def manifest_identity(recipe: Recipe, seed: int, device: str) -> dict:
 
 
 def library_versions() -> dict[str, str]:
+    """What the bits of an image depend on beside recipe and seed: Python, NumPy, PyTorch, vector instructions."""
     vectors = torch.backends.cpu.get_cpu_capability()
     return {
         "python": platform.python_version(),

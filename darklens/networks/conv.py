@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from darklens.networks.basis import SteerableBasis
 from darklens.networks.grid import ExactModule
 
 
-def choose_entry(what: str, registry: dict, name: str):
+def choose_entry(what: str, registry: dict[str, Any], name: str) -> Any:
+    """The entry of that name. Raises ValueError, which lists all names; what: of what kind they are."""
     if name not in registry:
         raise ValueError(f"unknown {what} {name!r}: expected one of {', '.join(registry)}")
     return registry[name]
@@ -144,4 +146,5 @@ class FoldedConv(nn.Module):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32 where it is in half precision, else as it is: (...) -> (...)."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

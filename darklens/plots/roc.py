@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from darklens.plots.style import COLOURS, DASHES, GRID, class_colour, new_figure, save_figure, tick_labels
+from darklens.plots import style
+from darklens.plots.style import COLOURS, DASHES, GRID, class_colour, new_figure, tick_labels
 
 
 def plot_roc(
@@ -88,9 +89,9 @@ def plot_compare(folder: str | Path, networks: list[dict[str, Any]], labels: np.
     for name, network in zip(names, networks, strict=True):
         colour = network["colour"] % len(COLOURS)
         problems = [(labels == k, scores) for k, scores in enumerate(network["scores"].T)]
-        style = {"color": class_colour(colour), "linestyle": DASHES[drawn[colour] % len(DASHES)]}
+        look = {"color": class_colour(colour), "linestyle": DASHES[drawn[colour] % len(DASHES)]}
         macro = np.append(0, GRID), np.append(0, _macro_curve(problems))
-        curves.append((_auc_label(name, network["auc"]), *macro, style))
+        curves.append((_auc_label(name, network["auc"]), *macro, look))
         drawn[colour] += 1
     return _draw_roc(folder, "compare", "macro average of the classes against the rest", curves)
 
@@ -102,8 +103,8 @@ def _draw_roc(folder: str | Path, stem: str, title: str, curves: list[tuple], ba
     axes = figure.subplots(1, 2)
     for axis in axes:
         lines = [RocCurveDisplay(fpr=x, tpr=y).plot(ax=axis).line_ for _, x, y, _ in curves]
-        for line, (*_, style) in zip(lines, curves, strict=True):
-            line.set(**style)
+        for line, (*_, look) in zip(lines, curves, strict=True):
+            line.set(**look)
         if band is not None:
             axis.fill_between(GRID, *band, color="black", alpha=0.12, linewidth=0)
         axis.plot(GRID, GRID, color="0.6", linewidth=0.8)
@@ -113,4 +114,4 @@ def _draw_roc(folder: str | Path, stem: str, title: str, curves: list[tuple], ba
     axes[1].set(title="the same, few false positives", xscale="log", xlim=(1e-4, 1))
     names = [curve[0] for curve in curves]
     figure.legend(lines, names, loc="outside right upper", title="AUC [95% interval]", frameon=False)
-    return save_figure(figure, folder, stem)
+    return style.save_figure(figure, folder, stem)

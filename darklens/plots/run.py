@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from darklens.plots.style import NAMES, class_colour, new_figure, save_figure, tick_labels
+from darklens.metrics.intervals import wilson
+from darklens.plots import style
+from darklens.plots.style import NAMES, class_colour, new_figure, tick_labels
 
 BINS = 15  # of the reliability diagram
 GALLERY = 16  # mistakes shown
@@ -42,7 +44,7 @@ def _plot_curve(folder: str | Path, curves: dict[str, list[float]], kind: str, t
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
-    return save_figure(figure, folder, kind)
+    return style.save_figure(figure, folder, kind)
 
 
 def plot_confusion(folder: str | Path, matrix: Any, classes: list[str]) -> Path:
@@ -64,7 +66,7 @@ def plot_confusion(folder: str | Path, matrix: Any, classes: list[str]) -> Path:
         for label in display.ax_.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
     display.ax_.set(xlabel="predicted", ylabel="true", title=f"{np.trace(matrix)} of {total.sum()} right")
-    return save_figure(figure, folder, "CM")
+    return style.save_figure(figure, folder, "CM")
 
 
 def plot_reliability(
@@ -100,7 +102,7 @@ def plot_reliability(
     upper.legend(loc="upper left", frameon=False)
     for axis in (upper, lower):
         axis.grid(alpha=0.3)
-    return save_figure(figure, folder, "reliability")
+    return style.save_figure(figure, folder, "reliability")
 
 
 def _draw_reliability(upper, lower, probabilities: np.ndarray, labels: np.ndarray, name: str, colour: int) -> None:
@@ -111,12 +113,11 @@ def _draw_reliability(upper, lower, probabilities: np.ndarray, labels: np.ndarra
     filled = images > 0
     n = images[filled]
     sure, fraction = (np.bincount(number, values, BINS)[filled] / n for values in (top, right))
-    centre = (fraction + 1.92 / n) / (1 + 3.84 / n)
-    half = 1.96 * np.sqrt(fraction * (1 - fraction) / n + 0.96 / n**2) / (1 + 3.84 / n)
-    spread = np.clip([fraction - centre + half, centre + half - fraction], 0, None)
-    style = {"color": class_colour(colour), "label": name}
-    upper.errorbar(sure, fraction, spread, marker="o", markersize=7 - colour, linewidth=1.2, capsize=2, **style)
-    lower.stairs(images, np.linspace(0, 1, BINS + 1), linewidth=1.4, **style)
+    low, high = wilson(np.bincount(number, right, BINS)[filled], n).T
+    spread = np.clip([fraction - low, high - fraction], 0, None)
+    look = {"color": class_colour(colour), "label": name}
+    upper.errorbar(sure, fraction, spread, marker="o", markersize=7 - colour, linewidth=1.2, capsize=2, **look)
+    lower.stairs(images, np.linspace(0, 1, BINS + 1), linewidth=1.4, **look)
 
 
 def plot_symmetry(folder: str | Path, report: dict[str, list[dict]]) -> Path:
@@ -134,15 +135,15 @@ def plot_symmetry(folder: str | Path, report: dict[str, list[dict]]) -> Path:
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return save_figure(figure, folder, "symmetry")
+    return style.save_figure(figure, folder, "symmetry")
 
 
 def _draw_exact(axis, exact: list[dict]) -> None:
     """Largest and mean change of each element, on a log axis that ends in a true zero."""
     place = np.arange(len(exact))
     changes = {kind: np.array([element[kind] for element in exact], dtype=float) for kind in SPREAD}
-    for kind, style in SPREAD.items():
-        axis.plot(changes[kind], place, linestyle="", **style)
+    for kind, look in SPREAD.items():
+        axis.plot(changes[kind], place, linestyle="", **look)
     positive = [change for values in changes.values() for change in values if change > 0]
     least = 10.0 ** np.floor(np.log10(min(positive, default=1e-9)))
     axis.set_xscale("symlog", linthresh=least, linscale=0.5)
@@ -157,8 +158,8 @@ def _draw_turned(axis, turned: list[dict]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     angles = [element["angle"] for element in turned]
-    for kind, style in SPREAD.items():
-        axis.plot(angles, [element[kind] for element in turned], **style)
+    for kind, look in SPREAD.items():
+        axis.plot(angles, [element[kind] for element in turned], **look)
     axis.set(xlabel="angle (degrees)", ylabel="change of the probabilities")
     axis.set_title("interpolated: the image is resampled")
     axis.set_ylim(bottom=0)
@@ -196,4 +197,4 @@ def plot_mistakes(
         axis.set_title(f"true: {names[true[k]]}\nsays: {says}", fontsize=9)
     found = f"the {len(worst)} most confident of {len(wrong)} mistakes" if rows else "no mistakes"
     figure.suptitle(f"{found} in {len(true)} images")
-    return save_figure(figure, folder, "mistakes")
+    return style.save_figure(figure, folder, "mistakes")

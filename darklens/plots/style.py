@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from darklens.storage.files import write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DPI = 160
 NAMES = {"test": "val"}  # the curve `test_loss`, named as in the original, is of the split val
@@ -16,7 +20,7 @@ DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))  # of networks drawn in
 GRID = np.unique(np.concatenate([np.linspace(0, 1, 201), np.logspace(-4, 0, 401)]))  # false-positive rates
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches, known to nobody else."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -26,7 +30,7 @@ def new_figure(width: float, height: float):
     return figure
 
 
-def save_figure(figure, folder: str | Path, stem: str) -> Path:
+def save_figure(figure: Figure, folder: str | Path, stem: str) -> Path:
     """Write `stem.png` and `stem.pdf`, empty the figure, return the path of the PNG."""
     options = {
         "png": {"dpi": DPI},

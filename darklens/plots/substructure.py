@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from darklens.plots.style import new_figure, save_figure, tick_labels
+from darklens.plots import style
+from darklens.plots.style import new_figure, tick_labels
 
 CRITERIA = {  # name -> legend, style
     "classified": ("classified as its own class", {"color": "#3f90da", "marker": "s", "markersize": 4}),
@@ -26,7 +27,7 @@ def plot_sensitivity(folder: str | Path, report: dict) -> Path:
         row[0].set_ylabel(f"{name}: completeness")
         row[0].set_title(f"{one['images']} images: {_totals(one['total'])}", loc="left", fontsize=10)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return save_figure(figure, folder, "sensitivity")
+    return style.save_figure(figure, folder, "sensitivity")
 
 
 def _totals(total: dict) -> str:
@@ -40,10 +41,10 @@ def _draw_curve(axis, curve: dict) -> None:
     wide = [x - curve["low"], curve["high"] - x]
     drawn = [name for name in CRITERIA if name in curve]
     for name in drawn:
-        label, style = CRITERIA[name]
+        label, look = CRITERIA[name]
         y, interval = curve[name]["completeness"], curve[name]["interval"]
         tall = np.clip([y - interval[:, 0], interval[:, 1] - y], 0, None)
-        axis.errorbar(x, y, tall, wide, label=label, linewidth=1.2, elinewidth=0.8, **style)
+        axis.errorbar(x, y, tall, wide, label=label, linewidth=1.2, elinewidth=0.8, **look)
     _draw_reached(axis, curve.get("reached", {}).get(drawn[-1], {}), CRITERIA[drawn[-1]][1]["color"])
     axis.set(xlabel=curve["label"], ylim=(-0.03, 1.03))
     axis.grid(alpha=0.3)

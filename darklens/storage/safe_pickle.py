@@ -134,6 +134,7 @@ def _items(where: str, container: Any, name: str) -> list[tuple[str, Any]]:
 
 
 def describe_value(value: Any) -> str:
+    """The type of a value, and of a dict the first keys, for messages: "dict with keys a, b"."""
     kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
     keys = ", ".join(str(key)[:40] for key in list(value)[:3]) if isinstance(value, dict) else ""
     return f"{kind} with keys {keys}" if keys else kind

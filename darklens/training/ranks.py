@@ -145,7 +145,7 @@ class Ranks:
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def tell(self, make: Callable[[], object]) -> object:
+    def broadcast(self, make: Callable[[], object]) -> object:
         """What `make` gives in the first process; the others do not call it."""
         found = [make() if self.first else None]
         if self.world > 1:

@@ -178,15 +178,15 @@ class Trainer:
         self._draw_curves()
 
     @property
-    def judged(self) -> nn.Module:
-        """The network that is evaluated and kept: the one that is trained, or the average of its weights."""
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and kept: the trained one, or the exponential moving average of its weights."""
         return self.averaged.module if self.averaged else self.network
 
     def _recalibrate(self) -> None:
         """Averaged weights always need it: no batch has gone through them."""
         if batches := self.recipe.recalibrate or (20 if self.averaged else 0):
             first = itertools.islice(self.train.epoch(self.epoch), batches)
-            recalibrate(self.judged.train(), first, self.precision, self._begin)
+            recalibrate(self.evaluated.train(), first, self.precision, self._begin)
 
     def _begin(self, number: int) -> None:
         self.ranks.begin(self.train.count(number))
@@ -195,7 +195,7 @@ class Trainer:
         def bar(batches: Iterator[Batch]) -> Iterator[Batch]:
             return self._iterate(batches, "validating", len(self.val))
 
-        return evaluate(self.judged, self.val, self.precision, bar, self.ranks)
+        return evaluate(self.evaluated, self.val, self.precision, bar, self.ranks)
 
     def _keep_best(self, score: list[float], logits: np.ndarray) -> None:
         """The best epoch has the highest macro AUC; equal ones are told apart by the loss."""
@@ -207,7 +207,7 @@ class Trainer:
         self.best = {"score": score, "epoch": self.epoch + 1, "logits": torch.from_numpy(logits)}
         self.classifier.epoch, self.classifier.temperature = self.epoch + 1, temperature
         if self.ranks.first:
-            best = replace(self.classifier, network=self.judged)
+            best = replace(self.classifier, network=self.evaluated)
             save_model(best, self.folder / "best-model-parameters.pt")
 
     def _draw_curves(self, last: bool = False) -> None:

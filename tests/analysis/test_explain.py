@@ -151,29 +151,6 @@ def test_float32_is_close_to_float64():
     assert (fast - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-def test_occlusion_of_a_linear_network_is_known():
-    """Blanking a square takes away what its pixels add; each pixel has the mean over the squares that cover it."""
-    weight = torch.randn(3, 1, 9, 9, dtype=torch.float64)
-    images, effect = torch.randn(1, 1, 9, 9, dtype=torch.float64), 1.5 * (weight[1] - weight.mean(0))
-    maps = attribution.attribute(classifier_of(Linear(weight)), images, [1], method="occlusion", patch=3, stride=3)
-    blocks = (images[:, 0] * effect).unflatten(2, (3, 3)).unflatten(1, (3, 3)).sum((2, 4))  # (1, 3, 3)
-    torch.testing.assert_close(maps, blocks.repeat_interleave(3, 1).repeat_interleave(3, 2), rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("patch, stride", [(15, 8), (5, 7), (6, 4), (1, 13), (39, 50)])
-def test_occlusion_turns_with_the_image_and_covers_it(patch, stride):
-    network = classifier_of(Linear(torch.ones(3, 1, SIZE, SIZE) * torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1, 1)))
-    images, options = random_images(1), {"method": "occlusion", "patch": patch, "stride": stride}
-    if stride > patch:
-        with pytest.raises(ValueError, match="stride of at most the patch"):
-            attribution.attribute(network, images, [1], **options)
-        return
-    maps = attribution.attribute(network, images, [1], **options)
-    turned = attribution.attribute(network, transform(images, True, 1), [1], **options)
-    assert maps.isfinite().all()
-    torch.testing.assert_close(turned, transform(maps, True, 1), rtol=0, atol=1e-9)
-
-
 def test_network_is_left_as_it_was():
     network = equivariant()
     network.network.train()
@@ -198,8 +175,6 @@ def test_targets_are_the_predicted_classes_unless_given():
 
 def test_what_does_not_fit_is_refused():
     network, images = classifier_of(Linear(torch.ones(3, 1, 7, 7))), random_images(2, 7)
-    with pytest.raises(ValueError, match="unknown method 'magic': expected one of gradients, occlusion"):
-        attribution.attribute(network, images, method="magic")
     for targets in ([0], [0, 3], [-1, 0]):
         with pytest.raises(ValueError, match="expected 2 class numbers from 0 to 2"):
             attribution.attribute(network, images, targets)
@@ -366,5 +341,5 @@ def test_explain_without_known_dark_matter(tmp_path):
     assert network.preprocess == default_preprocess(29)
     out = tmp_path / "out"
     out.mkdir()
-    found = explain.explain(network, split, logits_of(split, 0), out, method="occlusion", patch=29, stride=29)
-    assert found["alignment"] == {} and found["method"] == "occlusion" and len(found["gallery"]) == 6
+    found = explain.explain(network, split, logits_of(split, 0), out, steps=1)
+    assert found["alignment"] == {} and found["method"] == "gradients" and len(found["gallery"]) == 6

@@ -6,10 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 
 from darklens.analysis import sensitivity
-from darklens.analysis.sensitivity import completeness, reached, threshold, wilson
+from darklens.analysis.sensitivity import completeness, reached, threshold
 from darklens.errors import DataError
 from darklens.lenses import draw, recipes, render, writer
 from darklens.lenses import truth as lenses_truth
@@ -139,15 +138,6 @@ def test_heaviest_subhalo_and_none():
 
 
 # --- completeness ---
-
-
-@pytest.mark.parametrize("level", [0.68, 0.95])
-def test_wilson_interval_agrees_with_scipy(level):
-    pairs = [(0, 1), (1, 1), (0, 40), (3, 40), (20, 40), (40, 40), (999, 1000)]
-    low, high = wilson(*np.array(pairs).T, level)
-    for k, (found, images) in enumerate(pairs):
-        expected = binomtest(found, images).proportion_ci(level, method="wilson")
-        assert (low[k], high[k]) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_bins_are_of_equal_count_and_keep_equal_values_together():

@@ -12,7 +12,7 @@ from sklearn.covariance import ledoit_wolf
 from darklens.classifier import calibrate, novelty
 from darklens.classifier.calibrate import fit_on
 from darklens.classifier.classifier import Classifier, evaluator
-from darklens.classifier.novelty import Cloud, Novelty, describe, fit_cloud, fit_novelty
+from darklens.classifier.novelty import Gaussian, Novelty, describe, fit_gaussian, fit_novelty
 from darklens.classifier.saved import load_model, save_model
 from darklens.data import image as data_image
 from darklens.data.batches import Batch
@@ -29,7 +29,7 @@ from darklens.training.evaluate import recalibrate
 ELEMENTS = [(mirror, turns) for mirror in (False, True) for turns in range(4)]
 
 
-def gaussian(n: int, d: int, seed: int) -> torch.Tensor:
+def correlated(n: int, d: int, seed: int) -> torch.Tensor:
     """Correlated, off centre, of very different widths."""
     mixing = np.random.default_rng(1).normal(size=(d, d)) * np.logspace(-2, 1, d)
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)) @ mixing + np.arange(d)).float()
@@ -38,59 +38,51 @@ def gaussian(n: int, d: int, seed: int) -> torch.Tensor:
 # --- the distance -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n, d", [(500, 5), (30, 12), (8, 20)])
-def test_covariance_is_that_of_ledoit_and_wolf(n, d):
-    x = gaussian(n, d, 0).double()
-    x = x - x.mean(0)
-    expected, _ = ledoit_wolf(x.numpy(), assume_centered=True)
-    np.testing.assert_allclose(novelty.shrunk_covariance(x), expected, rtol=1e-9)
-
-
 def test_distance_is_that_of_mahalanobis():
-    train, others = gaussian(400, 6, 0), gaussian(50, 6, 1)
-    cloud = fit_cloud(train)
+    train, others = correlated(400, 6, 0), correlated(50, 6, 1)
+    gaussian = fit_gaussian(train)
     z, away = ((x.double().numpy() - train.double().numpy().mean(0)) for x in (train, others))
     scale = train.double().numpy().std(0, ddof=1)
     inverse = np.linalg.inv(ledoit_wolf(z / scale, assume_centered=True)[0])
     expected = np.sqrt(np.einsum("ni,ij,nj->n", away / scale, inverse, away / scale))
-    np.testing.assert_allclose(cloud.distance(others), expected, rtol=1e-4)
+    np.testing.assert_allclose(gaussian.distance(others), expected, rtol=1e-4)
 
 
 def test_distance_with_few_axes_keeps_the_rest():
     """More features than axes fit: what lies off all axes counts with the mean of the variances there."""
-    train, kept = gaussian(300, 600, 0), novelty.NUMBERS // 600
-    cloud = fit_cloud(train)
+    train, kept = correlated(300, 600, 0), novelty.NUMBERS // 600
+    gaussian = fit_gaussian(train)
     z = train.double().numpy()
     z = (z - z.mean(0)) / z.std(0, ddof=1)
     variances = np.linalg.eigvalsh(ledoit_wolf(z, assume_centered=True)[0])[:-kept]
     off = torch.from_numpy(np.random.default_rng(2).normal(size=(1, 600)))
-    off -= off @ cloud.axes.double() @ cloud.axes.double().T
+    off -= off @ gaussian.axes.double() @ gaussian.axes.double().T
     expected = off.norm().item() / variances.mean() ** 0.5
-    assert cloud.axes.shape == (600, kept)
-    assert cloud.distance(cloud.mean + off * cloud.scale).item() == pytest.approx(expected, rel=1e-3)
+    assert gaussian.axes.shape == (600, kept)
+    assert gaussian.distance(gaussian.mean + off * gaussian.scale).item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_features_without_spread():
     """A dead feature: the same in all training images, something else in a new one."""
-    train = gaussian(50, 4, 0)
+    train = correlated(50, 4, 0)
     train[:, 2] = 7.0
-    cloud = fit_cloud(train)
+    gaussian = fit_gaussian(train)
     other = train.clone()
     other[:, 2] = 8.0
-    assert cloud.distance(train).isfinite().all() and (cloud.distance(other) > cloud.distance(train) + 1).all()
+    assert gaussian.distance(train).isfinite().all() and (gaussian.distance(other) > gaussian.distance(train) + 1).all()
 
 
 def test_values_that_are_not_finite_are_infinitely_far():
-    cloud = fit_cloud(gaussian(50, 3, 0))
+    gaussian = fit_gaussian(correlated(50, 3, 0))
     bad = torch.tensor([[0.0, torch.nan, 0.0], [torch.inf, 0.0, 0.0]])
-    assert torch.equal(cloud.distance(bad), torch.tensor([torch.inf] * 2, dtype=torch.float64))
+    assert torch.equal(gaussian.distance(bad), torch.tensor([torch.inf] * 2, dtype=torch.float64))
 
 
 # --- the threshold ------------------------------------------------------------------------------------------
 
 
 def parts_of(n: int, seed: int) -> list[torch.Tensor]:
-    return [gaussian(n, 20, seed), gaussian(n, 6, seed + 1000)]
+    return [correlated(n, 20, seed), correlated(n, 6, seed + 1000)]
 
 
 def test_false_alarms_are_as_stated():
@@ -260,7 +252,7 @@ def test_fit_takes_images_evenly_and_repeats_itself(folder, fitted, monkeypatch)
     train, val = paths_of(folder)
     found = [fit_on(fitted, train, val, most=30, batch_size=size, quiet=True) for size in (30, 30, 7)]
     assert found[0].images == (30, 30) and {path.parent.name for path in read[:30]} == {"no", "sphere", "vort"}
-    first, second, other = (torch.cat([cloud.mean for cloud in one.parts]) for one in found)
+    first, second, other = (torch.cat([gaussian.mean for gaussian in one.parts]) for one in found)
     assert torch.equal(first, second)
     torch.testing.assert_close(first, other, rtol=1e-4, atol=1e-4)
 
@@ -288,7 +280,7 @@ def test_checkpoint_without_a_score_is_what_it_was(tmp_path):
 @pytest.mark.parametrize("sizes", [(128, 16), (512, 48)])
 def test_score_takes_little_room(sizes):
     """ResNet-18 has 512 features."""
-    train, val = ([gaussian(60, d, seed) for d in sizes] for seed in (0, 1))
+    train, val = ([correlated(60, d, seed) for d in sizes] for seed in (0, 1))
     buffer = io.BytesIO()
     torch.save(fit_novelty(train, val).to_dict(), buffer)
     assert buffer.tell() < 200_000
@@ -342,5 +334,5 @@ def test_an_entry_that_is_no_score_is_refused(fitted, tmp_path, value):
 def test_to_dict_is_what_from_dict_takes():
     found = fit_novelty(parts_of(30, 0), parts_of(30, 1))
     again = Novelty.from_dict(found.to_dict(), (20, 6))
-    assert isinstance(again.parts[0], Cloud)
+    assert isinstance(again.parts[0], Gaussian)
     assert torch.equal(again.score(parts_of(9, 3)), found.score(parts_of(9, 3)))

@@ -10,7 +10,7 @@ from conftest import ROOT
 from darklens.classifier.saved import load_model
 from darklens.lenses import recipes, render
 
-FOLDER = ROOT / "pretrained"
+FOLDER = ROOT / "darklens" / "pretrained"
 NETWORKS = sorted(FOLDER.glob("*.pt"))
 BETTER_THAN = {"f": 0.85, "j": 0.40}  # accuracy on images drawn here; guessing has a third
 

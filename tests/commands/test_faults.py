@@ -7,7 +7,6 @@ import contextlib
 import datetime
 import errno
 import hashlib
-import json
 import os
 import re
 import resource
@@ -25,17 +24,17 @@ import torch
 from conftest import ROOT, program_environment, write_images
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from programs import final
 
 from darklens import machine
 from darklens.analysis import equivariance, report
-from darklens.classifier import classifier
 from darklens.classifier.saved import load_model
 from darklens.commands import run as commands_run
-from darklens.data import image as data_image
+from darklens.data import batches as data_batches
 from darklens.errors import CheckpointError
 from darklens.plots import run
 from darklens.storage import checkpoint, runs
-from darklens.training import trainer
+from darklens.training import evaluate, trainer
 
 SMALL = ["--N", "2", "--arch", "compact", "--epochs", "2", "--batch_size", "8", "--use_cuda", "False", "--quiet"]
 TRAIN = ["--data_dir", "images_t", *SMALL]
@@ -299,14 +298,6 @@ def test_any_change_of_a_checkpoint_is_refused(template, tmp_path, data):
 # --- disks ----------------------------------------------------------------------------------------------------
 
 
-def final(folder: Path) -> dict:
-    """Everything a run ends with, but for the clock."""
-    found = json.loads((folder / "metrics.json").read_text())
-    found.pop("timing")
-    curves = {name: (folder / f"{name}.npy").read_bytes() for name in trainer.CURVES}
-    return {**found, **curves, "best": (folder / corpus.BEST).read_bytes()}
-
-
 def goes_on(template: Path, data: Path, capsys) -> None:
     """After whatever happened: nothing is half there, and the run ends as one that nobody disturbed."""
     folder = folder_of(data.parent)
@@ -381,8 +372,11 @@ def test_files_that_may_not_become_so_large(template, data, capsys, limit):
 
 SMALL_DISK = """if True:
     import os, pathlib, subprocess, sys
-    import main, report, results, test_faults
-    report._draw = results.plot_curves = lambda *_: None
+    import test_faults
+    from darklens.analysis import report
+    from darklens.commands import run
+    from darklens.plots import run as plots
+    report._draw = plots.plot_curves = lambda *_: None
     images, train = os.path.abspath("images_t"), test_faults.TRAIN
 
     def disk(options):
@@ -392,7 +386,7 @@ SMALL_DISK = """if True:
 
     def attempt(name, *arguments):
         print(f"== {name}", file=sys.stderr, flush=True)
-        print(name, main.main(list(arguments)), flush=True)
+        print(name, run.main(list(arguments)), flush=True)
 
     pathlib.Path("disk").mkdir()
     disk("size=1M")
@@ -416,7 +410,7 @@ def test_a_disk_that_is_really_full(template, data):
     if not shutil.which("unshare") or subprocess.run([*apart, "mount", "-t", "tmpfs", "x", str(data)]).returncode:
         pytest.skip("this system lets nobody mount a disk")
     environment = {**program_environment(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
+    environment["PYTHONPATH"] += os.pathsep + os.pathsep.join(map(str, [Path(__file__).parent, ROOT / "tests"]))
     command = [*apart, sys.executable, "-c", SMALL_DISK, str(template)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -478,7 +472,7 @@ def test_a_bad_image_is_met_in_the_middle_of_training(template, data, capsys, st
 
 
 def test_the_first_batch_does_not_wait_for_all_images(data, streamed, monkeypatch):
-    read, step, before = data_image.read_image, trainer.Trainer._train_step, []
+    read, step, before = data_batches.read_image, trainer.Trainer._train_step, []
 
     def counted(path, *rest):
         before.append(path)
@@ -489,11 +483,11 @@ def test_the_first_batch_does_not_wait_for_all_images(data, streamed, monkeypatc
         before.append(len(before))
         return step(self, batch)
 
-    monkeypatch.setattr(data_image, "read_image", counted)
+    monkeypatch.setattr(data_batches, "read_image", counted)
     monkeypatch.setattr(trainer.Trainer, "_train_step", first)
     assert commands_run.main([*TRAIN, "--epochs", "1", "--batch_size", "2", "--num_workers", "0"]) == 0
     (number,) = (item for item in before if isinstance(item, int))
-    assert number <= 2 + 2  # the batch, and an image of each split for its number type
+    assert 2 <= number <= 2 + 2  # the batch, and an image of each split for its number type
 
 
 def test_constant_and_negative_images_are_legal(data, capsys):
@@ -556,7 +550,7 @@ def test_memory_of_the_gpu_when_testing_and_when_going_on(here, capsys, monkeypa
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(classifier, "evaluator", full)
+    monkeypatch.setattr(evaluate, "evaluator", full)
     assert "at batch size 8" in refusal(capsys, *TEST)
     (folder_of(here) / corpus.LAST).unlink()  # the generation before it has an epoch to go
     assert "at batch size 8" in one_line(capsys, "--resume", "latest", "--quiet")

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, program_environment, write_images
+from programs import final
 
 from darklens.analysis import report
-from darklens.classifier import classifier
 from darklens.commands import run as commands_run
 from darklens.plots import run as plots_run
-from darklens.training import trainer
+from darklens.training import evaluate, trainer
 
 
 def campaign(kind: str, kills: int) -> dict:
     """What the campaign counts, with one kind of run."""
     command = [sys.executable, str(ROOT / "benchmarks" / "kill_campaign.py"), "--json", "--kinds", kind]
-    done = subprocess.run([*command, "--kills", str(kills)], capture_output=True, text=True, timeout=280)
+    options = {"capture_output": True, "text": True, "timeout": 280, "env": program_environment()}
+    done = subprocess.run([*command, "--kills", str(kills)], **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -98,14 +99,6 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def final(folder: Path) -> dict:
-    """Everything a run ends with, but for the clock."""
-    found = json.loads((folder / "metrics.json").read_text())
-    found.pop("timing")
-    names = [*(f"{name}.npy" for name in trainer.CURVES), "best-model-parameters.pt"]
-    return {**found, **{name: (folder / name).read_bytes() for name in names}}
-
-
 @pytest.mark.parametrize("more, times", [([], 3), (["--use_CNN", "--epochs", "1"], 1)], ids=["equivariant", "ResNet"])
 def test_a_signal_while_the_network_is_validated(here, monkeypatch, more, times):
     """Validation may take longer than a scheduler waits: it too is interrupted, in the last epoch as in the first.
@@ -113,7 +106,7 @@ def test_a_signal_while_the_network_is_validated(here, monkeypatch, more, times)
     Batch norms are already calibrated anew by then, and will be once more.
     """
     new, resume = [*FLAGS.split(), *more], ["--resume", "latest", "--quiet"]
-    evaluator, batches = classifier.evaluator, []
+    evaluator, batches = evaluate.evaluator, []
 
     def struck(*arguments):
         run = evaluator(*arguments)
@@ -126,13 +119,13 @@ def test_a_signal_while_the_network_is_validated(here, monkeypatch, more, times)
 
         return measure
 
-    monkeypatch.setattr(classifier, "evaluator", struck)
+    monkeypatch.setattr(evaluate, "evaluator", struck)
     statuses = [commands_run.main(new)]
     while statuses[-1] != 0 and len(statuses) < 9:
         statuses.append(commands_run.main(resume))
     assert statuses == [143] * times + [0]
     (broken,) = here.glob("images_t_C*/*")
-    monkeypatch.setattr(classifier, "evaluator", evaluator)
+    monkeypatch.setattr(evaluate, "evaluator", evaluator)
     assert commands_run.main(new) == 0
     (whole,) = set(here.glob("images_t_C*/*")) - {broken}
     assert final(broken) == final(whole)

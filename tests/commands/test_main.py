@@ -13,21 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, program_environment, write_images
+from conftest import ROOT, write_images
+from e2cnn_reference import published
+from programs import SMALL, final, run, start, trained, wait_for
 
 from darklens import machine
 from darklens.analysis import equivariance, report
 from darklens.classifier import saved
 from darklens.commands import flags
-from darklens.commands import run as commands_run
+from darklens.commands import test as commands_test
 from darklens.errors import DataError
 from darklens.factorised import backend
 from darklens.networks import equivariant, heads
 from darklens.plots import run as plots_run
 from darklens.storage import runs
-from darklens.training import recipes, trainer
+from darklens.training import recipes
 
-SMALL = ["--arch", "compact", "--epochs", "2", "--batch_size", "8", "--use_cuda", "False", "--quiet"]
+LONG = ["--data_dir", "images_t", *SMALL, "--epochs", "8"]
 FILES = (
     "code.py best-model-parameters.pt train_loss.npy test_loss.npy train_accuracy.npy test_accuracy.npy metrics.json "
     "run.json last-state.pt"
@@ -53,10 +55,6 @@ def pictures(request, monkeypatch):
         monkeypatch.setattr(plots_run, "plot_symmetry", lambda *_: None)
 
 
-def run(*arguments) -> int:
-    return commands_run.main([str(argument) for argument in arguments])
-
-
 def usage_error(capsys, *arguments) -> str:
     """The line that argparse prints after the usage; the exit status must be 2."""
     with pytest.raises(SystemExit) as stopped:
@@ -65,13 +63,6 @@ def usage_error(capsys, *arguments) -> str:
     error = capsys.readouterr().err
     assert error.startswith("usage: main.py")
     return error.strip().splitlines()[-1]
-
-
-def trained(here: Path, *arguments) -> Path:
-    before = set(here.glob("*/*/run.json"))
-    assert run("--data_dir", "images_t", *SMALL, *arguments) == 0
-    (new,) = set(here.glob("*/*/run.json")) - before
-    return new.parent
 
 
 # --- train, then test -----------------------------------------------------------------------------------------
@@ -203,16 +194,13 @@ def test_export_is_the_same_network(here):
 
 def test_original_run_in_its_folder(tmp_path, monkeypatch, capsys):
     """A published checkpoint alone in Model_t_C4/TIMESTAMP; group and order from the file, checked against the name."""
-    from test_original import published
-
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "images_t", counts={"train": 1, "val": 1}, size=130)
     folder = tmp_path / "Model_t_C4" / "2021-08-01-10-30-00"
     folder.mkdir(parents=True)
     torch.save(published("Circular", 4).state_dict(), folder / "best-model-parameters.pt")
-    monkeypatch.setattr(
-        equivariance, "equivariance_of", lambda *_: None
-    )  # slow for the full network, and tested elsewhere
+    # slow for the full network, and tested elsewhere
+    monkeypatch.setattr(commands_test, "equivariance_of", lambda *_: None)
     assert run("--data_dir", "images_t", "--mode", "Test", "--test_time", folder.name, "--precision", "fp32") == 0
     found = json.loads((folder / "metrics.json").read_text())
     assert found["images"] == 3 and found["classes"] == ["no", "sphere", "vort"]
@@ -224,73 +212,43 @@ def test_original_run_in_its_folder(tmp_path, monkeypatch, capsys):
 # --- resume -----------------------------------------------------------------------------------------------
 
 
-def start(here, environment, *arguments) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "main.py"), "--data_dir", "images_t", *SMALL, *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=here, env=environment, start_new_session=True, **pipes)
-
-
-def wait_for(pattern: str, here: Path, process: subprocess.Popen) -> Path:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if found := sorted(here.glob(pattern)):
-            return found[-1]
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.02)
-    raise AssertionError(f"{pattern} did not appear")
-
-
-def final(folder: Path) -> dict:
-    """Everything a run ends with, but for the clock and the folder's name."""
-    found = json.loads((folder / "metrics.json").read_text())
-    found.pop("timing")
-    curves = {name: (folder / f"{name}.npy").read_bytes() for name in trainer.CURVES}
-    return {**found, **curves, "best": (folder / "best-model-parameters.pt").read_bytes()}
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory) -> dict:
     """What a run that nobody disturbed ends with."""
     here = tmp_path_factory.mktemp("unbroken")
     write_images(here / "images_t", size=40)
-    process = start(here, program_environment(), "--epochs", "8")
+    process = start(here, *LONG)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return final(next(here.glob("images_t_C_4/*")))
 
 
-def resume(here: Path, environment: dict, timestamp: str) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "main.py"), "--resume", timestamp, "--quiet"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=here, env=environment, **pipes)
-
-
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
-def test_signals_save_and_resume(here, environment, unbroken, number, status, group):
+def test_signals_save_and_resume(here, unbroken, number, status, group):
     """To the process, or to its whole group as batch schedulers do."""
-    broken = start(here, environment, "--epochs", "8")
+    broken = start(here, *LONG)
     wait_for("images_t_C_4/*/last-state.pt", here, broken)
     (os.killpg if group else os.kill)(broken.pid, number)
     output, _ = broken.communicate(timeout=120)
     assert broken.returncode == status, output
     assert "Traceback" not in output and "--resume" in output
     (folder,) = here.glob("images_t_C_4/*")
-    resumed = resume(here, environment, folder.name)
+    resumed = start(here, "--resume", folder.name)
     output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output
     assert final(folder) == unbroken
 
 
-def test_killed_run_resumes(here, environment, unbroken):
+def test_killed_run_resumes(here, unbroken):
     """SIGKILL, several times in one run: before the first state, at the first, and some time later."""
-    process = start(here, environment, "--epochs", "8")
+    process = start(here, *LONG)
     for pattern, delay in (("run.json", 0.0), ("last-state.pt", 0.03), ("last-state.pt", 0.5)):
         folder = wait_for(f"images_t_C_4/*/{pattern}", here, process).parent
         time.sleep(delay)
         process.kill()
         process.communicate()
-        process = resume(here, environment, "latest")
+        process = start(here, "--resume", "latest")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert final(folder) == unbroken
@@ -429,11 +387,19 @@ def test_debug_shows_the_traceback(here):
 # --- the manual ---------------------------------------------------------------------------------------------
 
 
-def test_help_is_light():
+@pytest.mark.parametrize(
+    "program, call",
+    [
+        ("main.py", "runpy.run_path('main.py', run_name='__main__')"),
+        ("darklens", "runpy.run_module('darklens', run_name='__main__')"),
+    ],
+)
+def test_help_is_light(program, call):
     """No heavy package is imported for --help."""
-    code = "import sys, main\ntry: main.main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    code = f"import runpy, sys\nsys.argv = [{program!r}, '--help']\ntry: {call}\nexcept SystemExit: pass\n"
+    code += "print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and "python main.py --demo" in done.stdout
+    assert done.returncode == 0 and f"{program} --demo" in done.stdout
     assert not {"torch", "numpy", "matplotlib", "e2cnn", "sklearn"} & set(eval(done.stdout.splitlines()[-1]))
 
 

@@ -4,14 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, program_environment, write_images
-from test_main import final, wait_for
+from conftest import write_images
+from programs import final, start, wait_for
 
 from darklens.commands import run
 from darklens.data import endless, folder, transforms
@@ -115,17 +114,11 @@ def test_other_images_to_validate_on_are_refused(tmp_path):
 # --- the whole program ----------------------------------------------------------------------------------------
 
 
-def start(here: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "main.py"), "--quiet", "--use_cuda", "False", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=here, env=program_environment(), start_new_session=True, **pipes)
-
-
 def train(here: Path, name: str) -> subprocess.Popen:
     (here / name).mkdir()
     network = "--arch compact --N 2 --head pooled --recipe fast --epochs 3 --batch_size 4".split()
     data = "--simulate f --epoch_images 24 --data_dir ../images".split()
-    return start(here / name, *network, *data)
+    return start(here / name, "--use_cuda", "False", *network, *data)
 
 
 def test_resumed_run_is_the_unbroken_one(here):
@@ -139,7 +132,7 @@ def test_resumed_run_is_the_unbroken_one(here):
     os.killpg(broken.pid, signal.SIGTERM)
     output, _ = broken.communicate(timeout=280)
     assert broken.returncode == 143, output
-    resumed = start(here / "broken", "--resume", "latest")
+    resumed = start(here / "broken", "--use_cuda", "False", "--resume", "latest")
     output, _ = resumed.communicate(timeout=280)
     assert resumed.returncode == 0 and "going on at epoch" in output, output
     assert final(state.parent) == final(next(here.glob("whole/*/*")))
@@ -157,8 +150,6 @@ def test_resumed_run_is_the_unbroken_one(here):
     ],
 )
 def test_contradictions(flags, message, capsys):
-    pass
-
     with pytest.raises(SystemExit) as stop:
         run.main(flags)
     assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -19,7 +19,7 @@ import torch
 from conftest import ROOT, write_images
 
 from darklens.analysis import report
-from darklens.classifier import novelty
+from darklens.classifier import calibrate
 from darklens.classifier.classifier import Classifier
 from darklens.commands import data as commands_data
 from darklens.commands import run as commands_run
@@ -169,7 +169,7 @@ def test_a_run_on_either_goes_on_with_either(folder, whole, unbroken, tmp_path, 
 
 def test_the_whole_program_writes_the_same_files(folder, whole, tmp_path, monkeypatch):
     """Trained and tested on the folder and on its shards, both called images_t."""
-    monkeypatch.setattr(novelty, "MOST", 8)
+    monkeypatch.setattr(calibrate, "MOST", 8)
     monkeypatch.setattr(report, "_draw", lambda *_: None)
     monkeypatch.setattr(plots_run, "plot_curves", lambda *_: None)
     monkeypatch.setattr(plots_run, "plot_symmetry", lambda *_: None)
@@ -278,7 +278,8 @@ def test_stopped_while_packing(folder, tmp_path, monkeypatch):
 
 def test_killed_while_packing(folder, tmp_path):
     """SIGKILL, when all but the index is written: what is left can't be taken for a data set."""
-    code = "import os, sys; from darklens.data import pack; pack._write_index = lambda *_: os.kill(os.getpid(), 9); pack.pack(*sys.argv[1:])"
+    code = "import os, sys; from darklens.data import pack; pack._write_index = lambda *_: os.kill(os.getpid(), 9); "
+    code += "pack.pack(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "s")]
     assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=99).returncode == -9
     (left,) = tmp_path.iterdir()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from darklens.factorised import algebra, triton, triton_tables
+from darklens.factorised.triton import FIELDS, WARPS
 from darklens.networks.basis import Symmetry, steerable_basis
 from darklens.networks.conv import FoldedConv, SteerableConv, set_convolution
 from darklens.networks.equivariant import build_network
@@ -210,7 +211,8 @@ def test_what_cannot_be_is_dense(monkeypatch):
 
 
 def test_importing_starts_nothing():
-    code = "import sys, darklens.networks.equivariant, torch; print('triton' in sys.modules or torch.cuda.is_initialized())"
+    code = "import sys, darklens.networks.equivariant, torch; "
+    code += "print('triton' in sys.modules or torch.cuda.is_initialized())"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert run.stdout.strip() == "False", run.stderr
@@ -257,7 +259,7 @@ def hopper(name: str):
 
     from darklens.factorised import triton_kernels
 
-    kernel, tile = getattr(triton_kernels, name), (triton_tables.TILE, triton.FIELDS)
+    kernel, tile = getattr(triton_kernels, name), (triton_tables.TILE, FIELDS)
     coefficients = triton_tables.tables(layer("D8", (1, 1), 2).plan.key).coefficients
     constants = {"SUM": tl.float32, "DOT": tl.bfloat16, "COEFFICIENTS": coefficients, **COMPILED[name]}
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
@@ -265,7 +267,7 @@ def hopper(name: str):
     signature = {n: "constexpr" if n in constants else POINTERS.get(n, "i32") for n in kernel.arg_names}
     aligned = [i for i, n in enumerate(kernel.arg_names) if n in POINTERS or n in ALIGNED]
     source = ASTSource(kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
-    options = {"num_warps": triton.WARPS, "num_stages": 1}
+    options = {"num_warps": WARPS, "num_stages": 1}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 

@@ -2,19 +2,13 @@
 
 import pytest
 import torch
-from e2cnn_reference import E2cnnNetwork, initialise
+from e2cnn_reference import published
 
 from darklens.classifier.saved import load_model
 from darklens.data.transforms import ORIGINAL
 from darklens.errors import CheckpointError, PublishedError
 from darklens.networks import published as networks_published
-from darklens.networks.basis import Symmetry
 from darklens.networks.resnet import build_resnet
-
-
-def published(group: str, N: int) -> E2cnnNetwork:
-    """The original's network in evaluation mode, as its state_dict was saved."""
-    return initialise(E2cnnNetwork(Symmetry(group, N), initialize=False)).train().eval()
 
 
 @pytest.fixture(scope="module")

@@ -503,7 +503,8 @@ def test_a_folder_that_may_not_be_written(tmp_path):
 
 
 KILLED = """if True:
-    import itertools, os, random, signal, sys, time, torch, checkpoint
+    import itertools, os, random, signal, sys, time, torch
+    from darklens.storage import checkpoint
     torch.set_num_threads(1)
     path = sys.argv[1]
 

@@ -324,7 +324,8 @@ def test_log_keeps_a_progress_bar_whole(tmp_path, capsys):
 
 
 def test_log_survives_a_kill(tmp_path):
-    code = f"import os; from darklens.storage.records import Log; Log({str(tmp_path / 'log.txt')!r}).write('last words'); os._exit(9)"
+    code = "import os; from darklens.storage.records import Log; "
+    code += f"Log({str(tmp_path / 'log.txt')!r}).write('last words'); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 9
     assert (tmp_path / "log.txt").read_text() == "last words\n"
 
@@ -511,6 +512,7 @@ def test_a_folder_in_the_way(tmp_path):
 
 def test_importing_results_is_light():
     heavy = ("matplotlib", "sklearn", "scipy", "torch")
-    code = f"import sys; from darklens.storage import records, runs; print([module for module in {heavy} if module in sys.modules])"
+    code = "import sys; from darklens.storage import records, runs; "
+    code += f"print([module for module in {heavy} if module in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

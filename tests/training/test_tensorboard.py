@@ -44,8 +44,6 @@ def test_parameters_are_what_tells_runs_apart():
 def test_missing_package_is_one_line(tmp_path, monkeypatch):
     import sys
 
-    pass
-
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(PackageError, match="pip install tensorboard"):
         Board(tmp_path)
