@@ -265,6 +265,7 @@ def plain(monkeypatch) -> None:
     monkeypatch.setattr(run, "plot_curves", lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_stopped_killed_and_resumed(here, plain, one_thread):
     """Two processes, stopped by SIGTERM, resumed, one of them killed; one process ends it with the bits it would have
