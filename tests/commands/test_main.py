@@ -211,6 +211,7 @@ def test_export_is_the_same_network(here):
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_original_run_in_its_folder(tmp_path, monkeypatch, capsys):
     """A published checkpoint alone in Model_t_C4/TIMESTAMP; group and order from the file, checked against the name."""
     monkeypatch.chdir(tmp_path)

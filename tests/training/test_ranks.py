@@ -136,7 +136,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 4])
 def test_processes_together_are_one(tmp_path, one_thread, number):
     """Gradients, statistics and the order of the images.
 
