@@ -36,10 +36,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 import torch
 from torch import Tensor
-<<<<<<< HEAD
-=======
 from torch.utils.data import Dataset
->>>>>>> main
 
 from darklens import machine
 from darklens.analysis.pictures import find_pictures
@@ -114,14 +111,7 @@ def predict_folder(
     items = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
     classify = _classify(classifier, precision, device)
     counts, reason = {"classified": 0, "flagged": 0, "rejected": 0}, ""
-<<<<<<< HEAD
-    bar = progress(len(names), "predicting", "img", quiet)
-    items = read_ahead(read, names, threads, AHEAD * batch_size)
-    restored = warnings.catch_warnings()  # the readers silence them, each for itself, and may cross in doing so
-    with restored, bar, contextlib.closing(items), _table(output) as file:
-=======
     with progress(len(names), "predicting", quiet=quiet) as bar, contextlib.closing(items), _table(output) as file:
->>>>>>> main
         table = csv.writer(file)
         table.writerow(columns(classifier))
         for batch in items:

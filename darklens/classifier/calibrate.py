@@ -11,13 +11,9 @@ from torch import Tensor
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.novelty import MOST, Novelty, fit_novelty
-<<<<<<< HEAD
-from darklens.data.image import read_image
-from darklens.storage.progress import progress
-=======
 from darklens.data.transforms import Preprocess
 from darklens.data.views import network_inputs
->>>>>>> main
+from darklens.storage.progress import progress
 
 
 def fit_on(
@@ -35,18 +31,11 @@ def fit_on(
     file, ValueError as `fit_novelty`.
     """
     run, found = classifier.observer(precision), []
-<<<<<<< HEAD
-    chosen = [_evenly(paths, most) for paths in (train, val)]
-    with progress(sum(map(len, chosen)), "novelty", "img", quiet) as bar:
-        for paths in chosen:
-            parts = [_counted(run(batch)[1], bar) for batch in _batches(classifier.preprocess, paths, batch_size)]
-=======
     chosen = [_evenly(len(paths), MOST if most is None else most) for paths in (train, val)]
-    with tqdm(total=sum(map(len, chosen)), desc="novelty", unit="img", leave=False, disable=quiet or None) as bar:
+    with progress(sum(map(len, chosen)), "novelty", "img", quiet) as bar:
         for paths, numbers in zip((train, val), chosen, strict=True):
             batches = _batches(classifier.preprocess, paths, numbers, batch_size)
             parts = [_counted(run(batch)[1], bar) for batch in batches]
->>>>>>> main
             found.append([torch.cat(part) for part in zip(*parts, strict=True)])
     return fit_novelty(*found)
 
