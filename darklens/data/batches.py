@@ -69,7 +69,8 @@ class Batches:
         self.workers = min(8, machine.usable_cores()) if workers is None else workers
         self.spare = folder.size - window
         self.span = self.spare if shift is None else min(self.spare, 2 * shift)
-        self._reader = Reader(split.paths, folder.channels, folder.size)
+        seen = window + self.span if train else window
+        self._reader = Reader(split.paths, folder.channels, folder.size, seen)
         self._constant: set[int] = set()
         self._store = self._load(machine.available_memory() // 2 if memory_limit is None else memory_limit, progress)
 
