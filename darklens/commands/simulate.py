@@ -31,6 +31,7 @@ from pathlib import Path
 
 import torch
 
+from darklens.data.packed import is_packed
 from darklens.errors import DatasetError
 from darklens.lenses.recipes import DISTANCES, QUIRKS, RECIPES, SPLITS
 from darklens.lenses.sheet import write_sheet
@@ -68,6 +69,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _check_sheet(args: argparse.Namespace) -> None:
+    """Raises ValueError for a picture that would replace an image, or lie among them."""
+    if args.sheet is None:
+        return
+    if args.sheet.suffix.lower() != ".png":
+        raise ValueError(f"argument --sheet: expected a name that ends in .png, not {args.sheet}")
+    here = Path(os.path.realpath(args.sheet))
+    folders = [folder for folder in here.parents if (folder / "manifest.json").exists() or is_packed(folder)]
+    if args.out is not None and here.is_relative_to(os.path.realpath(args.out)):
+        folders.append(args.out)
+    if folders:
+        raise ValueError(f"argument --sheet: {args.sheet} would lie among the images of {folders[0]}: choose another")
+
+
 def _check_writable(folder: Path) -> None:
     """Raises OSError unless files can be made in the folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +111,7 @@ def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         chosen = {k: getattr(args, k) for k in QUIRKS if getattr(args, k) is not None}
         args.recipe = dataclasses.replace(RECIPES[args.model], **chosen)
         args.device = _device(args.device)
+        _check_sheet(args)
         for folder in filter(None, (args.out, args.sheet and args.sheet.parent)):
             _check_writable(folder)
     except ValueError as error:

@@ -82,7 +82,7 @@ def test_rows_are_in_order_with_the_figures_of_predict(classifier, survey):
     assert (counts.classified, counts.rejected, counts.skipped) == (12, 0, 0)
 
 
-def test_batch_size_and_threads_do_not_matter(classifier, survey):
+def test_batch_size_and_workers_do_not_matter(classifier, survey):
     (survey / "0 bad.npy").write_bytes(b"no image")
     columns, found = [*P, *CALIBRATED, "novelty"], []
     for batch_size, threads in ((1, 1), (5, 3), (64, 2)):
