@@ -1,0 +1,139 @@
+"""How light is bent, and what it looks like: pure functions with units.
+
+Conventions: angles in radians counter-clockwise from +x, lengths in arcsec, masses in solar masses, distances in Mpc.
+
+References: Narayan & Bartelmann 1996, astro-ph/9606001 (NB); Hogg 1999, astro-ph/9905116; Sersic 1963, BAAA 6, 41;
+Ciotti & Bertin 1999, A&A 352, 447.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TINY = 1e-30  # arcsec^2, keeps a grid point on top of a mass finite
+
+
+@functools.cache
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(32)
+
+
+def comoving_distance(z: np.ndarray | float, h0: float = 70.0, omega_m: float = 0.3) -> np.ndarray:
+    """Comoving distance in Mpc to redshift z in flat LCDM (Hogg 1999, eqs. 14-16); h0 in km/s/Mpc."""
+    nodes, weights = _legendre()
+    half = np.asarray(z, dtype=float)[..., None] / 2
+    inverse_e = 1 / np.sqrt(omega_m * (1 + half * (nodes + 1)) ** 3 + 1 - omega_m)
+    return 299792.458 / h0 * (half * weights * inverse_e).sum(-1)
+
+
+def lensing_distance(z_lens: np.ndarray, z_source: np.ndarray, distances: str = "luminosity") -> np.ndarray:
+    """D_l D_s / D_ls in Mpc, from "angular" diameter distances (Hogg 1999, eqs. 18-19) or, as the data sets
+    have it, from "luminosity" distances (eq. 21) with D_ls = D_s - D_l."""
+    near, far = comoving_distance(z_lens), comoving_distance(z_source)
+    if distances == "angular":
+        return near / (1 + z_lens) * far / (far - near)
+    near, far = near * (1 + z_lens), far * (1 + z_source)
+    return near * far / (far - near)
+
+
+def einstein_radius(
+    mass: np.ndarray | float, z_lens: np.ndarray, z_source: np.ndarray, distances: str = "luminosity"
+) -> np.ndarray:
+    """Einstein radius in arcsec of a mass in Msun: sqrt(4 G M / c^2 * D_ls / (D_l D_s)) (NB eq. 21)."""
+    gm_sun, c, mpc = 1.32712440018e20, 299792458.0, 3.0856775814913673e22  # m^3/s^2, m/s, m
+    length = 4 * gm_sun * np.asarray(mass) / c**2 / mpc  # Mpc
+    return np.degrees(np.sqrt(length / lensing_distance(z_lens, z_source, distances))) * 3600
+
+
+def sis(x: Tensor, y: Tensor, theta_e: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec) of a singular isothermal sphere at the origin: theta_E x / |x| (NB).
+
+    x, y: arcsec, broadcast against theta_e (arcsec).
+    """
+    inverse = (x * x + (y * y + TINY)).rsqrt_()
+    return inverse * (theta_e * x), inverse * (theta_e * y)
+
+
+def external_shear(x: Tensor, y: Tensor, gamma: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec) of an external shear gamma along phi (NB): images stretch along phi.
+
+    x, y: arcsec; gamma without unit; phi in radians.
+    """
+    gamma1, gamma2 = gamma * torch.cos(2 * phi), gamma * torch.sin(2 * phi)
+    return gamma1 * x + gamma2 * y, gamma2 * x - gamma1 * y
+
+
+def point_masses(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta2: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed deflection (arcsec) of point masses: theta_E^2 d / |d|^2 (NB).
+
+    x, y: (B or 1, ...) arcsec. px, py: positions (arcsec), theta2: squared Einstein radii (arcsec^2), each
+    (S, B, 1, 1) with S > 0. The sum runs in the order given: trailing massless points don't change a bit.
+    """
+    dx, dy = x - px, y - py
+    weight = dx[0] + dy[0]
+    ax, ay = torch.zeros_like(weight), torch.zeros_like(weight)
+    for dx2, dy2, mx, my in zip(dx * dx, dy * dy + TINY, theta2 * dx, theta2 * dy, strict=True):
+        torch.add(dx2, dy2, out=weight).reciprocal_()
+        ax.addcmul_(weight, mx)
+        ay.addcmul_(weight, my)
+    return ax, ay
+
+
+def rod(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec) of a thin uniform rod about the origin: the point mass summed along it.
+
+    With u along and v across the rod and a = length / 2, theta2 / 2a times the integral of
+    (u - s, v) / |(u - s, v)|^2 over s from -a to a is theta2 / 2a times
+        along:  ln(r+ / r-), r+ and r- the distances to the ends;   across: the angle that the rod subtends.
+    x, y: arcsec from the centre; theta2: squared Einstein radius of its mass (arcsec^2); length: arcsec;
+    angle: radians. Finite everywhere, also at the ends; a rod of no length is a point mass.
+    """
+    cos, sin, a = torch.cos(angle), torch.sin(angle), length.clamp(min=1e-6) / 2
+    u, v = cos * x + sin * y, cos * y - sin * x
+    above = u.abs()
+    gap, v2 = above - a, v * v + TINY
+    along = (above * (4 * a)).div_(torch.addcmul(v2, gap, gap)).log1p_().copysign_(u)  # 2 ln(r+ / r-)
+    across = torch.atan2(v.mul_(2 * a), above.add_(a).mul_(gap).add_(v2))
+    scale = theta2 / (2 * a)
+    c, s, half_c, half_s = scale * cos, scale * sin, scale * cos / 2, scale * sin / 2
+    return (along * half_c).addcmul_(across, -s), (along * half_s).addcmul_(across, c)
+
+
+def sersic_b(n: float) -> float:
+    """b_n of the Sersic profile, to 1e-5 or better above n = 0.5 (Ciotti & Bertin 1999, eq. 18)."""
+    return 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2) + 131 / (1148175 * n**3)
+
+
+def sersic(x: Tensor, y: Tensor, n: float, radius: Tensor, axis_ratio: Tensor, angle: Tensor) -> Tensor:
+    """Sersic light over its value at the effective radius: exp(-b_n ((R / radius)^(1/n) - 1)) (Sersic 1963).
+
+    R^2 = q u^2 + v^2 / q, with u along the major axis at `angle` (radians) and q the axis ratio.
+    x, y: arcsec from the centre; radius: arcsec.
+    """
+    b, cos, sin = sersic_b(n), torch.cos(angle), torch.sin(angle)
+    major, minor = axis_ratio * (b**n / radius) ** 2, (b**n / radius) ** 2 / axis_ratio
+    xx, yy = major * cos**2 + minor * sin**2, major * sin**2 + minor * cos**2
+    xy = 2 * (major - minor) * cos * sin
+    r2 = (x * xx).addcmul_(y, xy).mul_(x).addcmul_(y * yy, y)  # b^2n R^2 / radius^2
+    return r2.pow_(0.5 / n).neg_().add_(b).exp_()
+
+
+def gaussian_blur(image: Tensor, sigma: float, truncate: float = 5.0) -> Tensor:
+    """Convolve (B, H, W) with a normalised Gaussian of sigma pixels, cut at `truncate` sigma; edges repeat.
+
+    Sums pair by pair: the same bits whatever the batch, and no TF32 on a GPU.
+    """
+    taps = int(truncate * sigma + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(taps + 1) / sigma) ** 2)
+    kernel = (kernel / (kernel[0] + 2 * kernel[1:].sum())).tolist()
+    for _ in ("rows", "columns"):
+        size = image.shape[1]
+        padded = image[:, torch.arange(-taps, size + taps, device=image.device).clamp_(0, size - 1)]
+        image = kernel[0] * image
+        for k in range(1, taps + 1):
+            pair = padded[:, taps - k : taps - k + size] + padded[:, taps + k : taps + k + size]
+            image.add_(pair, alpha=kernel[k])
+        image = image.transpose(1, 2).contiguous()  # (B, H, W) -> (B, W, H), and back in the second round
+    return image

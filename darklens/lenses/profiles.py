@@ -1,0 +1,144 @@
+"""Mass and light profiles beyond physics.py: pure functions with units.
+
+Conventions: those of physics.py: angles in radians counter-clockwise from +x, lengths in arcsec, masses in solar
+masses, distances in Mpc.
+
+References: Keeton & Kochanek 1998, ApJ 495, 157 (KK); Baltz, Marshall & Oguri 2009, JCAP 01, 015 (BMO);
+Navarro, Frenk & White 1997, ApJ 490, 493 (NFW); Ciotti & Bertin 1999, A&A 352, 447 (CB).
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darklens.lenses.physics import comoving_distance, sersic_b, sis
+
+CORE = 1e-10  # arcsec, keeps the centre of an ellipsoid finite; lenstronomy has the same
+INNER = 1e-3  # scale radii: a truncated NFW halo's deflection is linear within, as lenstronomy has it
+ARCSEC = math.pi / 180 / 3600
+NFW_ALPHA = 4 * (1 + math.log(0.5))  # alpha_rs = NFW_ALPHA rho0 rs^2
+
+
+def sie(x: Tensor, y: Tensor, theta_e: Tensor, axis_ratio: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec) of a singular isothermal ellipsoid at the origin (KK eq. 8 with a core of 1e-10").
+
+    lenstronomy's convention: kappa = theta_e / 2 / sqrt(q u^2 + v^2 / q), u along the major axis at `angle`
+    (radians), q = axis_ratio (minor over major), so theta_e is the geometric mean of the critical curve's axes.
+    x, y: arcsec, broadcast against the others, (B, 1, 1). q = 1 everywhere is `physics.sis`, bit for bit.
+    """
+    if bool((axis_ratio == 1).all()):
+        return sis(x, y, theta_e)
+    cos, sin, q = torch.cos(angle), torch.sin(angle), axis_ratio
+    u, v = cos * x + sin * y, cos * y - sin * x
+    f = (1 - q * q).clamp(min=1e-12).sqrt()
+    core, scale = CORE / q.sqrt(), theta_e * q.sqrt() / f
+    psi = (u * u).add_(core**2).mul_(q * q).addcmul_(v, v).sqrt_()
+    along = torch.atan(u.mul_(f).div_(psi + core)).mul_(scale)
+    across = torch.atanh(v.mul_(f).div_(psi.add_(q * q * core))).mul_(scale)
+    return (along * cos).addcmul_(across, -sin), (along * sin).addcmul_(across, cos)
+
+
+def sis_subhalos(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta_e: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed deflection (arcsec) of singular isothermal spheres.
+
+    x, y: (B or 1, ...) arcsec. px, py: positions, theta_e: Einstein radii (arcsec), each (S, B, 1, 1), S > 0.
+    """
+    ax, ay = 0.0, 0.0
+    for one_x, one_y, one in zip(px, py, theta_e, strict=True):
+        more_x, more_y = sis(x - one_x, y - one_y, one)
+        ax, ay = more_x.add_(ax), more_y.add_(ay)
+    return ax, ay
+
+
+def _nfw_f(x: Tensor) -> Tensor:
+    """arccosh(1/x) / sqrt(1 - x^2), continued through x = 1 (BMO eq. A5)."""
+    d = 1 - x * x
+    root = d.abs().clamp_(min=1e-8).sqrt_()
+    value = torch.where(d > 0, torch.atanh(root.clamp(max=1 - 1e-7)), torch.atan(root)).div_(root)
+    return torch.where(d.abs() < 1e-4, 1 + d / 3 + d * d / 5 + d**3 / 7, value)
+
+
+def tnfw(x: Tensor, y: Tensor, rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec) of a truncated NFW halo at the origin (BMO eqs. A3 and A9-A11, n = 1).
+
+    rho = rho0 / (r/rs (1 + r/rs)^2) * r_trunc^2 / (r^2 + r_trunc^2). lenstronomy's convention: alpha_rs is the
+    deflection at rs *without* the truncation. x, y, rs, r_trunc, alpha_rs: arcsec, broadcast.
+    """
+    scaled = torch.sqrt(x * x + y * y).div_(rs).clamp_(min=INNER)
+    tau = r_trunc / rs
+    t2, root = tau * tau, torch.sqrt(scaled * scaled + tau * tau)
+    log = torch.log(scaled / (tau + root))
+    g = (t2 - 1 + 2 * scaled * scaled) * _nfw_f(scaled) + tau * math.pi + (t2 - 1) * torch.log(tau)
+    g = g + root * (log * ((t2 - 1) / tau) - math.pi)
+    weight = g.div_(scaled.square_()).mul_(4 * alpha_rs / (NFW_ALPHA * rs) * t2 / (t2 + 1) ** 2 / rs)
+    return weight * x, weight * y
+
+
+def tnfw_subhalos(
+    x: Tensor, y: Tensor, px: Tensor, py: Tensor, rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Summed deflection (arcsec) of truncated NFW halos at px, py; all arcsec, (S, B, 1, 1), S > 0.
+
+    In float64 whatever comes in: the formula cancels by a factor of a million near the centre.
+    """
+    ax, ay = 0.0, 0.0
+    wide = [v.double() for v in (px, py, rs, alpha_rs, r_trunc)]
+    for one_x, one_y, *one in zip(*wide, strict=True):
+        more_x, more_y = tnfw(x - one_x, y - one_y, *one)
+        ax, ay = more_x.add_(ax), more_y.add_(ay)
+    return ax.to(x.dtype), ay.to(x.dtype)
+
+
+def critical_density(z: np.ndarray | float, h0: float = 70.0, omega_m: float = 0.3) -> np.ndarray:
+    """Critical density in Msun/Mpc^3 at redshift z in flat LCDM; h0 in km/s/Mpc."""
+    return 2.77536627e11 * (h0 / 100) ** 2 * (omega_m * (1 + np.asarray(z)) ** 3 + 1 - omega_m)
+
+
+def critical_surface_density(z_lens: np.ndarray | float, z_source: np.ndarray | float) -> np.ndarray:
+    """c^2 / (4 pi G) D_s / (D_l D_ls) in Msun/Mpc^2, from angular diameter distances."""
+    c2_over_4_pi_g = 299792458.0**2 * 3.0856775814913673e22 / (4 * math.pi * 1.32712440018e20)  # Msun/Mpc
+    near, far = comoving_distance(z_lens), comoving_distance(z_source)
+    return c2_over_4_pi_g * far * (1 + z_lens) / (near * (far - near))
+
+
+def nfw_angles(
+    mass: np.ndarray, concentration: np.ndarray, z_lens: np.ndarray, z_source: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rs, alpha_rs) in arcsec of an NFW halo of M200 (Msun, 200 times the critical density at z_lens) (NFW).
+
+    concentration = r200 / rs; alpha_rs is the deflection at rs; flat LCDM, H0 = 70, Omega_m = 0.3.
+    """
+    c, density = np.asarray(concentration), critical_density(z_lens)
+    rs = np.cbrt(3 * np.asarray(mass) / (800 * math.pi * density)) / c  # Mpc
+    rho0 = 200 / 3 * density * c**3 / (np.log1p(c) - c / (1 + c))
+    to_arcsec = 1 / (comoving_distance(z_lens) / (1 + z_lens) * ARCSEC)
+    alpha = NFW_ALPHA * rho0 * rs**2 / critical_surface_density(z_lens, z_source)
+    return rs * to_arcsec, alpha * to_arcsec
+
+
+def tnfw_mass(mass: np.ndarray, concentration: np.ndarray, tau: np.ndarray) -> np.ndarray:
+    """Total mass (Msun) of the truncated halo of M200 = mass; tau = r_trunc / rs (BMO eq. A4 at infinity)."""
+    c, t2 = np.asarray(concentration), np.square(tau)
+    shape = t2 / (t2 + 1) ** 2 * ((t2 - 1) * np.log(tau) + np.pi * tau - (t2 + 1))
+    return mass * shape / (np.log1p(c) - c / (1 + c))
+
+
+def sersic_area(n: np.ndarray | float, radius: np.ndarray | float) -> np.ndarray:
+    """Total flux of a Sersic profile over its surface brightness at the effective radius, in arcsec^2.
+
+    2 pi n e^b b^-2n Gamma(2n) radius^2 (CB eq. 4); radius (arcsec) is the geometric mean of the axes.
+    """
+    from scipy.special import gamma
+
+    n, b = np.asarray(n, dtype=float), sersic_b(np.asarray(n, dtype=float))
+    return 2 * np.pi * n * np.exp(b) * b ** (-2 * n) * gamma(2 * n) * np.square(radius)
+
+
+def axion_vortex_length(axion_mass: np.ndarray | float) -> np.ndarray:
+    """Whole length (arcsec) of the vortex of an axion of a mass in eV: 0.06" * 1e-22 / mass.
+
+    DeepLense's Models I to III: half-length 0.06e-22 / (2 m), valid for a lens at redshift 0.5.
+    """
+    return 0.06e-22 / np.asarray(axion_mass)
