@@ -136,6 +136,8 @@ def _parse(value: object, key: str) -> Prior:
     if not isinstance(value, dict) or len(value) != 1:
         raise RecipeError(f"{key} = {value!r}: expected {FORMS}")
     ((kind, values),) = value.items()
+    if kind == "uniform":
+        raise RecipeError(f"{key}: a uniform prior is written [low, high]")
     if kind not in KINDS:
         raise RecipeError(f"{key}: no prior {kind!r}{suggestion(kind, KINDS)}")
     return Prior(kind, _PARSERS[kind](values, key))

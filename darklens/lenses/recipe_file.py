@@ -91,7 +91,7 @@ def _read_merged(name: str, below: tuple[Path, ...]) -> dict:
     if base is None:
         return raw
     base = _text(base, "base")
-    here = base if base in recipe_names() else str(path.parent / base)
+    here = str(path.parent / base) if base.endswith(".toml") else base
     return merge(_read_merged(here, (*below, path.resolve())), raw)
 
 
