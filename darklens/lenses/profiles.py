@@ -35,8 +35,9 @@ def sie(x: Tensor, y: Tensor, theta_e: Tensor, axis_ratio: Tensor, angle: Tensor
     f = (1 - q * q).clamp(min=1e-12).sqrt()
     core, scale = CORE / q.sqrt(), theta_e * q.sqrt() / f
     psi = (u * u).add_(core**2).mul_(q * q).addcmul_(v, v).sqrt_()
-    along = torch.atan(u.mul_(f).div_(psi + core)).mul_(scale)
-    across = torch.atanh(v.mul_(f).div_(psi.add_(q * q * core))).mul_(scale)
+    along = torch.atan2(u.mul_(f), psi + core).mul_(scale)
+    v.mul_(f)
+    across = torch.div(v, psi.add_(q * q * core).sub_(v)).mul_(2).log1p_().mul_(scale / 2)  # atanh(v / psi)
     return (along * cos).addcmul_(across, -sin), (along * sin).addcmul_(across, cos)
 
 
@@ -52,17 +53,17 @@ def sis_subhalos(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta_e: Tensor) 
     return ax, ay
 
 
-def _nfw_f(x: Tensor) -> Tensor:
-    """arccosh(1/x) / sqrt(1 - x^2), continued through x = 1 (BMO eq. A5)."""
-    d = 1 - x * x
-    root = d.abs().clamp_(min=1e-12).sqrt_()
-    value, inside = torch.atan(root), d > 0
-    value[inside] = torch.log((1 + root[inside]) / x[inside])
-    value.div_(root)
-    near = d.abs_() < 1e-4
-    if bool(near.any()):
-        d = 1 - x[near].square()
-        value[near] = 1 + d / 3 + d * d / 5 + d**3 / 7
+def _nfw_f(square: Tensor) -> Tensor:
+    """arccosh(1/x) / sqrt(1 - x^2) of x^2 > 0, continued through x = 1 (BMO eq. A5)."""
+    root = (square - 1).clamp_(min=1e-12).sqrt_()
+    value = torch.atan2(root, torch.ones((), dtype=root.dtype, device=root.device)).div_(root)
+    inner = (square < 1 + 1e-4).view(-1).nonzero()[:, 0]
+    if len(inner):
+        x2 = square.reshape(-1)[inner]
+        d = 1 - x2
+        root = d.clamp(min=1e-12).sqrt_()
+        within = torch.log((1 + root) / x2.sqrt()).div_(root)
+        value.view(-1)[inner] = torch.where(d < 1e-4, 1 + d / 3 + d * d / 5 + d**3 / 7, within)
     return value
 
 
@@ -73,25 +74,32 @@ def tnfw(x: Tensor, y: Tensor, rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor) ->
     deflection at rs *without* the truncation. x, y, rs, r_trunc, alpha_rs: arcsec, broadcast. In float32 it is good
     to 1e-2 alpha_rs within 1e-3 rs and to 1e-5 alpha_rs at rs: terms cancel near the centre.
     """
-    scaled = torch.sqrt(x * x + y * y).div_(rs).clamp_(min=INNER)
-    tau, square = r_trunc / rs, scaled * scaled
-    t2 = tau * tau
-    root = (square + t2).sqrt_()
-    log = (scaled / (root + tau)).log_()
-    g = _nfw_f(scaled).mul_(2 * square + (t2 - 1)).add_(tau * math.pi + (t2 - 1) * torch.log(tau))
-    g.addcmul_(root, log.mul_((t2 - 1) / tau).sub_(math.pi))
-    weight = g.div_(square).mul_(4 * alpha_rs / (NFW_ALPHA * rs) * t2 / (t2 + 1) ** 2)
+    weight = _tnfw_weight(x * x + y * y, rs, alpha_rs, r_trunc)
     return weight * x, weight * y
+
+
+def _tnfw_weight(r2: Tensor, rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor) -> Tensor:
+    """Deflection over radius; r2 (arcsec^2) is written over."""
+    tau = r_trunc / rs
+    t2, square = tau * tau, r2.mul_(1 / (rs * rs)).clamp_(min=INNER**2)
+    root = (square + t2).sqrt_()
+    log = square.sqrt().div_(root + tau).log_()
+    g = _nfw_f(square).mul_(2 * square + (t2 - 1)).add_(tau * math.pi + (t2 - 1) * torch.log(tau))
+    g.addcmul_(root, log.mul_((t2 - 1) / tau).sub_(math.pi))
+    return g.div_(square).mul_(4 * alpha_rs / (NFW_ALPHA * rs) * t2 / (t2 + 1) ** 2)
 
 
 def tnfw_subhalos(
     x: Tensor, y: Tensor, px: Tensor, py: Tensor, rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Summed deflection (arcsec) of truncated NFW halos at px, py; all arcsec, (S, B, 1, 1), S > 0."""
-    ax, ay = 0.0, 0.0
+    shape = torch.broadcast_shapes(x.shape, y.shape, px.shape[1:])
+    ax, ay = x.new_zeros(shape), x.new_zeros(shape)
     for one_x, one_y, *one in zip(px, py, rs, alpha_rs, r_trunc, strict=True):
-        more_x, more_y = tnfw(x - one_x, y - one_y, *one)
-        ax, ay = more_x.add_(ax), more_y.add_(ay)
+        dx, dy = x - one_x, y - one_y
+        weight = _tnfw_weight(dx * dx + dy * dy, *one)
+        ax.addcmul_(weight, dx)
+        ay.addcmul_(weight, dy)
     return ax, ay
 
 

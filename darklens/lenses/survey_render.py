@@ -174,19 +174,27 @@ def _sky(lenses: Lenses, recipe: SurveyRecipe) -> np.ndarray:
     return np.nan_to_num(lenses["noise.sky"])
 
 
-def _batch(lenses: Lenses, recipe: SurveyRecipe, x: Tensor, y: Tensor) -> tuple[Tensor, np.ndarray]:
+def _source_light(lenses: Lenses, recipe: SurveyRecipe, x: Tensor, y: Tensor) -> Tensor:
+    """(B, n, n) electrons/s a pixel of the lensed source before the PSF; x, y: arcsec from the lens."""
     v, to = lenses.values, functools.partial(_columns, like=x)
-    x, y = x - to(v["image.x"]), y - to(v["image.y"])
     ax, ay = deflection(lenses, recipe, x, y)
-    u, w = (x - to(v["source.x"])) - ax, (y - to(v["source.y"])) - ay
+    u, w = ax.neg_().add_(x - to(v["source.x"])), ay.neg_().add_(y - to(v["source.y"]))
     light = _stamp(lenses, recipe, u, w) if recipe.source.stamps else _sersic(lenses, "source", u, w, v["source.angle"])
-    source = _pixels(light, recipe.image.supersample).mul_(to(_source_scale(lenses, recipe)))
-    total = _blur_each(source, recipe, lenses)
-    sky, fraction = _sky(lenses, recipe), np.nan_to_num(v["noise.sky_fraction"])
-    peak = total.amax((1, 2)).double().cpu().numpy() if recipe.noise.peak_snr or fraction.any() else 0.0
-    if recipe.lens_light is not None:
-        total = total + _blur_each(_lens_light(lenses, recipe, x, y, source), recipe, lenses)
-    if recipe.noise.peak_snr is not None:
+    return _pixels(light, recipe.image.supersample).mul_(to(_source_scale(lenses, recipe)))
+
+
+def _batch(lenses: Lenses, recipe: SurveyRecipe, x: Tensor, y: Tensor) -> tuple[Tensor, np.ndarray]:
+    v, n, to = lenses.values, recipe.noise, functools.partial(_columns, like=x)
+    x, y = x - to(v["image.x"]), y - to(v["image.y"])
+    source, sky = _source_light(lenses, recipe, x, y), _sky(lenses, recipe)
+    galaxy = _lens_light(lenses, recipe, x, y, source) if recipe.lens_light is not None else None
+    if n.peak_snr is None and n.sky_fraction is None:
+        return _blur_each(source if galaxy is None else galaxy.add_(source), recipe, lenses), sky
+    total, fraction = _blur_each(source, recipe, lenses), np.nan_to_num(v["noise.sky_fraction"])
+    peak = total.amax((1, 2)).double().cpu().numpy()
+    if galaxy is not None:
+        total = total + _blur_each(galaxy, recipe, lenses)
+    if n.peak_snr is not None:
         factor = _brighten(lenses, recipe, peak, sky)
         total, peak = total.mul_(to(factor)), peak * factor
     return total, sky + fraction * peak
