@@ -31,14 +31,15 @@ def sie(x: Tensor, y: Tensor, theta_e: Tensor, axis_ratio: Tensor, angle: Tensor
     if bool((axis_ratio == 1).all()):
         return sis(x, y, theta_e)
     cos, sin, q = torch.cos(angle), torch.sin(angle), axis_ratio
-    u, v = cos * x + sin * y, cos * y - sin * x
-    f = (1 - q * q).clamp(min=1e-12).sqrt()
+    q2, f = q * q, (1 - q * q).clamp(min=1e-12).sqrt()
     core, scale = CORE / q.sqrt(), theta_e * q.sqrt() / f
-    psi = (u * u).add_(core**2).mul_(q * q).addcmul_(v, v).sqrt_()
-    along = torch.atan2(u.mul_(f), psi + core).mul_(scale)
-    v.mul_(f)
-    across = torch.div(v, psi.add_(q * q * core).sub_(v)).mul_(2).log1p_().mul_(scale / 2)  # atanh(v / psi)
-    return (along * cos).addcmul_(across, -sin), (along * sin).addcmul_(across, cos)
+    xx, yy, xy = q2 * cos**2 + sin**2, q2 * sin**2 + cos**2, 2 * (q2 - 1) * sin * cos
+    psi = (x * x * xx + (y * y * yy + q2 * core**2)).addcmul_(x * xy, y).sqrt_()  # sqrt(q^2 (u^2 + core^2) + v^2)
+    u, v = (f * cos) * x + (f * sin) * y, (f * cos) * y - (f * sin) * x
+    along = torch.atan2(u, psi + core)
+    across = torch.div(v, psi.add_(q2 * core).sub_(v)).mul_(2).log1p_()  # 2 atanh(v / psi)
+    c, s, half_c, half_s = scale * cos, scale * sin, scale * cos / 2, scale * sin / 2
+    return (along * c).addcmul_(across, -half_s), across.mul_(half_c).addcmul_(along, s)
 
 
 def sis_subhalos(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta_e: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,6 +136,17 @@ def tnfw_mass(mass: np.ndarray, concentration: np.ndarray, tau: np.ndarray) -> n
     c, t2 = np.asarray(concentration), np.square(tau)
     shape = t2 / (t2 + 1) ** 2 * ((t2 - 1) * np.log(tau) + np.pi * tau - (t2 + 1))
     return mass * shape / (np.log1p(c) - c / (1 + c))
+
+
+def sersic_light(x: Tensor, y: Tensor, n: float | Tensor, radius: Tensor, axis_ratio: Tensor, angle: Tensor) -> Tensor:
+    """`physics.sersic` with a logarithm and an exponential for its power, which is faster; x and y may broadcast."""
+    b, cos, sin = sersic_b(n), torch.cos(angle), torch.sin(angle)
+    major, minor = axis_ratio * (b**n / radius) ** 2, (b**n / radius) ** 2 / axis_ratio
+    xx, yy = major * cos**2 + minor * sin**2, major * sin**2 + minor * cos**2
+    xy = 2 * (major - minor) * cos * sin
+    r2 = (x * xx * x + y * y * yy).addcmul_(x * xy, y) if x.shape != y.shape else (x * xx).addcmul_(y, xy).mul_(x)
+    r2 = r2 if x.shape != y.shape else r2.addcmul_(y * yy, y)
+    return r2.log_().mul_(0.5 / n).exp_().neg_().add_(b).exp_()
 
 
 def sersic_area(n: np.ndarray | float, radius: np.ndarray | float) -> np.ndarray:

@@ -4,6 +4,7 @@ Conventions: x grows with the column, y falls with the row; the lens sits amid t
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from darklens.lenses import detector, profiles, stamps
 from darklens.lenses.drawn import Lenses, mass_scale, subhalo_mass, tnfw_parameters
-from darklens.lenses.physics import external_shear, gaussian_blur, point_masses, rod, sersic
+from darklens.lenses.physics import external_shear, gaussian_blur, point_masses, rod
 from darklens.lenses.psf import FWHM, Kernel, load_kernel, moffat_kernel
 from darklens.lenses.recipe_tables import SurveyRecipe
 
@@ -38,6 +39,21 @@ def substructure_mass(lenses: Lenses) -> np.ndarray:
     return sum(subhalo_mass(lenses).T, start=lenses["vortex.mass"])
 
 
+def prepare(lenses: Lenses, recipe: SurveyRecipe) -> Lenses:
+    """The lenses with what follows from their values, worked out for all of them at once."""
+    if "derived.theta_e" in lenses.values:
+        return lenses
+    v, square = lenses.values, mass_scale(recipe, lenses.values)
+    taken = v["lens.conserve_mass"] * substructure_mass(lenses)
+    derived = {
+        "derived.mass_scale": square,
+        "derived.theta_e": np.sqrt(square * np.maximum(v["lens.total_mass"] - taken, 0)),
+        "derived.source": _source_scale(lenses, recipe),
+        "derived.lens_light": _lens_light_scale(lenses, recipe),
+    }
+    return dataclasses.replace(lenses, values=v | derived)
+
+
 def _subhalos(lenses: Lenses, square: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     to, s = functools.partial(_columns, like=x), lenses.subhalos
     if lenses.profile == "tnfw":
@@ -54,11 +70,10 @@ def deflection(lenses: Lenses, recipe: SurveyRecipe, x: Tensor, y: Tensor) -> tu
     Halo (SIE) + external shear + subhalos + vortex (rod). A mass m has the squared Einstein radius theta_E^2 m /
     total mass; where lens.conserve_mass is true the halo has what the substructure leaves.
     """
-    v, to, square = lenses.values, functools.partial(_columns, like=x), mass_scale(recipe, lenses.values)
-    taken = v["lens.conserve_mass"] * substructure_mass(lenses)
-    theta_e = np.sqrt(square * np.maximum(v["lens.total_mass"] - taken, 0))
+    lenses = prepare(lenses, recipe)
+    v, to, square = lenses.values, functools.partial(_columns, like=x), lenses["derived.mass_scale"]
     parts = [
-        profiles.sie(x, y, to(theta_e), to(v["lens.axis_ratio"]), to(np.radians(v["lens.angle"]))),
+        profiles.sie(x, y, to(v["derived.theta_e"]), to(v["lens.axis_ratio"]), to(np.radians(v["lens.angle"]))),
         external_shear(x, y, to(v["lens.shear"]), to(np.radians(v["lens.shear_angle"]))),
     ]
     if lenses.subhalos["mass"].any():
@@ -81,7 +96,7 @@ def _sersic(lenses: Lenses, table: str, x: Tensor, y: Tensor, angle: np.ndarray)
     v, to = lenses.values, functools.partial(_columns, like=x)
     n = _same(v[f"{table}.sersic_index"], x)
     shape = to(v[f"{table}.effective_radius"]), to(v[f"{table}.axis_ratio"]), to(np.radians(angle))
-    return sersic(x, y, n, *shape)
+    return profiles.sersic_light(x, y, n, *shape)
 
 
 @functools.lru_cache(maxsize=4)
@@ -144,16 +159,27 @@ def _source_scale(lenses: Lenses, recipe: SurveyRecipe) -> np.ndarray:
     return detector.flux(v["source.magnitude"], recipe.noise.zero_point) * area / whole
 
 
+def _lens_light_scale(lenses: Lenses, recipe: SurveyRecipe) -> np.ndarray:
+    """(B,) electrons/s a pixel of the lens light's model light 1; with a flux ratio times that of the source."""
+    v, table = lenses.values, recipe.lens_light
+    if table is None:
+        return np.zeros(len(lenses))
+    by_magnitude = table.magnitude is not None
+    flux = (
+        detector.flux(v["lens_light.magnitude"], recipe.noise.zero_point)
+        if by_magnitude
+        else v["lens_light.flux_ratio"]
+    )
+    whole = profiles.sersic_area(v["lens_light.sersic_index"], v["lens_light.effective_radius"])
+    return flux * recipe.image.pixel_scale**2 / whole
+
+
 def _lens_light(lenses: Lenses, recipe: SurveyRecipe, x: Tensor, y: Tensor, source: Tensor) -> Tensor:
     """(B, n, n) electrons/s a pixel before the PSF; source: likewise."""
-    v, n = lenses.values, recipe.noise
-    light = _sersic(lenses, "lens_light", *torch.broadcast_tensors(x, y), v["lens.angle"] + v["lens_light.angle"])
-    whole = profiles.sersic_area(v["lens_light.sersic_index"], v["lens_light.effective_radius"])
-    by_magnitude = recipe.lens_light.magnitude is not None
-    flux = detector.flux(v["lens_light.magnitude"], n.zero_point) if by_magnitude else v["lens_light.flux_ratio"]
-    scale = _columns(flux * recipe.image.pixel_scale**2 / whole, light)
-    light = _pixels(light, recipe.image.supersample).mul_(scale)
-    return light if by_magnitude else light.mul_(source.sum((1, 2), keepdim=True))
+    v = lenses.values
+    light = _sersic(lenses, "lens_light", x, y, v["lens.angle"] + v["lens_light.angle"])
+    light = _pixels(light, recipe.image.supersample).mul_(_columns(v["derived.lens_light"], light))
+    return light if recipe.lens_light.magnitude is not None else light.mul_(source.sum((1, 2), keepdim=True))
 
 
 def _brighten(lenses: Lenses, recipe: SurveyRecipe, peak: np.ndarray, sky: np.ndarray) -> np.ndarray:
@@ -180,7 +206,7 @@ def _source_light(lenses: Lenses, recipe: SurveyRecipe, x: Tensor, y: Tensor) ->
     ax, ay = deflection(lenses, recipe, x, y)
     u, w = ax.neg_().add_(x - to(v["source.x"])), ay.neg_().add_(y - to(v["source.y"]))
     light = _stamp(lenses, recipe, u, w) if recipe.source.stamps else _sersic(lenses, "source", u, w, v["source.angle"])
-    return _pixels(light, recipe.image.supersample).mul_(to(_source_scale(lenses, recipe)))
+    return _pixels(light, recipe.image.supersample).mul_(to(v["derived.source"]))
 
 
 def _batch(lenses: Lenses, recipe: SurveyRecipe, x: Tensor, y: Tensor) -> tuple[Tensor, np.ndarray]:
@@ -223,6 +249,7 @@ def light_and_sky(
     On a CPU each lens is computed by itself in one thread: its bits don't depend on the batch, and it stays in cache.
     """
     x, y = grid(recipe, device, dtype)
+    lenses = prepare(lenses, recipe)
     if torch.device(device).type != "cpu":
         return _batch(lenses, recipe, x, y)
     if not len(lenses):

@@ -73,4 +73,4 @@ def test_kernels_are_read_from_files(tmp_path):
 
 
 def test_fast_lengths():
-    assert [psf.fast_length(n) for n in (1, 7, 121, 199, 248)] == [1, 8, 125, 200, 250]
+    assert [psf.fast_length(n) for n in (1, 16, 121, 199, 337)] == [16, 16, 128, 240, 384]
