@@ -164,12 +164,9 @@ def _lens_light_scale(lenses: Lenses, recipe: SurveyRecipe) -> np.ndarray:
     v, table = lenses.values, recipe.lens_light
     if table is None:
         return np.zeros(len(lenses))
-    by_magnitude = table.magnitude is not None
-    flux = (
-        detector.flux(v["lens_light.magnitude"], recipe.noise.zero_point)
-        if by_magnitude
-        else v["lens_light.flux_ratio"]
-    )
+    flux = v["lens_light.flux_ratio"]
+    if table.magnitude is not None:
+        flux = detector.flux(v["lens_light.magnitude"], recipe.noise.zero_point)
     whole = profiles.sersic_area(v["lens_light.sersic_index"], v["lens_light.effective_radius"])
     return flux * recipe.image.pixel_scale**2 / whole
 
@@ -204,7 +201,7 @@ def _source_light(lenses: Lenses, recipe: SurveyRecipe, x: Tensor, y: Tensor) ->
     """(B, n, n) electrons/s a pixel of the lensed source before the PSF; x, y: arcsec from the lens."""
     v, to = lenses.values, functools.partial(_columns, like=x)
     ax, ay = deflection(lenses, recipe, x, y)
-    u, w = ax.neg_().add_(x - to(v["source.x"])), ay.neg_().add_(y - to(v["source.y"]))
+    u, w = torch.sub(x - to(v["source.x"]), ax, out=ax), torch.sub(y - to(v["source.y"]), ay, out=ay)
     light = _stamp(lenses, recipe, u, w) if recipe.source.stamps else _sersic(lenses, "source", u, w, v["source.angle"])
     return _pixels(light, recipe.image.supersample).mul_(to(v["derived.source"]))
 
