@@ -17,6 +17,7 @@ from darklens.lenses.physics import comoving_distance, sersic_b, sis
 
 CORE = 1e-10  # arcsec, keeps the centre of an ellipsoid finite; lenstronomy has the same
 INNER = 1e-3  # scale radii: a truncated NFW halo's deflection is linear within, as lenstronomy has it
+FAINT = -80.0  # logarithm of the faintest light: below, float32 has only denormal numbers, which are slow
 ARCSEC = math.pi / 180 / 3600
 NFW_ALPHA = 4 * (1 + math.log(0.5))  # alpha_rs = NFW_ALPHA rho0 rs^2
 
@@ -146,7 +147,7 @@ def sersic_light(x: Tensor, y: Tensor, n: float | Tensor, radius: Tensor, axis_r
     xy = 2 * (major - minor) * cos * sin
     r2 = (x * xx * x + y * y * yy).addcmul_(x * xy, y) if x.shape != y.shape else (x * xx).addcmul_(y, xy).mul_(x)
     r2 = r2 if x.shape != y.shape else r2.addcmul_(y * yy, y)
-    return r2.log_().mul_(0.5 / n).exp_().neg_().add_(b).exp_()
+    return r2.log_().mul_(0.5 / n).exp_().neg_().add_(b).clamp_(min=FAINT).exp_()
 
 
 def sersic_area(n: np.ndarray | float, radius: np.ndarray | float) -> np.ndarray:

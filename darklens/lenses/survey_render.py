@@ -21,6 +21,8 @@ from darklens.lenses.recipe_tables import SurveyRecipe
 
 def _columns(values: np.ndarray, like: Tensor) -> Tensor:
     """(B,) -> (B, 1, 1) or (B, S) -> (S, B, 1, 1), on the grid's device and in its dtype."""
+    if values.shape == (1,):
+        return torch.full((1, 1, 1), float(values[0]), dtype=like.dtype, device=like.device)  # the fastest way
     return torch.as_tensor(np.ascontiguousarray(values.T), device=like.device).to(like.dtype)[..., None, None]
 
 
