@@ -1,21 +1,13 @@
-"""ResNet-18, the baseline to beat (He et al. 2015, arXiv:1512.03385), from torchvision."""
+"""ResNet-18, the baseline: `python resnet_model.py` prints its layers.
 
-from torch import nn
+network = build_resnet({"channels": 1, "classes": 3, "size": 129})     # images (B, 1, 129, 129) -> logits (B, 3)
+"""
 
-SMALLEST = 33  # pixels: below, the last map of a lone image has no spread for its batch norm
+from darklens.networks.resnet import build_resnet
 
+__all__ = ["build_resnet"]
 
-def build_resnet(config: dict) -> nn.Module:
-    """An untrained ResNet-18 for config["channels"] input channels and config["classes"] classes.
-
-    (B, channels, H, W) -> logits (B, classes). Its parameters have torchvision's names. Raises ValueError for images
-    too small for its five subsamplings.
-    """
-    from torchvision.models import resnet18
-
-    if config["size"] < SMALLEST:
-        raise ValueError(f"ResNet-18 needs images of at least {SMALLEST} x {SMALLEST} pixels, found {config['size']}")
-    network = resnet18(weights=None, num_classes=config["classes"])
-    network.conv1 = nn.Conv2d(config["channels"], 64, kernel_size=7, stride=2, padding=3, bias=False)
-    network.config = dict(config)
-    return network
+if __name__ == "__main__":
+    network = build_resnet({"channels": 1, "classes": 3, "size": 129})
+    print(network)
+    print(f"{sum(p.numel() for p in network.parameters() if p.requires_grad):,} trainable parameters")

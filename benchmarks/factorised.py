@@ -16,20 +16,17 @@ step what the dense layer's products alone would take at the full matrix-product
 import argparse
 import collections
 import copy
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+import network as whole
+import torch
 
-import network as whole  # noqa: E402, sets the path of the rest
-import torch  # noqa: E402
-
-import factorised  # noqa: E402
-import triton_steering  # noqa: E402
-from classifier import autocast, evaluator  # noqa: E402
-from model import SteerableConv, build_network, set_convolution  # noqa: E402
-from steerable import Symmetry, build_gspace, import_e2cnn, steerable_basis  # noqa: E402
+from darklens.classifier.classifier import evaluator
+from darklens.factorised import algebra, backend, cpu, library, triton_tables
+from darklens.machine import autocast
+from darklens.networks.basis import Symmetry, build_gspace, import_e2cnn, steerable_basis
+from darklens.networks.conv import SteerableConv, set_convolution
+from darklens.networks.equivariant import build_network
 
 LAYERS = {  # of the architectures, images of 129 pixels: (size, fields in, fields out)
     "full": [(63, 24, 48), (63, 48, 48), (31, 48, 96), (31, 96, 96), (31, 96, 64)],
@@ -100,7 +97,7 @@ def e2cnn_layer(name: str, fields_in: int, fields_out: int):
 
 def layers(name: str, args) -> None:
     basis = steerable_basis(symmetry(name), "regular", 5)
-    plan = factorised.factorise(basis.kernels, symmetry(name).N, symmetry(name).mirrored)
+    plan = algebra.factorise(basis.kernels, symmetry(name).N, symmetry(name).mirrored)
     bytes_rate = copy_rate(args.device)
     for precision in args.precisions:
         rate = whole.matmul_rate(args.device, DTYPES[precision]) / 2
@@ -145,7 +142,7 @@ def one_layer(name, basis, plan, shape, precision, rates, args) -> None:
 def chosen(layer: SteerableConv, x: torch.Tensor, precision: str, train: bool) -> bool:
     """Whether `auto` takes the factorised layer."""
     if x.device.type == "cpu":
-        return factorised.faster(layer.plan, layer.weight.shape[1], layer.weight.shape[0])
+        return backend.faster(layer.plan, layer.weight.shape[1], layer.weight.shape[0])
     layer = copy.deepcopy(layer)
     set_convolution(layer, "auto")
     with torch.set_grad_enabled(train), autocast(x.device, precision):
@@ -172,7 +169,7 @@ def parts(layer: tuple, count: int, bytes_rate: float) -> None:
 
     Of steering also the rate of its bytes, the float32 lanes read once and 11 of each written, against that of a copy.
     """
-    spent, call, product = collections.Counter(), factorised.Work.call, torch.mm
+    spent, call, product = collections.Counter(), cpu.Work.call, torch.mm
 
     def timed(name, work, *arguments, **options):
         start = time.perf_counter()
@@ -180,7 +177,7 @@ def parts(layer: tuple, count: int, bytes_rate: float) -> None:
         spent[name] += 1000 * (time.perf_counter() - start)
         return found
 
-    factorised.Work.call = lambda self, name, *rest: timed(name, call, self, name, *rest)
+    cpu.Work.call = lambda self, name, *rest: timed(name, call, self, name, *rest)
     torch.mm = lambda *arguments, **options: timed("matrix products", product, *arguments, **options)
     work = step(*layer)
     work(), spent.clear()
@@ -188,8 +185,8 @@ def parts(layer: tuple, count: int, bytes_rate: float) -> None:
     for _ in range(count):
         work()
     spent["everything"] = 1000 * (time.perf_counter() - start)
-    factorised.Work.call, torch.mm = call, product
-    lanes = layer[1].numel() * (4 + factorised.FILTERS * layer[1].element_size())  # bytes, of one steering
+    cpu.Work.call, torch.mm = call, product
+    lanes = layer[1].numel() * (4 + algebra.FILTERS * layer[1].element_size())  # bytes, of one steering
     steered = STEERINGS * count * lanes / (spent["steer"] / 1000)
     print("    " + ", ".join(f"{name} {value / count:.1f} ms" for name, value in spent.items()), end="; ")
     print(f"steering at {steered / 1e9:.1f} GB/s, {100 * steered / bytes_rate:.0f}% of a copy", flush=True)
@@ -228,10 +225,10 @@ def networks(name: str, args) -> None:
 def device_name(args, parser: argparse.ArgumentParser) -> str:
     """What it runs on, if there is something to compare there."""
     if args.device == "cpu":
-        if factorised.library() is None:
+        if library.library() is None:
             parser.error("no C++ compiler: nothing to compare")
         return f"CPU, {torch.get_num_threads()} threads"
-    if not torch.cuda.is_available() or not triton_steering.INSTALLED:
+    if not torch.cuda.is_available() or not triton_tables.INSTALLED:
         parser.error("--device cuda: needs a GPU and Triton")
     if args.parts:
         parser.error("--parts: on a CPU only")

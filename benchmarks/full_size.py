@@ -20,8 +20,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from darklens.networks.equivariant import build_network
+from darklens.networks.resnet import build_resnet
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 NETWORKS = ("C4", "C8", "D4", "D8", "ResNet-18")
 PUBLISHED = {  # original's README: micro AUC of raw logits; AUC no, sphere, vort; best accuracy %
@@ -138,9 +140,6 @@ def train(job: Job, args: argparse.Namespace, clock: Clock) -> None:
 def operations_of(found: dict, device: str) -> float:
     """Products and sums of one training image in the dense network."""
     from network import operations
-
-    from model import build_network
-    from resnet_model import build_resnet
 
     config = {key: value for key, value in found["network"].items() if key != "kind"}
     network = (build_resnet if found["network"]["kind"] == "resnet" else build_network)(config)

@@ -30,9 +30,20 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-CURVES = "train_loss", "test_loss", "train_accuracy", "test_accuracy"
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy and PyTorch start theirs
+
+import numpy as np
+from memory import write_images
+
+from darklens import machine
+from darklens.analysis import report
+from darklens.commands import run as commands_run
+from darklens.plots import run as plots_run
+from darklens.storage import checkpoint
+from darklens.training import trainer
+
 COMPACT = ["--arch", "compact", "--epochs", "4", "--batch_size", "4"]
 
 
@@ -97,14 +108,12 @@ def start(arguments: list[str], here: Path, prepare: Callable[[], None]) -> int:
         return process
     os.setsid()
     os.chdir(here)
-    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1), os.dup2(output, 2)
+    for stream in (1, 2):
+        os.dup2(os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     status = 1
     try:
-        import main
-
         prepare()
-        status = main.main(arguments)
+        status = commands_run.main(arguments)
     except SystemExit as stopped:
         status = stopped.code
     except BaseException:
@@ -115,44 +124,42 @@ def start(arguments: list[str], here: Path, prepare: Callable[[], None]) -> int:
 
 def prepare(kind: Kind, death: tuple[str, int] | None = None) -> None:
     """States every moment, no pictures; death at one of POINTS, when it is reached for so many times."""
-    import dataset
-    import report
-    import results
-    import trainer
-
     trainer.Trainer = functools.partial(trainer.Trainer, save_every=kind.save_every)
-    report._draw = results.plot_curves = lambda *_: None
+    report._draw = plots_run.plot_curves = lambda *_: None
     if kind.streamed:
-        dataset.available_memory = lambda: 0
+        machine.available_memory = lambda: 0
     if death:
         die_inside_a_save(*death)
 
 
+def die(*_) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def die_inside_a_save(point: str, turn: int) -> None:
     """SIGKILL when half a checkpoint is written, or before it is synced, linked or renamed for the turn-th time."""
-    import checkpoint
-
     saving, steps, save = [], itertools.count(1), checkpoint.save
-    owner, name = (checkpoint, "_write") if point == "write" else (os, point)
+    owner, name = (checkpoint, "replacing") if point == "write" else (os, point)
     real = getattr(owner, name)
+
+    @contextlib.contextmanager
+    def half_written(*arguments):
+        with real(*arguments) as file:
+            due = next(steps) == turn
+            yield SimpleNamespace(write=lambda content: die(file.write(content[: len(content) // 2]))) if due else file
 
     def deadly(*arguments, **options):
         if saving and next(steps) == turn:
-            if point == "write":
-                path, content = arguments
-                real(path, bytes(content)[: len(content) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return real(*arguments, **options)
 
     def watched(*arguments, **options):
         saving.append(True)
-        try:
-            save(*arguments, **options)
-        finally:
-            saving.pop()
+        save(*arguments, **options)
+        saving.pop()
 
     checkpoint.save = watched
-    setattr(owner, name, deadly)
+    setattr(owner, name, half_written if point == "write" else deadly)
 
 
 def members(groups: list[int]) -> list[int]:
@@ -238,10 +245,6 @@ class Run:
 
     def unreadable(self) -> list[str]:
         """Files under their final names that cannot be read."""
-        import numpy as np
-
-        import checkpoint
-
         readers = {".pt": checkpoint.load, ".previous": checkpoint.load, ".npy": np.load}
         readers[".json"] = lambda path: json.loads(path.read_text())
         wrong = []
@@ -266,7 +269,7 @@ class Run:
         found = json.loads((self.folder / "metrics.json").read_text())
         del found["timing"]
         parts = [json.dumps(found, sort_keys=True).encode(), (self.folder / "best-model-parameters.pt").read_bytes()]
-        parts += [(self.folder / f"{name}.npy").read_bytes() for name in CURVES]
+        parts += [(self.folder / f"{name}.npy").read_bytes() for name in trainer.CURVES]
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
@@ -311,30 +314,13 @@ def warm_up(folder: Path, images: Path) -> None:
     """Import and compile once, before the forks, what each start of the program would import and compile."""
     import tqdm
 
-    import main as program
-
     tqdm.tqdm.monitor_interval = 0  # a thread, which a fork would lose
     prepare(KINDS["fp32"])
     flags = ["--epochs", "1", "--use_cuda", "False", "--quiet", "--data_dir", str(images), "--results_dir", str(folder)]
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        program.main([*KINDS["fp32"].flags, *flags])
+        commands_run.main([*KINDS["fp32"].flags, *flags])
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("a process with several threads must not be forked")
-
-
-def write_images(folder: Path) -> Path:
-    """Noise of three strengths."""
-    import numpy as np
-
-    dice = np.random.default_rng(0)
-    for split, count in {"train": 8, "val": 4}.items():
-        for k, name in enumerate(("no", "sphere", "vort")):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                np.save(
-                    folder / split / name / f"{i}.npy", dice.poisson(30, (40, 40)) * (1 + k * dice.poisson(1, (40, 40)))
-                )
-    return folder
 
 
 def main() -> int:
@@ -344,11 +330,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object a kind")
     options = parser.parse_args()
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # before NumPy starts its threads
-    import numpy as np
-    import torch
-
-    torch.set_num_threads(1)
     shares = np.cumsum([0] + [KINDS[name].share for name in options.kinds])
     kills = np.diff(np.round(options.kills * shares / shares[-1])).astype(int)
     with tempfile.TemporaryDirectory() as folder:
@@ -356,15 +337,12 @@ def main() -> int:
         warm_up(Path(folder), images)
         for name, number in zip(options.kinds, kills, strict=True):
             found.append(campaign(name, int(number), options.seed, Path(folder), images))
-            print(json.dumps(found[-1]) if options.json else _table(found[-1:]), flush=True)
+            table = ", ".join(f"{key} {value}" for key, value in found[-1].items())
+            print(json.dumps(found[-1]) if options.json else table, flush=True)
     bad = sum(one["unreadable files"] + one["processes left"] + one["final hashes"] - 1 for one in found)
     if not options.json:
         print(f"{sum(one['kills'] for one in found)} kills: {'all is well' if not bad else 'SOMETHING WAS LOST'}")
     return 1 if bad else 0
-
-
-def _table(found: list[dict]) -> str:
-    return "\n".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in found)
 
 
 if __name__ == "__main__":

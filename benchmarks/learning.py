@@ -9,14 +9,19 @@ of measuring. One line of JSON a run goes to --out; runs found there are not rep
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from study import finished, has, keep
+
+from darklens import machine
+from darklens.classifier import saved
+from darklens.data import batches, transforms
+from darklens.data import folder as data_folder
+from darklens.data.endless import Endless
+from darklens.metrics import summary
+from darklens.training import recipes, trainer
 
 NETWORKS = ("C4", "D4", "C8", "D8", "ResNet-18")
 
@@ -24,12 +29,6 @@ NETWORKS = ("C4", "D4", "C8", "D8", "ResNet-18")
 def train(name: str, seed: int, args: argparse.Namespace) -> dict:
     """One network's points: [images, seconds, macro AUC] after every share of the images."""
     import torch
-
-    import assemble
-    import dataset
-    import metrics
-    import trainer
-    from endless import Endless
 
     class Timed(trainer.Trainer):
         """Notes down what has been learnt, and when."""
@@ -43,24 +42,24 @@ def train(name: str, seed: int, args: argparse.Namespace) -> dict:
 
         def evaluate_val(self):
             logits = super().evaluate_val()
-            found = metrics.evaluate(logits, self.val.labels, self.classifier.classes, bootstrap=0)
+            found = summary.evaluate(logits, self.val.labels, self.classifier.classes, bootstrap=0)
             images, auc = (self.epoch + 1) * len(self.train.labels), found["auc"]["macro"]["value"]
             self.points += ([images, round(self.seconds_spent, 1), auc],)
             print(name, seed, *self.points[-1], flush=True)
             return logits
 
     cnn, groups = name == "ResNet-18", {"C": "Circular", "D": "Dihyderal"}
-    recipe = assemble.choose_recipe("fast", cnn, epochs=args.points)
-    data, device = dataset.scan(args.data_dir), assemble.choose_device()
-    preprocess = assemble.choose_preprocess(data)
+    recipe = recipes.choose_recipe("fast", cnn, epochs=args.points)
+    data, device = data_folder.scan(args.data_dir), machine.choose_device()
+    preprocess = transforms.choose_preprocess(data)
     torch.manual_seed(seed)
     config = {} if cnn else {"sym_group": groups[name[0]], "N": int(name[1:]), "arch": args.arch}
-    classifier = assemble.new_classifier(data, config, device, cnn, preprocess)
+    classifier = saved.new_classifier(data, config, device, cnn, preprocess)
     options = {"seed": seed, "shift": recipe.shift}
     some = args.images // args.points
     endless = Endless(args.model, some, data, preprocess, recipe.batch_size, device, workers=args.workers, **options)
-    val = assemble.open_batches(data, ("val",), preprocess, 64, device, progress=False)["val"]
-    precision = assemble.choose_precision(None, device)
+    val = batches.open_batches(data, ("val",), preprocess, 64, device, progress=False)["val"]
+    precision = machine.choose_precision(None, device)
     with tempfile.TemporaryDirectory() as folder:
         parts = classifier, endless, val, recipe, Path(folder), lambda line: None, precision
         run = Timed(*parts, quiet=True, save_every=1e9)

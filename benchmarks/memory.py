@@ -12,13 +12,16 @@ import argparse
 import ctypes
 import gc
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from darklens.classifier import saved
+from darklens.data import batches as data_batches
+from darklens.data import folder as data_folder
+from darklens.training import recipes, trainer
+
 CLASSES = "no", "sphere", "vort"
 
 
@@ -55,15 +58,11 @@ def write_images(folder: Path) -> Path:
 
 def new_trainer(images: Path, folder: Path, epochs: int, streamed: bool):
     """A trainer of a tiny network on these images; streamed: they are read anew in every epoch."""
-    import assemble
-    import dataset
-    import trainer
-
-    data = dataset.scan(images)
-    classifier = assemble.new_classifier(data, {"sym_group": "Circular", "N": 2, "arch": "compact", "head": "pooled"})
-    recipe = assemble.choose_recipe("seed", epochs=epochs, batch_size=8)
+    data = data_folder.scan(images)
+    classifier = saved.new_classifier(data, {"sym_group": "Circular", "N": 2, "arch": "compact", "head": "pooled"})
+    recipe = recipes.choose_recipe("seed", epochs=epochs, batch_size=8)
     options = {"memory_limit": 0 if streamed else None, "workers": 0, "progress": False}
-    batches = assemble.open_batches(data, ("train", "val"), classifier.preprocess, 8, **options)
+    batches = data_batches.open_batches(data, ("train", "val"), classifier.preprocess, 8, **options)
     return trainer.Trainer(classifier, batches["train"], batches["val"], recipe, folder, quiet=True)
 
 

@@ -19,17 +19,20 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-
-from classifier import autocast, evaluator  # noqa: E402
-from model import build_network, set_convolution  # noqa: E402
-from resnet_model import build_resnet  # noqa: E402
-from steerable import GROUPS, Symmetry  # noqa: E402
+from darklens.classifier.classifier import evaluator
+from darklens.data import batches as data_batches
+from darklens.data import folder as data_folder
+from darklens.data import transforms
+from darklens.lenses import recipes, writer
+from darklens.machine import autocast
+from darklens.networks.basis import GROUPS, Symmetry
+from darklens.networks.conv import set_convolution
+from darklens.networks.equivariant import build_network
+from darklens.networks.resnet import build_resnet
 
 LETTERS = {letter: name for name, letter in GROUPS.items()}
 
@@ -40,6 +43,7 @@ def ours(group: str):
 
 
 def reference(group: str):
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
     from e2cnn_reference import E2cnnNetwork
 
     return E2cnnNetwork(Symmetry(LETTERS[group[0]], int(group[1:])))
@@ -177,13 +181,10 @@ def original_batches(paths, labels, batch):
 
 def epoch(args, device: str) -> None:
     """A training epoch from files on disk to weights: the original's pipeline and network, then ours."""
-    import dataset
-    import simulate
-
     with tempfile.TemporaryDirectory() as folder:
         count = max(1, args.epoch // 3)
-        simulate.write_dataset(folder, simulate.RECIPES["f"], {"train": count, "val": 1}, quiet=True)
-        data = dataset.scan(folder)
+        writer.write_dataset(folder, recipes.RECIPES["f"], {"train": count, "val": 1}, quiet=True)
+        data = data_folder.scan(folder)
         split, size = data.splits["train"], args.batch or 8
 
         def old():
@@ -201,7 +202,9 @@ def epoch(args, device: str) -> None:
             set_convolution(network, args.conv)
             optimiser = torch.optim.Adam(network.parameters(), lr=5e-5, weight_decay=1e-5, fused=True)
             start = time.perf_counter()
-            batches = dataset.Batches(split, data, dataset.default_preprocess(150), size, device, True, progress=False)
+            batches = data_batches.Batches(
+                split, data, transforms.default_preprocess(150), size, device, True, progress=False
+            )
             for batch in batches.epoch():
                 with autocast(device, "bf16"):
                     logits = network(batch.images.contiguous(memory_format=torch.channels_last))

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # instead of this folder, whose shards.py is another
-
-import pack  # noqa: E402
-from dataset import Batches, default_preprocess, scan  # noqa: E402
-from shards import FORMAT, INDEX, VERSION, seal, sha256_of  # noqa: E402
+from darklens.data import pack
+from darklens.data.batches import Batches
+from darklens.data.folder import scan
+from darklens.data.packed import FORMAT, INDEX, VERSION, seal, sha256_of
+from darklens.data.transforms import default_preprocess
 
 CLASSES = "no", "sphere", "vort"
 

@@ -8,6 +8,7 @@ Needs lenstronomy.
 """
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -18,17 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from darklens import machine
+from darklens.lenses import draw, recipes, render, writer
 
-import test_simulate as checks  # noqa: E402  the translation to lenstronomy that the tests check
-
-import simulate  # noqa: E402
-
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # the translation that the tests check
 PUBLISHED = 82_500  # images of a published data set: 25,000 + 2,500 in each of three classes
 
 
-def per_core(make: Callable[[simulate.Parameters], object], lenses: list, repeats: int = 5) -> float:
+def per_core(make: Callable[[draw.Parameters], object], lenses: list, repeats: int = 5) -> float:
     """Images per second of CPU time, the best of some repeats: other programs only slow it."""
     make(lenses[0])
     rates = []
@@ -40,57 +38,59 @@ def per_core(make: Callable[[simulate.Parameters], object], lenses: list, repeat
     return max(rates)
 
 
-def compare(recipe: simulate.Recipe, class_name: str, images: int) -> tuple[float, float, float]:
+def compare(recipe: recipes.Recipe, class_name: str, images: int) -> tuple[float, float, float]:
     """Per core on the same lenses, before noise: ours, lenstronomy's, and the largest difference over the
     peak (of the first lens).
 
     lenstronomy has no rod: a vortex is 25 point masses there, as many as a lens has subhalos, too few to be
     the same image. It is compared in speed alone (the difference is NaN).
     """
-    drawn = simulate.draw(recipe, class_name, 0, "train", range(images))
+    from lenstronomy_reference import lenstronomy_image
+
+    drawn = draw.draw(recipe, class_name, 0, "train", range(images))
     lenses = [drawn[i : i + 1] for i in range(images)]
-    ours = per_core(lambda lens: simulate.render(lens, recipe), lenses)
-    theirs = per_core(lambda lens: checks.lenstronomy_image(lens, recipe, nodes=25), lenses)
+    ours = per_core(lambda lens: render.render(lens, recipe), lenses)
+    theirs = per_core(lambda lens: lenstronomy_image(lens, recipe, nodes=25), lenses)
     if class_name == "vort":
         return ours, theirs, float("nan")
-    expected = checks.lenstronomy_image(lenses[0], recipe)
-    plain = simulate.dataclasses.replace(recipe, peak_snr=None)
-    light = simulate.render(lenses[0], plain)[0].numpy() - recipe.sky
+    expected = lenstronomy_image(lenses[0], recipe)
+    plain = dataclasses.replace(recipe, peak_snr=None)
+    light = render.render(lenses[0], plain)[0].numpy() - recipe.sky
     return ours, theirs, float(np.abs(light - expected).max() / expected.max())
 
 
-def written_per_second(recipe: simulate.Recipe, images: int, device: str) -> tuple[float, float]:
+def written_per_second(recipe: recipes.Recipe, images: int, device: str) -> tuple[float, float]:
     """Images/s of a whole `write_dataset`, and once its processes run: a small one's time taken off."""
     counts, seconds = (210, images), []
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            simulate.write_dataset(folder, recipe, {"train": count // 3}, device=device, quiet=True)
+            writer.write_dataset(folder, recipe, {"train": count // 3}, device=device, quiet=True)
             seconds.append(time.perf_counter() - start)
     return images / seconds[1], (counts[1] - counts[0]) / (seconds[1] - seconds[0])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the simulator.")
-    parser.add_argument("--model", choices=sorted(simulate.RECIPES), default="f")
+    parser.add_argument("--model", choices=sorted(recipes.RECIPES), default="f")
     parser.add_argument("--images", type=int, default=30, help="lenses a class for the comparison (default: 30)")
     parser.add_argument("--written", type=int, default=3000, help="images to write (default: 3000)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what writes them (default: cpu)")
     args = parser.parse_args()
-    recipe = simulate.RECIPES[args.model]
+    recipe = recipes.RECIPES[args.model]
     torch.set_num_threads(1)
 
     print("class    ours/s  lenstronomy/s  ratio  difference   (per core, before noise, ours in float32)")
-    rates = [compare(recipe, class_name, args.images) for class_name in simulate.CLASSES]
-    for class_name, (ours, theirs, off) in zip(simulate.CLASSES, rates, strict=True):
+    rates = [compare(recipe, class_name, args.images) for class_name in recipes.CLASSES]
+    for class_name, (ours, theirs, off) in zip(recipes.CLASSES, rates, strict=True):
         print(f"{class_name:7} {ours:7.0f} {theirs:14.1f} {ours / theirs:6.1f} {off:11.1e}")
     ours, theirs = (statistics.harmonic_mean(column) for column in list(zip(*rates, strict=True))[:2])
     print(f"all     {ours:7.0f} {theirs:14.1f} {ours / theirs:6.1f}")
 
-    noisy = per_core(lambda c: simulate.simulate(recipe, c, range(args.images)), list(simulate.CLASSES))
+    noisy = per_core(lambda c: render.simulate(recipe, c, range(args.images)), list(recipes.CLASSES))
     print(f"drawn, rendered and with noise: {noisy * args.images:.0f} images/s per core")
     whole, steady = written_per_second(recipe, args.written, args.device)
-    print(f"written to disk, {args.device}, {simulate.usable_cores()} cores: {whole:.0f} images/s,", end=" ")
+    print(f"written to disk, {args.device}, {machine.usable_cores()} cores: {whole:.0f} images/s,", end=" ")
     print(f"{steady:.0f} once started: {PUBLISHED / steady / 60:.1f} min for {PUBLISHED} images")
 
 

@@ -14,12 +14,16 @@ import argparse
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from darklens.classifier import saved
+from darklens.data import batches as data_batches
+from darklens.data import folder as data_folder
+from darklens.data import transforms
+from darklens.metrics import summary
+from darklens.training import evaluate, muon, recipes, trainer
 
 NETWORK = {"sym_group": "Circular", "N": 4, "arch": "compact", "head": "orbit"}
 
@@ -28,27 +32,21 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
     """Train one network; its figures after the last epoch."""
     import torch
 
-    import assemble
-    import dataset
-    import metrics
-    import muon
-    import trainer
-
-    data = dataset.scan(data_dir)
+    data = data_folder.scan(data_dir)
     train = first_images(data.splits["train"], setting.get("images"))
-    changes = {field.name: setting.get(field.name) for field in fields(trainer.Recipe)}
+    changes = {field.name: setting.get(field.name) for field in fields(recipes.Recipe)}
     cnn = bool(setting.get("cnn"))
-    recipe = assemble.choose_recipe("fast", cnn, **changes)
+    recipe = recipes.choose_recipe("fast", cnn, **changes)
     if "steps" in setting:
         recipe = replace(recipe, epochs=max(1, round(setting["steps"] * recipe.batch_size / len(train.paths))))
     data = replace(data, splits=data.splits | {"train": train})
-    preprocess = assemble.choose_preprocess(data, setting.get("crop"))
+    preprocess = transforms.choose_preprocess(data, setting.get("crop"))
     preprocess = replace(preprocess, stretch=setting.get("stretch", preprocess.stretch))
     torch.manual_seed(seed)
     config = {} if cnn else {key: setting.get(key, value) for key, value in NETWORK.items()}
-    classifier = assemble.new_classifier(data, config, cnn=cnn, preprocess=preprocess)
+    classifier = saved.new_classifier(data, config, cnn=cnn, preprocess=preprocess)
     options = {"seed": seed, "shift": recipe.shift, "progress": False}
-    batches = assemble.open_batches(data, ("train", "val"), preprocess, recipe.batch_size, **options)
+    batches = data_batches.open_batches(data, ("train", "val"), preprocess, recipe.batch_size, **options)
     with tempfile.TemporaryDirectory() as folder:
         run = trainer.Trainer(
             classifier,
@@ -64,8 +62,8 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
         if not setting.get("irreps", True):  # Muon without them
             run.optimiser.ways = dict.fromkeys(run.optimiser.ways, muon.as_matrix)
         run.fit()
-        logits = trainer.evaluate(classifier.network, batches["val"], precision)
-    found = metrics.evaluate(logits, batches["val"].labels, classifier.classes, bootstrap=0)
+        logits = evaluate.evaluate(classifier.network, batches["val"], precision)
+    found = summary.evaluate(logits, batches["val"].labels, classifier.classes, bootstrap=0)
     return {
         "auc": found["auc"]["macro"]["value"],
         "accuracy": found["accuracy"],

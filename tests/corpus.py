@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import checkpoint
+from darklens.storage import checkpoint
 
 SIZE = 40  # pixels of the good images around a bad one
 CANARY = "executed"

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-import steerable
-from model import ARCHITECTURES
+from darklens.networks import basis
+from darklens.networks.equivariant import ARCHITECTURES
 
 
 class E2cnnNetwork(nn.Module):
@@ -12,10 +12,10 @@ class E2cnnNetwork(nn.Module):
 
     def __init__(self, symmetry, channels=1, classes=3, size=129, features=43264, arch="full", initialize=True):
         super().__init__()
-        e2nn = steerable.import_e2cnn().nn
+        e2nn = basis.import_e2cnn().nn
         from e2cnn.nn.modules.masking_module import build_mask
 
-        shape, gspace = ARCHITECTURES[arch], steerable.build_gspace(symmetry)
+        shape, gspace = ARCHITECTURES[arch], basis.build_gspace(symmetry)
         self.input_type = previous = e2nn.FieldType(gspace, channels * [gspace.trivial_repr])
         self.reduce = None
         if shape.reduce > 1:
@@ -69,3 +69,8 @@ def initialise(network: nn.Module, seed: int = 0) -> nn.Module:
         elif name.endswith("running_var") or ("batch_norm" in name and name.endswith("weight")):
             values.data.copy_(0.5 + torch.rand(values.shape, generator=generator))
     return network
+
+
+def published(group: str, N: int) -> E2cnnNetwork:
+    """The original's network in evaluation mode, as its state_dict was saved."""
+    return initialise(E2cnnNetwork(basis.Symmetry(group, N), initialize=False)).train().eval()

@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_images
-from test_main import final, run, trained, wait_for  # noqa: F401
-from test_trainer import RECIPE, assert_same, make
+from programs import run, trained
+from trainers import RECIPE, assert_same, make
 
-import dataset
-import simulate
-import trainer
-from classifier import evaluator, load_model
-from endless import Endless
-from model import build_network
-from resnet_model import build_resnet
+from darklens.classifier.classifier import evaluator
+from darklens.classifier.saved import load_model
+from darklens.data import batches as data_batches
+from darklens.data import folder as data_folder
+from darklens.data import transforms
+from darklens.data.endless import Endless
+from darklens.errors import TrainingError
+from darklens.lenses import draw, recipes, render, writer
+from darklens.networks.equivariant import build_network
+from darklens.networks.resnet import build_resnet
 
 pytestmark = [
     pytest.mark.cuda,
@@ -119,24 +122,21 @@ def test_memory_that_is_full_is_one_line(folder, tmp_path):
     free = torch.cuda.mem_get_info()[0]
     run = make(folder, tmp_path / "r")
     run._train_step = lambda batch: torch.empty(2 * free, dtype=torch.uint8, device="cuda")
-    with pytest.raises(trainer.TrainingError, match="GPU's memory is full at batch size 5: lower --batch_size"):
+    with pytest.raises(TrainingError, match="GPU's memory is full at batch size 5: lower --batch_size"):
         run.fit()
     assert not (tmp_path / "r" / "best-model-parameters.pt").exists()
 
 
 def test_endless_images_are_rendered_on_the_gpu(tmp_path):
     """The lenses are those of a CPU; the noise, of the right size, is the same each time."""
-    recipe = simulate.RECIPES["f"]
-    simulate.write_dataset(tmp_path / "images", recipe, {"train": 1, "val": 1}, device="cpu", quiet=True)
-    data = dataset.scan(tmp_path / "images")
-    batches = Endless("f", 48, data, dataset.default_preprocess(150), 16, "cuda", seed=1)
+    recipe = recipes.RECIPES["f"]
+    writer.write_dataset(tmp_path / "images", recipe, {"train": 1, "val": 1}, device="cpu", quiet=True)
+    data = data_folder.scan(tmp_path / "images")
+    batches = Endless("f", 48, data, transforms.default_preprocess(150), 16, "cuda", seed=1)
     first, again = (next(batches._stream([np.arange(16)])) for _ in range(2))
     assert first.device.type == "cuda" and torch.equal(first, again)
     rate = torch.cat(
-        [
-            simulate.render(simulate.draw(recipe, simulate.CLASSES[i % 3], 1, "train", [i // 3]), recipe)
-            for i in range(16)
-        ]
+        [render.render(draw.draw(recipe, recipes.CLASSES[i % 3], 1, "train", [i // 3]), recipe) for i in range(16)]
     )
     pulls = (first[:, 0].cpu() - rate) / rate.sqrt()
     assert abs(float(pulls.mean())) < 0.01 and 0.99 < float(pulls.std()) < 1.01
@@ -145,11 +145,11 @@ def test_endless_images_are_rendered_on_the_gpu(tmp_path):
 def test_two_streams_of_data_do_not_stall(tmp_path):
     """Two sets of batches feed one GPU in turn, from memory and from disk: the same images arrive from both."""
     write_images(tmp_path / "images", counts={"train": 64, "val": 2}, size=40)
-    data = dataset.scan(tmp_path / "images")
+    data = data_folder.scan(tmp_path / "images")
     options = {"device": "cuda", "train": True, "progress": False}
-    prepared = dataset.default_preprocess(data.size)
+    prepared = transforms.default_preprocess(data.size)
     streams = [
-        dataset.Batches(data.splits["train"], data, prepared, 16, workers=2, memory_limit=limit, **options).epoch()
+        data_batches.Batches(data.splits["train"], data, prepared, 16, workers=2, memory_limit=limit, **options).epoch()
         for limit in (None, 0)
     ]
     for a, b in zip(*streams, strict=True):

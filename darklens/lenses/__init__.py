@@ -1,1 +1,1 @@
-"""Strong-lens images: how light is bent, what a telescope makes of it, and how the images are drawn."""
+"""Strong lenses: physics, recipes, simulated images, smooth-lens fits."""

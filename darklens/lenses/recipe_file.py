@@ -4,7 +4,7 @@
     recipe = load_recipe("my_survey.toml")     # a file, which may say `base = "euclid"`
     print(recipe_toml(recipe))                 # and back
 
-Each key and its unit: `darklens/lenses/recipe_tables.py`, or one of the files in `darklens/lenses/recipes/`.
+Each key and its unit: `darklens/lenses/recipe_tables.py`, or one of the files in `darklens/lenses/presets/`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from darklens.lenses.priors import Prior, RecipeError, is_number, parse_prior, s
 from darklens.lenses.recipe_checks import check_recipe
 from darklens.lenses.recipe_tables import TABLES, LensClass, SurveyRecipe
 
-FOLDER = Path(__file__).parent / "recipes"
+FOLDER = Path(__file__).parent / "presets"
 
 
 def recipe_names() -> list[str]:

@@ -1,0 +1,1 @@
+"""What is done with trained networks: reports, predictions, comparisons, explanations, sensitivity."""

@@ -1,0 +1,65 @@
+"""The image files under a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from darklens.data.image import EXTENSIONS, find_extension
+from darklens.errors import DataError
+
+
+def find_pictures(folder: str | Path) -> tuple[str, list[str], int]:
+    """(root, names, skipped): the image files under a folder, relative to it, in order; or the one file given.
+
+    Links are followed, no folder is entered twice. Hidden files and folders, and others than images, are skipped
+    and counted. Raises DataError where there is none, or a folder cannot be listed.
+    """
+    folder = os.fspath(folder)
+    if os.path.isfile(folder):
+        if find_extension(folder) is None:
+            raise DataError(f"{folder}: expected a folder, or an image: {', '.join(EXTENSIONS)}")
+        return os.path.dirname(folder), [os.path.basename(folder)], 0
+    real = os.path.realpath(folder)
+    pending, seen, names, skipped = _entries(folder), {real}, [], 0
+    while pending:
+        entry = pending.pop()
+        if _is_folder(entry, seen, real):
+            pending += _entries(entry.path)
+        elif _is_picture(entry):
+            names.append(os.path.relpath(entry.path, folder))
+        else:
+            skipped += 1
+    if not names:
+        raise DataError(f"{folder}: expected images ({', '.join(EXTENSIONS)}), found none; {skipped} other files")
+    return folder, names, skipped
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    """What lies in a folder, the first name last."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name, reverse=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot list this folder ({error.strerror or error})") from None
+
+
+def _is_folder(entry: os.DirEntry, seen: set[str], root: str) -> bool:
+    """True for a folder to enter, which is then seen: not hidden, no link to what is found without it."""
+    try:
+        if entry.name.startswith((".", "__")) or not entry.is_dir():
+            return False
+    except OSError:  # a link to itself
+        return False
+    real = os.path.realpath(entry.path)
+    if real in seen or (entry.is_symlink() and Path(real).is_relative_to(root)):
+        return False
+    seen.add(real)
+    return True
+
+
+def _is_picture(entry: os.DirEntry) -> bool:
+    try:
+        return not entry.name.startswith(".") and find_extension(entry.name) is not None and entry.is_file()
+    except OSError:
+        return False

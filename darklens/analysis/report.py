@@ -1,0 +1,110 @@
+"""From the logits of one split to `metrics.json`, `predictions.npz` and pictures."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from darklens.classifier.classifier import Classifier
+from darklens.data.folder import Split
+from darklens.data.image import read_image
+from darklens.errors import ResultsError
+from darklens.metrics import summary
+from darklens.metrics.probabilities import softmax
+from darklens.plots import roc, run
+from darklens.storage import files, records
+from darklens.storage.records import Predictions
+
+SAMPLE = 16  # files that stand for a data set
+
+
+def write_report(
+    folder: Path, classifier: Classifier, logits: np.ndarray, split: Split, details: dict, symmetry: dict | None = None
+) -> dict:
+    """Evaluate logits (n, K) of the images of `split`, write everything into `folder`, return what was found.
+
+    details: further entries of `metrics.json`; symmetry: from `measure_equivariance`. Raises ResultsError.
+    """
+    found = summary.evaluate(logits, split.labels, classifier.classes, temperature=classifier.temperature)
+    found |= {"split": split.name, "best_epoch": classifier.epoch, **details}
+    if symmetry is not None:
+        found["symmetry"] = symmetry
+        run.plot_symmetry(folder, symmetry)
+    files.save_json(folder / "metrics.json", found)
+    records.save_predictions(folder, predictions_of(logits, split, classifier.classes))
+    _draw(folder, classifier, logits, split, found)
+    return found
+
+
+def predictions_of(logits: np.ndarray, split: Split, classes: Sequence[str]) -> Predictions:
+    """The logits (n, K) together with what they were found for. Raises ResultsError for a file that has gone."""
+    names = np.array(["/".join(path.parts[-2:]) for path in split.paths])
+    root = Path(os.path.abspath(split.paths[0])).parents[2]
+    logits, labels = np.asarray(logits, dtype=np.float32), np.asarray(split.labels, dtype=np.int64)
+    return Predictions(logits, labels, names, list(classes), split.name, root.name, _sample(split.paths))
+
+
+def _sample(paths: Sequence[Path]) -> str:
+    """A hash of some of the files, evenly taken: other data sets may have files of the same names."""
+    digest = hashlib.sha256()
+    for index in np.linspace(0, len(paths) - 1, min(SAMPLE, len(paths))).astype(int):
+        try:
+            digest.update(paths[index].read_bytes())
+        except OSError as error:
+            raise ResultsError(f"{paths[index]}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split, found: dict) -> None:
+    probabilities = softmax(logits)
+    calibrated = softmax(logits / classifier.temperature) if classifier.temperature else None
+    roc.plot_roc(folder, probabilities, split.labels, classifier.classes, found)
+    run.plot_confusion(folder, found["confusion_matrix"], classifier.classes)
+    run.plot_reliability(folder, probabilities, split.labels, found, calibrated)
+    sureness, predicted = probabilities.max(1), probabilities.argmax(1)
+    run.plot_mistakes(folder, _Images(split.paths), split.labels, predicted, sureness, classifier.classes)
+
+
+class _Images:
+    """The images (H, W) of some files, channels averaged, read when they are asked for."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_image(self.paths[index]).mean(0)
+
+
+def table(found: dict) -> str:
+    """The main figures, for people."""
+
+    def row(name: str, value: float | None, interval: list | None = None) -> str:
+        spread = f"   [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+        return f"  {name:<28}" + ("      -" if value is None else f"{value:7.4f}{spread}")
+
+    auc = found["auc"]
+    rows = [f"{found['split']}: {found['images']} images, epoch {found['best_epoch']}; in brackets 95% intervals"]
+    rows.append(row("accuracy", found["accuracy"], found["accuracy_interval"]))
+    rows += [row(f"AUC {key} average", auc[key]["value"], auc[key]["interval"]) for key in ("macro", "micro")]
+    rows += [row(f"AUC {name}", one["value"], one["interval"]) for name, one in auc["per_class"].items()]
+    if auc.get("substructure"):
+        rows.append(row("AUC substructure or none", auc["substructure"]["value"], auc["substructure"]["interval"]))
+    rows += [row(name.replace("_", " "), found[name]) for name in ("log_loss", "expected_calibration_error")]
+    if found.get("calibrated"):
+        after = found["calibrated"]
+        rows.append(row("temperature, fitted on val", found["temperature"]))
+        rows.append(row("log loss with it", after["log_loss"]))
+        rows.append(row("calibration error with it", after["expected_calibration_error"]))
+    if "symmetry" in found:
+        rows.append(
+            f"  {'equivariance error (exact)':<28}{found['symmetry']['largest_exact_change']:7.1e}   (probabilities)"
+        )
+    return "\n".join(rows)
+
+
+def details(record: dict, timing: dict) -> dict:
+    """What `metrics.json` says besides the figures. record: of the run; timing: of what has just been done."""
+    kept = ("arguments", "network", "recipe", "seed", "precision", "device", "threads", "versions")
+    return {key: record[key] for key in kept if key in record} | {"timing": timing}

@@ -1,0 +1,54 @@
+"""The functions of `import darklens`."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from darklens.classifier.classifier import Classifier
+from darklens.classifier.saved import find_weights, load_model
+from darklens.commands import flags
+from darklens.commands import train as training
+from darklens.lenses import render
+from darklens.lenses.fit import Fit, SmoothModel, fit_many
+from darklens.lenses.recipes import RECIPES
+
+
+def load(name: str | Path, device: str = "cpu") -> Classifier:
+    """A trained network: one that comes with the package ("compact-f"), or a checkpoint by its path.
+
+    Raises UsageError where there is neither, CheckpointError for a file that is damaged or not a network.
+    """
+    return load_model(find_weights(str(name)), device)
+
+
+def simulate(model: str, class_name: str, indices: Iterable[int], seed: int = 0, split: str = "train") -> np.ndarray:
+    """Noisy images (n, 150, 150), uint16 counts: `indices` of a class of Model "f" or "j".
+
+    They are the images that `simulate.py --model MODEL --seed SEED` writes. Raises ValueError for an unknown model,
+    class or split, or a negative seed or index.
+    """
+    if model not in RECIPES:
+        raise ValueError(f"expected one of the models {', '.join(RECIPES)}, found {model!r}")
+    return render.simulate(RECIPES[model], class_name, indices, seed, split)
+
+
+def fit(images: np.ndarray, **model: object) -> Fit:
+    """The best smooth lens for each of the images (n, H, W), in any unit, on all cores.
+
+    model: fields of `SmoothModel` that differ from Models F and J: pixel_scale and psf_sigma in arcsec, window in
+    pixels, sersic_index, free_index, free_centre, psf_kernel. The result has `table()`, `residual` (n, S, S) in
+    standard deviations of the noise, `image`, `flag`. Raises ValueError for images that aren't square.
+    """
+    return fit_many(images, SmoothModel(**model))
+
+
+def train(data_dir: str | Path, **settings: object) -> Path:
+    """Train a network as the program does with flags of these names; the run's folder.
+
+    settings: flags without their dashes, `darklens.train("images_f", arch="compact", epochs=5)`. Raises UsageError
+    for flags that cannot be, DataError for bad images, TrainingError where training cannot go on.
+    """
+    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir} | settings).items()]
+    parsed, given, _ = flags.parse("", words)
+    return training.run_training(parsed, given)

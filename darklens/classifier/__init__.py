@@ -1,0 +1,1 @@
+"""A trained network with its classes and preprocessing, kept in one file."""

@@ -1,0 +1,55 @@
+"""Fits the novelty score of a trained network on its training and validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from darklens.classifier.classifier import Classifier
+from darklens.classifier.novelty import MOST, Novelty, fit_novelty
+from darklens.data.transforms import Preprocess
+from darklens.data.views import network_inputs
+
+
+def fit_on(
+    classifier: Classifier,
+    train: Sequence[Path],
+    val: Sequence[Path],
+    precision: str = "fp32",
+    most: int | None = None,
+    batch_size: int = 32,
+    quiet: bool = False,
+) -> Novelty:
+    """Fit to at most `most` (MOST) training images and as many validation images (.npy), evenly chosen, not augmented.
+
+    classifier: with its final weights. Costs one pass of the network over those images. Raises DataError for a bad
+    file, ValueError as `fit_novelty`.
+    """
+    run, found = classifier.observer(precision), []
+    chosen = [_evenly(len(paths), MOST if most is None else most) for paths in (train, val)]
+    with tqdm(total=sum(map(len, chosen)), desc="novelty", unit="img", leave=False, disable=quiet or None) as bar:
+        for paths, numbers in zip((train, val), chosen, strict=True):
+            batches = _batches(classifier.preprocess, paths, numbers, batch_size)
+            parts = [_counted(run(batch)[1], bar) for batch in batches]
+            found.append([torch.cat(part) for part in zip(*parts, strict=True)])
+    return fit_novelty(*found)
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+
+
+def _batches(preprocess: Preprocess, paths: Sequence[Path], chosen: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+    """(B, C, S, S) as the network sees them, in order."""
+    for start in range(0, len(chosen), batch_size):
+        yield network_inputs(paths, chosen[start : start + batch_size], preprocess)
+
+
+def _counted(parts: list[Tensor], bar: tqdm) -> list[Tensor]:
+    bar.update(len(parts[0]))
+    return parts

@@ -1,0 +1,103 @@
+"""A trained network with all that is needed to use it again: classes, preprocessing, temperature, record.
+
+classifier = load_model("images_f_D_8/2026-11-22-10-30-00/best-model-parameters.pt")
+probabilities = classifier.predict(images)      # images: (n, H, W), counts or any positive multiple of them
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from darklens.classifier.novelty import Novelty, describe
+from darklens.data.transforms import Preprocess
+from darklens.machine import autocast
+from darklens.networks.equivariant import Equivariant_Network
+
+
+@dataclass
+class Classifier:
+    """network: (B, C, crop, crop) preprocessed images -> logits (B, len(classes)).
+
+    temperature: of the calibrated probabilities; record: how it was trained; novelty: what tells images unlike the
+    training data. None where unknown.
+    """
+
+    network: nn.Module
+    classes: list[str]
+    preprocess: Preprocess
+    temperature: float | None = None
+    record: dict = field(default_factory=dict)
+    epoch: int | None = None
+    novelty: Novelty | None = None
+
+    @property
+    def kind(self) -> str:
+        return "equivariant" if isinstance(self.network, Equivariant_Network) else "resnet"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that it takes; its network may see others of them."""
+        return self.network.config["channels"] if self.preprocess.view == "image" else 1
+
+    def predict(self, images: np.ndarray | Tensor, batch_size: int = 64, precision: str = "fp32") -> np.ndarray:
+        """Class probabilities (n, K) of raw images (n, H, W) or (n, C, H, W), cropped about their centre.
+
+        Calibrated where the checkpoint holds a temperature. Raises DataError for images smaller than the crop.
+        """
+        images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
+        images = images.unsqueeze(1) if images.ndim == 3 else images
+        run = evaluator(self.network, next(self.network.parameters()).device, precision)
+        batches = [run(self.preprocess(batch)) for batch in images.split(batch_size)]
+        return torch.softmax(torch.cat(batches) / (self.temperature or 1.0), 1).cpu().numpy()
+
+    def observer(
+        self, precision: str = "fp32", device: str | torch.device | None = None
+    ) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
+        """A function as that of `evaluator`, (B, C, S, S) -> logits (B, K) and the parts that `novelty` scores.
+
+        Parts, float32: what the last linear layer reads (B, D), and the image's own statistics, `novelty.describe`.
+        device: None: where the network is.
+        """
+        device = device or next(self.network.parameters()).device
+        frozen, caught = _frozen(self.network).to(device), []
+        last_linear(frozen).register_forward_pre_hook(lambda layer, inputs: caught.append(inputs[0].float()))
+        run = _runner(frozen, device, precision)
+
+        @torch.inference_mode()
+        def observe(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+            images = images.to(device)
+            return run(images), [caught.pop(), describe(images)]
+
+        return observe
+
+
+def evaluator(network: nn.Module, device: str | torch.device, precision: str) -> Callable[[Tensor], Tensor]:
+    """A function (B, C, S, S) -> logits (B, K) of the network as it is now, in evaluation mode, at full speed.
+
+    An equivariant network has its batch norms folded into its filters; `network` itself is left as it was.
+    """
+    return _runner(_frozen(network), device, precision)
+
+
+@torch.no_grad()
+def _frozen(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, folded into plain convolutions where the network can be."""
+    return network.folded() if hasattr(network, "folded") else copy.deepcopy(network).eval()
+
+
+def _runner(frozen: nn.Module, device: str | torch.device, precision: str) -> Callable[[Tensor], Tensor]:
+    @torch.inference_mode()
+    def run(images: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return frozen(images.to(device, memory_format=torch.channels_last)).float()
+
+    return run
+
+
+def last_linear(network: nn.Module) -> nn.Linear:
+    """The layer that gives the logits, of either kind of network."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]

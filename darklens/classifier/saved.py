@@ -1,0 +1,174 @@
+"""Trained networks on disk: ours, and those that the original project published."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from darklens.classifier.classifier import Classifier, last_linear
+from darklens.classifier.novelty import BINS, Novelty
+from darklens.data.folder import LensFolder
+from darklens.data.transforms import ORIGINAL, Preprocess, default_preprocess
+from darklens.errors import CheckpointError, PublishedError, UsageError
+from darklens.machine import PRECISIONS
+from darklens.networks import published
+from darklens.networks.conv import set_convolution
+from darklens.networks.equivariant import build_network
+from darklens.networks.resnet import build_resnet
+from darklens.storage import checkpoint
+
+NETWORKS = {"equivariant": build_network, "resnet": build_resnet}
+LIMITS = {"N": 64, "channels": 3, "classes": 1000, "size": 2048}  # of what a checkpoint may ask to be built
+PUBLISHED_CLASSES = ["no", "sphere", "vort"]  # of the original's checkpoints, which do not name them
+
+
+def save_model(classifier: Classifier, path: str | Path) -> None:
+    """Write parameters and statistics (no bases) with their description. Raises CheckpointError.
+
+    Equal classifiers give equal bytes: the description goes through JSON, since pickle writes strings that happen to
+    be one object differently from equal ones.
+    """
+    description = {
+        "kind": classifier.kind,
+        "network": classifier.network.config,
+        "classes": list(classifier.classes),
+        "preprocess": classifier.preprocess.to_dict(),
+        "temperature": classifier.temperature,
+        "record": classifier.record,
+        "epoch": classifier.epoch,
+    }
+    description = json.loads(json.dumps(description, sort_keys=True))
+    novelty = {"novelty": classifier.novelty.to_dict()} if classifier.novelty else {}
+    checkpoint.save({**description, **novelty, "state": classifier.network.state_dict()}, path)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
+    """The classifier in a checkpoint of ours, or in one that the original project published; evaluation mode.
+
+    Raises CheckpointError, in one line, for a file that is damaged, unsafe, of another kind or not consistent.
+    """
+    try:
+        classifier = _ours(path) if checkpoint.is_ours(path) else _published(path)
+        _check_weights(classifier.network)
+    except (PublishedError, AttributeError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: not a usable network: {reason}") from error
+    classifier.network.to(device, memory_format=torch.channels_last).eval()
+    return classifier
+
+
+def _ours(path: str | Path) -> Classifier:
+    payload = checkpoint.load(path)
+    if payload.get("kind") not in NETWORKS:
+        raise ValueError(f"expected a network of kind {' or '.join(NETWORKS)}, found {payload.get('kind')!r}")
+    _check_description(payload)
+    network = NETWORKS[payload["kind"]](payload["network"])
+    own = network.state_dict()
+    for key, value in payload["state"].items():
+        if key in own and value.dtype != own[key].dtype:
+            raise ValueError(f"{key} holds {value.dtype}, expected {own[key].dtype}")
+    network.load_state_dict(payload["state"])
+    preprocess = Preprocess.from_dict(payload["preprocess"])
+    details = {key: payload[key] for key in ("temperature", "record", "epoch")}
+    if "novelty" in payload:  # older checkpoints have none
+        sizes = last_linear(network).in_features, network.config["channels"] * 2 * BINS
+        details["novelty"] = Novelty.from_dict(payload["novelty"], sizes)
+    return Classifier(network, payload["classes"], preprocess, **details)
+
+
+def _check_description(payload: dict) -> None:
+    """Raises ValueError where the parts of a checkpoint contradict each other, or ask for the impossible."""
+    config, classes, temperature = payload["network"], payload["classes"], payload["temperature"]
+    arguments = payload["record"].get("arguments", {"data_dir": "", "batch_size": 1})
+    checks = {
+        **{f"network {name}": config.get(name, 1) in range(1, most + 1) for name, most in LIMITS.items()},
+        "classes": isinstance(classes, list) and len(classes) == len(set(map(str.lower, classes))) == config["classes"],
+        "crop": payload["preprocess"]["crop"] == config["size"],
+        "temperature": temperature is None or 0 < temperature < math.inf,
+        "data_dir": isinstance(arguments.get("data_dir", ""), str),
+        "batch_size": arguments.get("batch_size", 1) in range(1, 2**31),
+        "precision": payload["record"].get("precision", "fp32") in PRECISIONS,
+    }
+    if wrong := [name for name, right in checks.items() if not right]:
+        raise ValueError(f"its {' and '.join(wrong)} cannot be right")
+
+
+def _check_weights(network: nn.Module) -> None:
+    for key, value in network.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{key} holds NaN or infinite numbers")
+
+
+def _published(path: str | Path) -> Classifier:
+    state = checkpoint.load_foreign(path)
+    if "cnn" in published.describe(state):
+        config = {
+            "channels": state["conv1.weight"].shape[1],
+            "classes": len(state["fc.weight"]),
+            "size": published.SIZE,
+        }
+        network = published.load_resnet(state, build_resnet(config))
+    else:
+        network = published.load_equivariant(state)
+    count = network.config["classes"]
+    classes = PUBLISHED_CLASSES if count == len(PUBLISHED_CLASSES) else [f"class {k}" for k in range(count)]
+    return Classifier(network, classes, ORIGINAL, record={"original": True})
+
+
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"  # networks that come with the program
+
+
+def new_classifier(
+    data: LensFolder,
+    config: dict,
+    device: str | torch.device = "cpu",
+    cnn: bool = False,
+    preprocess: Preprocess | None = None,
+    conv: str = "auto",
+) -> Classifier:
+    """An untrained network for these images: ResNet-18 if `cnn`, else equivariant, as `config` says.
+
+    conv: how its steerable layers compute, see `set_convolution`. Raises UsageError for a network that does not fit
+    the images.
+    """
+    preprocess = preprocess or default_preprocess(data.size)
+    config = {
+        "channels": preprocess.channels(data.channels),
+        "classes": len(data.classes),
+        "size": preprocess.crop,
+    } | config
+    try:
+        network = NETWORKS["resnet" if cnn else "equivariant"](config)
+    except ValueError as error:
+        raise UsageError(f"{error} (images of {data.size} x {data.size} pixels)") from error
+    set_convolution(network, conv)
+    return Classifier(network.to(device, memory_format=torch.channels_last), list(data.classes), preprocess)
+
+
+def find_weights(name: str) -> Path:
+    """The network of that name that comes with the program, or the checkpoint that it is the path of.
+
+    Raises UsageError where there is neither.
+    """
+    found = [path for path in (PRETRAINED / f"{name}.pt", Path(name)) if path.is_file()]
+    if not found:
+        names = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.pt"))) or "none"
+        raise UsageError(f"--weights {name}: expected a checkpoint, or a network that comes with the program: {names}")
+    return found[0]
+
+
+def start_from(classifier: Classifier, path: Path) -> None:
+    """Give a new network the weights and statistics of a trained one.
+
+    Raises UsageError if they are different networks, CheckpointError if the file cannot be read.
+    """
+    trained = load_model(path)
+    here, there = classifier.network.config, trained.network.config
+    if classifier.kind != trained.kind or here != there:
+        known = ", ".join(f"{key} {value}" for key, value in there.items())
+        raise UsageError(f"--weights {path}: expected the network that is to be trained, found {trained.kind}: {known}")
+    classifier.network.load_state_dict(trained.network.state_dict())

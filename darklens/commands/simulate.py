@@ -1,0 +1,145 @@
+"""Simulate strong-lens images with and without dark-matter substructure.
+
+    python simulate.py --model f                                 # images_f: 25,000 train, 2,500 val a class
+    python simulate.py --model j --out images_j --train 100 --val 20 --test 20 --seed 1
+    python simulate.py --model f --out round_f --random_shear_axis --train 100 --val 20
+    python simulate.py --model f --sheet model_f.png             # a picture of 25 images, no data set
+
+Images are uint16 counts, one (150, 150) `.npy` each, in `OUT/{train,val,test}/{no,sphere,vort}/`.
+`OUT/manifest.json` holds the recipe, seed, versions and the SHA-256 of each image;
+`OUT/parameters/SPLIT_CLASS.npz` what was drawn. A call that was cut short goes on where it stopped, and more
+images of the same seed extend a folder.
+
+From Python: `draw` the parameters, `render` them without noise, or `simulate` uint16 counts in memory.
+
+Conventions: angles in radians counter-clockwise from +x, lengths in arcsec, masses in solar masses; x grows
+with the column, y falls with the row (row 0 is the top: that way up the 25 published rings lean by
++2.8 +- 0.6 degrees, where the shear's 0 to 6.28 make +3.1); the halo sits at the origin, amid the image.
+
+References: Alexander et al. 2020, ApJ 893, 15 (arXiv:1909.07346) and arXiv:2008.12731, whose "Model A" and
+"Model B" are F and J here; those of the formulas in physics.py.
+"""
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+
+from darklens.errors import DatasetError
+from darklens.lenses.recipes import DISTANCES, QUIRKS, RECIPES, SPLITS
+from darklens.lenses.sheet import write_sheet
+from darklens.lenses.writer import write_dataset
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, not {text!r}")
+    return int(text)
+
+
+def _add_quirks(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("quirks of the published data sets (default: as they have it)")
+    for name, text in QUIRKS.items():
+        default = getattr(RECIPES["f"], name)
+        kind = {bool: {"action": argparse.BooleanOptionalAction}, float: {"type": float}}.get(type(default), {})
+        choices = {"choices": DISTANCES} if name == "distances" else {}
+        group.add_argument(f"--{name}", help=f"{text} (default: {default})", default=None, **kind, **choices)
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Simulate strong-lens images.", allow_abbrev=False)
+    parser.add_argument("--model", choices=sorted(RECIPES), required=True, help="data set to simulate")
+    parser.add_argument("--out", type=Path, help="folder (default: images_MODEL, none if only --sheet is asked for)")
+    parser.add_argument("--train", type=_natural, default=25000, help="training images a class (default: 25000)")
+    parser.add_argument("--val", type=_natural, default=2500, help="validation images a class (default: 2500)")
+    parser.add_argument("--test", type=_natural, default=0, help="test images a class (default: 0)")
+    parser.add_argument("--seed", type=_natural, default=0, help="random seed (default: 0)")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a 5 x 5 picture of examples")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--workers", type=_natural, default=0, help="processes on a CPU (default: 0, one a core)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_quirks(parser)
+    return parser
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises OSError unless files can be made in the folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe.{os.getpid()}.tmp"
+    probe.touch()
+    probe.unlink()
+
+
+def _device(name: str) -> str:
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ValueError("argument --device: no CUDA device found; use --device cpu")
+    return "cuda" if found and name != "cpu" else "cpu"
+
+
+def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
+    """The flags, checked, with `recipe` and a definite `device`; exits with 2 and the reason if need be."""
+    parser = _parser(prog)
+    args = parser.parse_args(arguments)
+    args.counts = {split: getattr(args, split) for split in SPLITS}
+    if args.out is None and args.sheet is None:
+        args.out = Path(f"images_{args.model}")
+    if args.out is not None and not any(args.counts.values()):
+        parser.error("nothing to simulate: --train, --val and --test are all 0")
+    try:
+        chosen = {k: getattr(args, k) for k in QUIRKS if getattr(args, k) is not None}
+        args.recipe = dataclasses.replace(RECIPES[args.model], **chosen)
+        args.device = _device(args.device)
+        for folder in filter(None, (args.out, args.sheet and args.sheet.parent)):
+            _check_writable(folder)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"cannot write to {error.filename}: {error.strerror}")
+    return args
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.sheet is not None:
+        write_sheet(args.sheet, args.recipe, args.seed, args.device)
+        _say(args, f"{args.sheet}: 25 images")
+    if args.out is not None:
+        done = write_dataset(args.out, args.recipe, args.counts, args.seed, args.device, args.workers, args.quiet)
+        counts = [f"{sum(of_split.values())} {split}" for split, of_split in done["images"].items()]
+        _say(args, f"{args.out}: {', '.join(counts)} images of Model {args.model.upper()}")
+
+
+def _say(args: argparse.Namespace, line: str) -> None:
+    if not args.quiet:
+        print(line)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "simulate.py") -> int:
+    """Run the command line; the exit status."""
+    args = _parse(arguments, prog)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    again = "run the same command again to go on"
+    try:
+        _run(args)
+    except DatasetError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"{prog}: error: cannot write to {error.filename or args.out}: {error.strerror}; {again}",
+            file=sys.stderr,
+        )
+        return 1
+    except BrokenProcessPool:
+        print(f"{prog}: error: a worker process died (killed, or out of memory); {again}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; {again}", file=sys.stderr)
+        return 130
+    return 0

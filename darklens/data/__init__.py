@@ -1,0 +1,1 @@
+"""Lens images: files, folders, checks, preprocessing, batches."""

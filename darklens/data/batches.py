@@ -1,0 +1,210 @@
+"""Batches of images for training and evaluation, from memory or from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from darklens import machine
+from darklens.data.folder import LensFolder, Split
+from darklens.data.reader import Reader, read_ahead
+from darklens.data.transforms import Preprocess, augment, draw_augmentation, hash_words
+from darklens.data.views import Views, open_views
+from darklens.errors import DataError
+
+THREADS = 16  # readers that fill the memory: they wait for the disk, not for the processor
+
+
+class Batch(NamedTuple):
+    """Images (B, C, S, S) float32, labels (B,) int64, both on the device; indices (B,) int64, on the CPU."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+class Batches:
+    """The batches of one split, shuffled and augmented for training, in file order and as they are otherwise.
+
+    Images that fit in `memory_limit` bytes (default: half of what is available) are read once, by threads;
+    others are streamed from disk in every epoch by `workers` processes (0: in this one). Same bits in both.
+
+    Of a split of views (`views.open_views`) nothing is left to do but to turn and mirror them.
+
+    shift: pixels by which a training crop may be off centre in x and y (None: as far as the image goes).
+    share: which of a batch's images this process takes, by their number, where there are others (None: all).
+
+    labels: (n,) int64, of the whole split; in_memory: whether the images are; warnings: one line if some of
+    the images read so far are constant, else nothing. Raises DataError, here or in `epoch`, for a bad file.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        folder: LensFolder,
+        preprocess: Preprocess,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        train: bool = False,
+        seed: int = 0,
+        workers: int | None = None,
+        memory_limit: int | None = None,
+        progress: bool = True,
+        shift: int | None = None,
+        share: Callable[[int], slice] | None = None,
+    ):
+        self.viewed = isinstance(split.paths, Views)
+        window = folder.size if self.viewed else preprocess.window
+        if folder.size < window:
+            raise DataError(f"{folder.root}: expected images of {window} pixels or more, found {folder.size}")
+        self.split, self.labels, self.preprocess = split, split.labels, preprocess
+        self.batch_size, self.train, self.seed = batch_size, train, seed
+        self.device, self.share = torch.device(device), share
+        self.workers = min(8, machine.usable_cores()) if workers is None else workers
+        self.spare = folder.size - window
+        self.span = self.spare if shift is None else min(self.spare, 2 * shift)
+        self._reader = Reader(split.paths, folder.channels, folder.size)
+        self._constant: set[int] = set()
+        self._store = self._load(machine.available_memory() // 2 if memory_limit is None else memory_limit, progress)
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    @property
+    def in_memory(self) -> bool:
+        return self._store is not None
+
+    @property
+    def warnings(self) -> list[str]:
+        if not self._constant:
+            return []
+        number, total, first = len(self._constant), len(self.split.paths), self.path(min(self._constant))
+        return [f"{first}: all pixels are equal, as in {number} of {total} {self.split.name} images"]
+
+    def path(self, index: int) -> Path:
+        """The file of an image, by its index in the split."""
+        return self.split.paths[int(index)]
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What decides the images, beside the names of the files and the seed."""
+        return {}
+
+    def count(self, number: int) -> int:
+        """Images in the batch of that number, those that other processes take among them."""
+        return min(self.batch_size, len(self.labels) - number * self.batch_size)
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from number `start` on, those before it not even read."""
+        order = self._order(epoch)
+        starts = range(start * self.batch_size, len(order), self.batch_size)
+        chunks = [order[i : i + self.batch_size] for i in starts]
+        if self.share:
+            chunks = [chunk[self.share(len(chunk))] for chunk in chunks]
+        source = self._take(chunks) if self.in_memory else self._stream(chunks)
+        for indices, pixels in zip(chunks, source, strict=True):
+            labels = torch.from_numpy(self.labels[indices % len(self.labels)]).to(self.device)
+            images = self._prepare(pixels.to(self.device), epoch, indices)
+            yield Batch(images, labels, torch.from_numpy(indices))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """(n,) int64: the order of the images; in training, that of the hashes of (seed, epoch, index)."""
+        indices = np.arange(len(self.labels), dtype=np.int64)
+        return np.argsort(hash_words(self.seed, epoch, indices, 0), kind="stable") if self.train else indices
+
+    def _prepare(self, pixels: torch.Tensor, epoch: int, indices: np.ndarray) -> torch.Tensor:
+        """(B, C, H, W) as read -> (B, C, S, S) float32, augmented in training."""
+        if not self.train:
+            return pixels.float() if self.viewed else self.preprocess(pixels)
+        offsets, turns, flips = draw_augmentation(self.seed, epoch, indices, self.span)
+        offsets = offsets + (self.spare - self.span) // 2
+        return augment(pixels.float() if self.viewed else self.preprocess(pixels, offsets), turns, flips)
+
+    def _load(self, limit: int, progress: bool) -> torch.Tensor | None:
+        """All images (n, C, H, W) in the first one's number type, else in float32; None if too large."""
+        first, _ = self._reader.read(0)
+        for dtype in dict.fromkeys([first.dtype, np.dtype(np.float32)]):
+            if len(self.split.paths) * first.size * dtype.itemsize > limit:
+                return None
+            store = np.empty((len(self.split.paths), *first.shape), dtype)
+            if self._fill(store, progress):
+                return _place(torch.from_numpy(store), self.device)
+        return None
+
+    def _fill(self, store: np.ndarray, progress: bool) -> bool:
+        """Read every image into `store`, in parallel; False if its number type can't hold one exactly."""
+
+        def read(indices: range) -> bool:
+            for index in indices:
+                image, constant = self._reader.read(index)
+                if not np.can_cast(image.dtype, store.dtype):
+                    return False
+                store[index] = image
+                self._constant.update([index] if constant else [])
+            return True
+
+        blocks = [range(i, min(i + 32, len(store))) for i in range(0, len(store), 32)]
+        quiet = None if progress else True  # None: quiet where there is no terminal
+        bar = tqdm(total=len(store), desc=f"reading {self.split.name}", unit="img", disable=quiet)
+        with bar, ThreadPoolExecutor(THREADS) as pool:
+            tasks = [pool.submit(read, block) for block in blocks]
+            try:
+                for task, block in zip(tasks, blocks, strict=True):
+                    if not task.result():
+                        return False
+                    bar.update(len(block))
+                return True
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _take(self, chunks: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+        """(B, C, H, W) from memory, for each chunk of indices."""
+        store = self._store.view(torch.int16) if self._store.dtype == torch.uint16 else self._store
+        for indices in chunks:
+            yield store[torch.from_numpy(indices).to(store.device)].view(self._store.dtype)
+
+    def _stream(self, chunks: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+        """(B, C, H, W) from disk, for each chunk of indices."""
+        for pixels in self._ahead(chunks):
+            yield torch.from_numpy(pixels)
+
+    def _ahead(self, chunks: Sequence[np.ndarray]) -> Iterator:
+        """What the reader has for each chunk of indices, read ahead by worker processes."""
+        for result, constant in read_ahead(self._reader, chunks, self.workers, self.split.name):
+            self._constant.update(constant)
+            yield result
+
+
+def _place(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On a GPU if they leave three quarters of its free memory to the network, else where they are."""
+    if device.type == "cuda" and images.nbytes <= torch.cuda.mem_get_info(device)[0] // 4:
+        return images.to(device)
+    return images
+
+
+def open_batches(
+    data: LensFolder,
+    splits: tuple[str, ...],
+    preprocess: Preprocess,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+    **options,
+) -> dict[str, Batches]:
+    """The batches of those of the folder's splits that are asked for; options as `Batches` takes them.
+
+    Where `preprocess` has another view than the image, the views are made first, or found beside the images.
+    Raises DataError for a bad image.
+    """
+    if preprocess.view != "image":
+        data = open_views(data, splits, preprocess, options.get("workers"), options.get("progress", True))
+    return {
+        name: Batches(split, data, preprocess, batch_size, device, train=name == "train", **options)
+        for name, split in data.splits.items()
+        if name in splits
+    }

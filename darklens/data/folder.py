@@ -1,0 +1,163 @@
+"""Lens images: find, check, normalise, augment; `images` reads the single file.
+
+    folder = scan("images_f")                                  # train/<class>/*.npy, val/<class>/*.npy
+    batches = Batches(folder.splits["train"], folder, default_preprocess(folder.size), 64, train=True)
+    for images, labels, indices in batches.epoch(3):           # (B, C, S, S) float32, (B,), (B,)
+        ...
+
+Every problem is a `DataError` of one line that names the file or folder. Images in other formats, or in class
+folders that are not split yet, such as the later DeepLense data sets, become such a folder by
+
+    python dataset.py convert SRC DST
+
+and a data set of very many images is packed into a few large files (see shards.py), which `scan` takes as well, by
+
+    python dataset.py pack SRC DST
+
+Training cuts a random window of whole pixels and turns and flips it, so that no pixel is ever resampled and
+the noise stays what it was; evaluation always takes the same central window. What happens to image i in epoch
+e depends on (seed, e, i) alone: not on the batch size, the number of workers, or whether the images come from
+memory or from disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from darklens.data.image import read_shape
+from darklens.data.packed import is_packed, open_shards
+from darklens.errors import DataError
+
+SPLITS = {"train": True, "val": True, "test": False}  # name -> required
+LAYOUT = "train/<class>/*.npy and val/<class>/*.npy with the same classes, two or more"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The files of one split, in alphabetical order of class, then of name; `Packed` if they lie in shards."""
+
+    name: str
+    paths: Sequence[Path]
+    labels: np.ndarray  # (n,) int64
+
+
+@dataclass(frozen=True)
+class LensFolder:
+    """A data set on disk: what `scan` found. `skipped` counts the stray files and folders it passed over."""
+
+    root: Path
+    classes: tuple[str, ...]
+    channels: int
+    size: int  # pixels along a side
+    splits: dict[str, Split]
+    skipped: int
+
+
+def scan(data_dir: str | Path) -> LensFolder:
+    """Find the images under `data_dir`; reads one header, no pixels, and lists each folder once. Takes shards too.
+
+    Raises DataError when a folder is missing or empty, or when the splits hold different classes.
+    """
+    root = Path(data_dir)
+    if not os.path.exists(root):
+        if root.suffix:
+            raise DataError(f"{root}: no such folder; expected the one with train/ and val/ in it")
+        raise DataError(
+            f"{root}: no such folder. Make one with `python simulate.py --model f --out {root} --train 25000 "
+            f"--val 2500`, or download the published images, see README.md"
+        )
+    if is_packed(root):
+        return _scan_shards(root)
+    found, _ = _list(root, _is_folder)
+    missing = [name for name, required in SPLITS.items() if required and name not in found]
+    if missing:
+        hint = f"; `python dataset.py convert {root} DST` makes them from class folders"
+        raise DataError(f"{root}: expected {LAYOUT}; no folder {' or '.join(missing)} here, {_contents(root)}{hint}")
+    names = [name for name in SPLITS if name in found]
+    listings = {name: _list(root / name, _is_folder) for name in names}
+    classes = _common_classes(root, {name: listing[0] for name, listing in listings.items()})
+    skipped, splits = sum(strays for _, strays in listings.values()), {}
+    for name in names:
+        splits[name], strays = _find_images(root / name, classes)
+        skipped += strays
+    channels, size = read_shape(splits["train"].paths[0])
+    return LensFolder(root, classes, channels, size, splits, skipped)
+
+
+def _scan_shards(root: Path) -> LensFolder:
+    classes, channels, size, packed = open_shards(root)
+    splits = {name: Split(name, images, images.labels) for name, images in packed.items()}
+    return LensFolder(root, classes, channels, size, splits, 0)
+
+
+def _list(folder: Path, keep: Callable[[os.DirEntry], bool]) -> tuple[list[str], int]:
+    """Sorted names of the entries of `folder` to keep, and the number of the others."""
+    try:
+        with os.scandir(folder) as entries:
+            verdicts = [(entry.name, keep(entry)) for entry in entries]
+    except OSError as error:
+        advice = "; expected the folder with train/ and val/ in it" if isinstance(error, NotADirectoryError) else ""
+        raise DataError(f"{folder}: cannot list this folder ({error.strerror or error}){advice}") from None
+    names = sorted(name for name, kept in verdicts if kept)
+    return names, len(verdicts) - len(names)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """True for a folder that may be a split or class: not hidden, no link to a folder that it lies in."""
+    try:
+        if entry.name.startswith((".", "__")) or not entry.is_dir():
+            return False
+    except OSError:  # a link to itself
+        return False
+    here = Path(os.path.realpath(os.path.dirname(entry.path)))
+    return not (entry.is_symlink() and here.is_relative_to(os.path.realpath(entry.path)))
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    """True for a file `*.npy` that is not hidden; a link that leads nowhere is none."""
+    try:
+        return entry.name.endswith(".npy") and not entry.name.startswith(".") and entry.is_file()
+    except OSError:
+        return False
+
+
+def _contents(folder: Path) -> str:
+    """What a folder holds, for error messages: 'found: a, b, c and 7 more'."""
+    names, _ = _list(folder, lambda entry: True)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"found: {', '.join(names[:5]) or 'nothing'}{more}"
+
+
+def _common_classes(root: Path, classes: dict[str, list[str]]) -> tuple[str, ...]:
+    """The class names, once all splits agree on them. classes: split name -> its class folders."""
+    train = classes["train"]
+    for name, names in classes.items():
+        if not names:
+            raise DataError(f"{root / name}: expected {LAYOUT}; no class folders here, {_contents(root / name)}")
+        left = ", ".join(sorted(set(train) - set(names))) or "none"
+        right = ", ".join(sorted(set(names) - set(train))) or "none"
+        if names != train:
+            raise DataError(
+                f"{root}: train and {name} must hold the same classes; only in train: {left}; only in {name}: {right}"
+            )
+    if len(train) < 2:
+        raise DataError(f"{root / 'train'}: expected two or more class folders, found one: {train[0]}")
+    return tuple(train)
+
+
+def _find_images(folder: Path, classes: Sequence[str]) -> tuple[Split, int]:
+    """The split in `folder`, and the number of strays passed over."""
+    paths, counts, skipped = [], [], 0
+    for name in classes:
+        files, strays = _list(folder / name, _is_image)
+        if not files:
+            raise DataError(f"{folder / name}: expected .npy images in this class folder, {_contents(folder / name)}")
+        paths += [folder / name / file for file in files]
+        counts.append(len(files))
+        skipped += strays
+    return Split(folder.name, tuple(paths), np.repeat(np.arange(len(classes)), counts).astype(np.int64)), skipped

@@ -1,0 +1,250 @@
+"""Shards: a data set in a few large files, where it has too many images for files, or too many for memory.
+
+    classes, channels, size, splits = open_shards("shards_f")     # made by `python dataset.py pack images_f shards_f`
+    image = splits["train"].read(17)                              # (C, S, S); splits["train"][17] is its path
+
+`--data_dir` takes a folder or its shards, with the same bits. Files: SPLIT-00000.npy, ..., the images (n, C, S, S) in
+their own number type (where it changes, a new shard begins); SPLIT-names.npy, their names, in order of class, then of
+name; SPLIT-crc32.npy, of their pixels; shards.json, written last: classes, counts, and a SHA-256 of every file.
+
+Shards are not trusted: nothing in them is executed, the index names no files (theirs follow from split and number), and
+nothing is allocated that a file's length does not back. `open_shards` checks the index, names and checksums whole, and
+every shard's header and length; reading an image checks its pixels. Every problem is a `DataError` of one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from darklens.data.checks import CHANNELS, MIN_SIZE
+from darklens.data.image import open_file
+from darklens.data.npy import NUMBERS, read_header
+from darklens.errors import DataError
+
+INDEX, FORMAT, VERSION = "shards.json", "lens-shards", 1
+SPLITS = ("train", "val", "test")
+SMALL = {"names": r"\|S\d{1,4}", "crc32": "<u4"}  # what a split has one of for each image, and its number type
+MAX_OPEN = 200  # shards of a split that are kept open; others are opened for every image
+NAME = re.compile(rb"(?!\.)[^/\\\0]+\.npy")  # of a file that stays where it is
+AGAIN = "pack the images again"
+
+
+class PackedPath(type(Path())):
+    """The path that an image would have, SHARDS/SPLIT/CLASS/FILE.npy. packed: opens it as a .npy file in memory."""
+
+    packed: Callable[[], BinaryIO] | None = None
+
+    def read_bytes(self) -> bytes:
+        return self.packed().read() if self.packed else super().read_bytes()
+
+
+class Shard(NamedTuple):
+    """A file of images. offset: of its first pixel, in bytes; end: number of the image after its last."""
+
+    path: Path
+    dtype: np.dtype
+    sha256: str
+    offset: int
+    end: int
+
+
+class Packed(Sequence):
+    """The images of a split, as a sequence of `PackedPath`; it may be sent to other processes.
+
+    folder: SHARDS/SPLIT; labels (N,) int64; shape (C, S, S); names (N,) bytes; sums (N,) uint32, of the pixels.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str], labels: np.ndarray, shape: tuple, shards: list[Shard]):
+        self.folder, self.classes, self.labels, self.shape, self.shards = folder, classes, labels, shape, shards
+        self._ends, self._files = [shard.end for shard in shards], {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_files": {}}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int | slice) -> PackedPath | list[PackedPath]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        name = self.names[index].decode("utf-8", "surrogatepass")
+        path = PackedPath(self.folder, self.classes[self.labels[index]], name)
+        path.packed = lambda: self._as_file(index)
+        return path
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Have the system fetch these images together, which from a cold disk is faster than one by one."""
+        for k, start, length in map(self._place, indices) if hasattr(os, "posix_fadvise") else ():
+            with suppress(OSError):  # `read` will say it
+                if file := self._open(k):
+                    os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
+
+    def read(self, index: int) -> np.ndarray:
+        """The image (C, S, S), read-only, in native byte order. Raises DataError where it's not as it was packed."""
+        k, start, length = self._place(index)
+        path, dtype = self.shards[k][:2]
+        with _readable(path):
+            data = self._read(k, start, length)
+        if len(data) != length or zlib.crc32(data) != self.sums[index]:
+            raise DataError(f"{path}: damaged, {self[index]} does not match its checksum; {AGAIN}")
+        image = np.frombuffer(data, dtype).reshape(self.shape)
+        if dtype.kind == "f" and not np.isfinite(image).all():
+            raise DataError(f"{path}: expected finite pixels, found NaN or infinity in {self[index]}")
+        return image.astype(dtype.newbyteorder("="), copy=False)
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """Number of the shard, and where in it the image begins; its length. In bytes."""
+        k = bisect_right(self._ends, index)
+        length = math.prod(self.shape) * self.shards[k].dtype.itemsize
+        return k, self.shards[k].offset + (int(index) - (self._ends[k - 1] if k else 0)) * length, length
+
+    def _open(self, k: int) -> BinaryIO | None:
+        """Shard k, if it is one that stays open and any thread can read anywhere."""
+        if k not in self._files and len(self._files) < MAX_OPEN and hasattr(os, "pread"):
+            self._files.setdefault(k, open(self.shards[k].path, "rb", buffering=0))
+        return self._files.get(k)
+
+    def _read(self, k: int, start: int, length: int) -> bytes:
+        """No memory map: there a bad sector, or a file that shrinks, would kill the program."""
+        if file := self._open(k):
+            return os.pread(file.fileno(), length, start)
+        with open(self.shards[k].path, "rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(length)
+
+    def _as_file(self, index: int) -> BinaryIO:
+        image, file = self.read(index), io.BytesIO()
+        np.save(file, image[0] if len(image) == 1 else image, allow_pickle=False)
+        file.seek(0)
+        return file
+
+
+def is_packed(folder: str | Path) -> bool:
+    """Whether a folder holds shards."""
+    return os.path.lexists(Path(folder) / INDEX)
+
+
+def open_shards(folder: str | Path) -> tuple[tuple[str, ...], int, int, dict[str, Packed]]:
+    """Classes, channels, size (pixels) and splits. Reads no pixels. Raises DataError, one line."""
+    path = Path(folder) / INDEX
+    index = _read_index(path)
+    try:
+        classes, shape, splits = tuple(index["classes"]), (index["channels"], index["size"]), index["splits"]
+        plain = all(re.fullmatch(r"(?!\.|__)[^/\\\0]+", name) for name in classes)
+        _check(
+            path, "two or more class names, in order", plain and len(classes) > 1 and [*classes] == sorted({*classes})
+        )
+        good = all(map(_is_count, shape)) and shape[0] in CHANNELS and shape[1] >= MIN_SIZE
+        _check(path, f"images of 1 or 3 channels and {MIN_SIZE} pixels or more", good)
+        _check(path, "splits train, val and at most test", {"train", "val"} <= splits.keys() <= {*SPLITS})
+        return classes, *shape, {n: _open_split(path, n, splits[n], classes, shape) for n in SPLITS if n in splits}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: damaged, or not of this format ({error!r}); {AGAIN}") from None
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    with _readable(path), open_file(path) as file:
+        text = file.read()
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise DataError(f"{path}: damaged, expected JSON; {AGAIN}") from None
+    _check(path, f"format {FORMAT}", type(found) is dict and found.get("format") == FORMAT)
+    _check(path, f"version {VERSION}, found {found.get('version')!r:.40}", found.get("version") == VERSION)
+    _check(path, "an index with its own SHA-256", found.get("sha256") == seal(found.get("index")))
+    return found["index"]
+
+
+def _open_split(path: Path, name: str, entry: dict, classes: Sequence[str], shape: tuple[int, int]) -> Packed:
+    shards, counts, end = [], entry["counts"], 0
+    for k, found in enumerate(entry["shards"]):
+        file, count, dtype = path.with_name(f"{name}-{k:05}.npy"), found["images"], found["dtype"]
+        _check(path, f"a count and a number type for {file.name}", _is_count(count) and NUMBERS.fullmatch(dtype))
+        offset, end = _check_array(file, re.escape(dtype), (count, *shape, shape[1]))[0], end + count
+        shards.append(Shard(file, np.dtype(dtype), found["sha256"], offset, end))
+    good = all(map(_is_count, counts)) and len(counts) == len(classes) and sum(counts) == end
+    _check(path, f"counts of {name}, a class each, that add up to those of its shards", good)
+    labels = np.repeat(np.arange(len(classes)), counts).astype(np.int64)
+    packed = Packed(path.with_name(name), classes, labels, (*shape, shape[1]), shards)
+    files = {kind: path.with_name(f"{name}-{kind}.npy") for kind in SMALL}
+    packed.names, packed.sums = (_open_small(files[kind], SMALL[kind], end, entry[kind]) for kind in SMALL)
+    _check_names(files["names"], packed)
+    return packed
+
+
+def _open_small(path: Path, dtype: str, count: int, sha256: str) -> np.ndarray:
+    """(count,) names or checksums, checked, mapped into memory."""
+    offset, number_type = _check_array(path, dtype, (count,))
+    _check(path, f"SHA-256 {str(sha256)[:12]}...", sha256_of(path) == sha256)
+    return np.memmap(path, number_type, "r", offset, (count,))
+
+
+def _check_array(path: Path, dtype: str, shape: tuple[int, ...]) -> tuple[int, np.dtype]:
+    """Where a file's numbers begin, and their type; its header and length must be as expected. dtype: a pattern."""
+    _check(path, "a file in this folder, found a link", not os.path.islink(path))
+    with _readable(path), open_file(path) as file:
+        header, offset, length = read_header(path, file), file.tell(), file.seek(0, os.SEEK_END)
+    good = re.fullmatch(dtype, header.descr) and header.shape == shape and not header.fortran
+    _check(path, f"{shape} of {dtype}, found {header.shape} of {header.descr}", good)
+    promised = offset + math.prod(shape) * np.dtype(header.descr).itemsize
+    _check(path, f"{promised} bytes, found {length}", promised == length)
+    return offset, np.dtype(header.descr)
+
+
+def _check_names(path: Path, packed: Packed) -> None:
+    """Names must stay where they are, and each be there once in its class, in order."""
+    before = -1, b""
+    for first in range(0, len(packed), 2**16):
+        block = slice(first, first + 2**16)
+        for entry in zip(packed.labels[block].tolist(), packed.names[block].tolist(), strict=True):
+            _check(path, "file names *.npy, once in a class, in order", entry > before and NAME.fullmatch(entry[1]))
+            before = entry
+        try:
+            np.char.decode(packed.names[block], "utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            _check(path, "file names in UTF-8", False)
+
+
+def _check(path: Path, expected: str, good: object) -> None:
+    if not good:
+        raise DataError(f"{path}: damaged, expected {expected}; {AGAIN}")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 < value < 2**40
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def seal(index: object) -> str:
+    """The SHA-256 of an index, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path, progress: Callable[[int], object] = lambda length: None) -> str:
+    """The SHA-256 of a file. progress: is told the length of each piece. Raises DataError."""
+    digest = hashlib.sha256()
+    with _readable(path), open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+            progress(len(piece))
+    return digest.hexdigest()

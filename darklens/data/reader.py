@@ -1,0 +1,80 @@
+"""Reads images by their numbers, here or in other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from darklens.data.image import read_image
+from darklens.data.workers import outlive_signals, start_workers, unchanged
+from darklens.errors import DataError
+
+
+class Reader(Dataset):
+    """Reads batches of files; errors are returned, since a DataLoader makes pages of those raised."""
+
+    def __init__(self, paths: Sequence[Path], channels: int, size: int):
+        self.paths, self.channels, self.size = paths, channels, size
+
+    def read(self, index: int) -> tuple[np.ndarray, bool]:
+        """The image (C, H, W) in a number type of at most four bytes, and whether it's constant."""
+        kept = hasattr(self.paths, "read")  # shards, views
+        image = self.paths.read(index) if kept else read_image(self.paths[index], self.channels, self.size)
+        return _compact(image), bool(image.min() == image.max())
+
+    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[int]] | DataError:
+        """(B, C, H, W), and which of the indices (B,) are constant images."""
+        if not len(indices):
+            return np.empty((0, self.channels, self.size, self.size), np.float32), []
+        if hasattr(self.paths, "expect"):
+            self.paths.expect(indices)
+        try:
+            images, constant = zip(*(self.read(index) for index in indices), strict=True)
+        except DataError as error:
+            return error
+        return np.stack(images), [int(index) for index, flat in zip(indices, constant, strict=True) if flat]
+
+
+def _compact(image: np.ndarray) -> np.ndarray:
+    """An image in a type that float32 holds exactly, so that it matters nowhere in which of them it's kept.
+
+    float64 is scaled by a power of two to a maximum of about 1, since float32 ends at 1e38; to `Preprocess`
+    that makes no difference.
+    """
+    if image.dtype.itemsize <= 2 or image.dtype == np.float32:
+        return image
+    if image.dtype.kind == "f":
+        image = np.ldexp(image, -np.frexp(np.abs(image).max())[1])
+    return image.astype(np.float32)
+
+
+def read_ahead(
+    reader: Dataset, chunks: Sequence[np.ndarray], workers: int, name: str
+) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """reader[chunk] for each chunk of indices, in order, made by worker processes (0: in this one).
+
+    A reader returns a DataError instead of raising it. name: of what is read. Raises DataError.
+    """
+    loader = DataLoader(
+        reader,
+        sampler=chunks,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=unchanged,
+        worker_init_fn=outlive_signals,
+        generator=torch.Generator(),  # its own: the program's random numbers stay where they are
+    )
+    try:
+        for result in start_workers(loader):  # no name for it: dropped, it ends its processes
+            if isinstance(result, DataError):
+                raise result
+            yield result
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{name}: a process reading images died ({reason}); use fewer") from error

@@ -1,0 +1,61 @@
+"""What the best smooth lens cannot explain, as the input of a network.
+
+    inputs, found = residual_view(images, SmoothModel(), 105)       # (B, 1, 105, 105) float32, Fit
+
+The smooth lens (halo, shear, source) is most of an image's light and says nothing about substructure: it is fitted,
+subtracted, and what is left is given in standard deviations of the noise. Substructure is seen through the PSF, noise
+is not, so the residual is smoothed a little; the kernel is even on an even image and odd on an odd one, which puts
+the lens, wherever the middle of the image lies, on the central pixel. The view of a turned or mirrored image is thus
+the turned or mirrored view.
+
+References: Vegetti & Koopmans 2009, MNRAS 392, 945 (substructure from what a smooth lens leaves); Warren & Dye 2003,
+ApJ 590, 673. The fit: darklens/lenses/fit.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from darklens.errors import DataError
+from darklens.lenses.fit import Fit, SmoothModel, fit
+
+VIEWS = ("image", "residual", "both")
+VIEW_VERSION = 1  # raise it whenever the same image and smooth lens give another view
+CLIP = 15.0  # standard deviations of the smoothed noise; what differs by more is no longer told apart
+SCALE = 3.0  # standard deviations that become 1
+TAPS = {  # binomial kernels of variance 3/4 pixel, half a PSF's: for an even and for an odd image
+    0: np.array([1.0, 3.0, 3.0, 1.0]),
+    1: np.array([1.0, 8.0, 14.0, 8.0, 1.0]),
+}
+
+
+def smoothed(residual: Tensor, crop: int) -> Tensor:
+    """Residuals (B, S, S) in standard deviations of white noise -> (B, 1, crop, crop), of the smoothed noise.
+
+    crop is odd, S is crop or crop + 1; edges are continued with zeros.
+    """
+    taps = torch.as_tensor(TAPS[residual.shape[-1] % 2], dtype=residual.dtype, device=residual.device)
+    kernel = torch.outer(taps, taps) / taps.square().sum()  # squares sum to 1
+    pad = (crop + len(taps) - 1 - residual.shape[-1]) // 2
+    return F.conv2d(residual[:, None], kernel[None, None], padding=pad)
+
+
+def residual_view(images: Tensor, lens: SmoothModel, crop: int, start: np.ndarray | None = None) -> tuple[Tensor, Fit]:
+    """The network's input (B, 1, crop, crop) float32 and the fits, of images (B, 1, H, W) in any unit.
+
+    Pixels that are not finite don't count. start: as in `fit`. Values are rounded to float16, in which views are kept.
+    Raises DataError for images that are smaller or have more than one channel.
+    """
+    if images.shape[1] != 1:
+        raise DataError(f"the residual view takes images of one channel, found {images.shape[1]}")
+    if min(images.shape[-2:]) < crop:
+        raise DataError(f"expected images of {crop} pixels or more, found {images.shape[-2]} x {images.shape[-1]}")
+    found = fit(images[:, 0], lens, start)
+    return view_of(found, crop, images.device), found
+
+
+def view_of(found: Fit, crop: int, device: str | torch.device = "cpu") -> Tensor:
+    """The network's input (B, 1, crop, crop) float32, of fits in windows of crop or crop + 1 pixels."""
+    residual = torch.as_tensor(found.residual, device=device).float()
+    return (smoothed(residual, crop).clamp(-CLIP, CLIP) / SCALE).half().float()

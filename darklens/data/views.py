@@ -1,0 +1,176 @@
+"""The views of a data set, made once and kept beside it: what its images are to a network that sees residuals.
+
+    folder = open_views(scan("images_j"), ("train", "val"), preprocess)     # a LensFolder of views (C, S, S)
+
+Files: DATA_DIR/views/KEY/SPLIT-00000.npy, ..., plain arrays (n, C, S, S) of float16 that NumPy opens, in the order of
+the split; SPLIT-00000.json, written after its array: the array's SHA-256, what the images were (names, sizes, times of
+change), and the table of the fits. KEY says what they were made with: the preprocessing, the smooth lens, the version
+of the fit. A part that is damaged, or whose images have changed, is made again; so is what an interruption left out.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from darklens.data.folder import LensFolder, Split
+from darklens.data.image import read_image
+from darklens.data.reader import Reader, read_ahead
+from darklens.data.residual import VIEW_VERSION
+from darklens.data.transforms import Preprocess
+from darklens.errors import DataError
+from darklens.lenses.fit import Fit
+from darklens.machine import usable_cores
+from darklens.storage.files import npy_bytes, read_json, save_json, write
+from darklens.storage.progress import progress
+
+FOLDER = "views"
+PART = 1024  # images of a file
+CHUNK = 16  # images that a process fits at a time
+
+
+class Views(Sequence):
+    """The views of a split, as a sequence of the images' paths; `read` gives a view (C, S, S) float16."""
+
+    def __init__(self, paths: Sequence[Path], parts: list[Path]):
+        self.paths, self.parts = paths, parts
+        self._open: dict[int, np.ndarray] = {}
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_open": {}}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
+        return self.paths[index]
+
+    def read(self, index: int) -> np.ndarray:
+        """The view (C, S, S) float16 of an image."""
+        part, row = divmod(int(index), PART)
+        if part not in self._open:
+            self._open[part] = np.load(self.parts[part], mmap_mode="r", allow_pickle=False)
+        return np.array(self._open[part][row])
+
+    def fits(self) -> dict[str, list]:
+        """The table of the fits (`Fit.table`), one entry an image."""
+        tables = [read_json(part.with_suffix(".json"))["fits"] for part in self.parts]
+        return {name: [value for table in tables for value in table[name]] for name in tables[0]}
+
+
+class _Viewer(Dataset):
+    """Makes the views of images, by their numbers; errors are returned."""
+
+    def __init__(self, reader: Reader, preprocess: Preprocess):
+        self.reader, self.preprocess = reader, preprocess
+
+    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, Fit] | DataError:
+        """Views (B, C, S, S) float16, and the fits."""
+        result = self.reader[indices]
+        if isinstance(result, DataError):
+            return result
+        try:
+            view, found = self.preprocess.with_fit(torch.from_numpy(result[0].astype(np.float64)))
+        except DataError as error:
+            return error
+        return view.half().numpy(), found.table()
+
+
+def open_views(
+    data: LensFolder,
+    names: Sequence[str],
+    preprocess: Preprocess,
+    workers: int | None = None,
+    show: bool = True,
+) -> LensFolder:
+    """The folder's splits of these names, as views; those that are not there yet are made, on all cores.
+
+    workers: processes (None: one a core). Raises DataError for a bad image, ResultsError where nothing can be kept.
+    """
+    channels = preprocess.channels(data.channels)
+    if data.size < preprocess.crop:
+        raise DataError(f"{data.root}: expected images of {preprocess.crop} pixels or more, found {data.size}")
+    folder = view_folder(data.root, preprocess)
+    workers = usable_cores() if workers is None else workers
+    splits = {}
+    for name in (name for name in data.splits if name in names):
+        split = data.splits[name]
+        parts = [folder / f"{name}-{start // PART:05d}.npy" for start in range(0, len(split.paths), PART)]
+        _make(split, parts, Reader(split.paths, data.channels, data.size), preprocess, workers, show)
+        splits[name] = Split(name, Views(split.paths, parts), split.labels)
+    return LensFolder(data.root, data.classes, channels, preprocess.crop, splits, data.skipped)
+
+
+def network_inputs(paths: Sequence[Path], chosen: Sequence[int], preprocess: Preprocess) -> torch.Tensor:
+    """What a network sees (m, C, S, S) float32 of some images of a split, by their numbers; not augmented.
+
+    Raises DataError for a bad file.
+    """
+    if isinstance(paths, Views):
+        return torch.from_numpy(np.stack([paths.read(i) for i in chosen])).float()
+    raw = (torch.from_numpy(read_image(paths[i])) for i in chosen)
+    return torch.cat([preprocess(image[None]) for image in raw])
+
+
+def view_folder(root: Path, preprocess: Preprocess) -> Path:
+    """Where the views of the data set at `root` are kept; its name tells what they are made with."""
+    made = {"preprocess": preprocess.to_dict(), "version": VIEW_VERSION}
+    return Path(root) / FOLDER / hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _make(split: Split, parts: list[Path], reader: Reader, preprocess: Preprocess, workers: int, show: bool) -> None:
+    """Make the parts that are missing, damaged, or of other images."""
+    identities = [_identity(split.paths, number) for number in range(len(parts))]
+    todo = [k for k, (part, identity) in enumerate(zip(parts, identities, strict=True)) if not _is_good(part, identity)]
+    spans = {k: range(k * PART, min((k + 1) * PART, len(split.paths))) for k in todo}
+    chunks = [np.arange(i, min(i + CHUNK, span.stop)) for span in spans.values() for i in span[::CHUNK]]
+    if not chunks:
+        return
+    parts[0].parent.mkdir(parents=True, exist_ok=True)
+    made = read_ahead(_Viewer(reader, preprocess), chunks, min(workers, len(chunks)), split.name)
+    with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar:
+        for k in todo:
+            views, tables = [], []
+            for _ in spans[k][::CHUNK]:
+                view, table = next(made)
+                views.append(view)
+                tables.append(table)
+                bar.update(len(view))
+            _keep(parts[k], np.concatenate(views), tables, identities[k])
+
+
+def _keep(part: Path, views: np.ndarray, tables: list[dict], identity: str) -> None:
+    content = npy_bytes(views)
+    fits = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    write(part, content)
+    save_json(part.with_suffix(".json"), {"sha256": _digest(content), "images": identity, "fits": fits})
+
+
+def _is_good(part: Path, identity: str) -> bool:
+    record = read_json(part.with_suffix(".json"))
+    if record.get("images") != identity:
+        return False
+    try:
+        return record.get("sha256") == _digest(part.read_bytes())
+    except OSError:
+        return False
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _identity(paths: Sequence[Path], number: int) -> str:
+    """A hash of the names, sizes and times of change of the images of a part."""
+    digest = hashlib.sha256()
+    for path in paths[number * PART : (number + 1) * PART]:
+        digest.update(f"{path.parent.name}/{path.name}\n".encode(errors="surrogatepass"))
+        if os.path.lexists(path):  # not in shards, whose images have checksums of their own
+            status = os.stat(path)
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

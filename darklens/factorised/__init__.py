@@ -1,0 +1,1 @@
+"""Steerable convolutions computed as few small products, on CPUs and GPUs."""

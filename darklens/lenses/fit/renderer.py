@@ -1,0 +1,202 @@
+"""Smooth lens images and their derivatives, many at once: one evaluation of the light, then blurs.
+
+The light at a ray is I(rho^2), with rho^2 = w^T M w / R^2 and w = (u, v) the ray in the source plane about the source:
+
+    u = (1 - g1) x - g2 y - theta_E cos - x_s        M = cosh(eta) 1 - sinh(eta) [[cos 2f, sin 2f], [sin 2f, -cos 2f]]
+    v = (1 + g1) y - g2 x - theta_E sin - y_s        (determinant 1, smooth at eta = 0, axis ratio exp(-eta))
+
+so every derivative is dI/d(rho^2) times a polynomial in (u, v) and the ray. A pixel is the mean of its rays; the PSF
+is a few products with banded matrices on either side.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darklens.lenses.fit.model import SmoothModel, gaussian_kernel, separable
+
+SOFT = 1e-14  # added to rho^2: finite derivatives on top of a cusp
+BLOCK = 36  # rows of a banded matrix at a time: fewer zeros to multiply, still large enough for BLAS
+
+
+def band(kernel: np.ndarray, size: int) -> np.ndarray:
+    """(size, size + 2 pad): the convolution with a kernel of 2 pad + 1 taps as a matrix."""
+    matrix = np.zeros((size, size + len(kernel) - 1))
+    for row in range(size):
+        matrix[row, row : row + len(kernel)] = kernel[::-1]
+    return matrix
+
+
+class Blur:
+    """Convolution with products of columns and rows, (B, h, K, h) -> (B, size, K, size), h = size + 2 pad."""
+
+    def __init__(self, pairs: list[tuple[np.ndarray, np.ndarray]], size: int, like: Tensor) -> None:
+        taps, blocks = len(pairs[0][0]), -(-size // BLOCK)
+        edges = np.linspace(0, size, blocks + 1).astype(int).tolist()
+        self.size, self.h = size, size + taps - 1
+        self.slices = [(slice(a, b + taps - 1), b - a) for a, b in zip(edges, edges[1:], strict=False)]
+        self.passes = [[[like.new_tensor(band(k, n)) for _, n in self.slices] for k in pair] for pair in pairs]
+
+    def __call__(self, planes: Tensor) -> Tensor:
+        b, h, k, _ = planes.shape
+        flat, total = planes.reshape(b, h, k * h), None  # (B, h, K, h) -> (B, h, K h)
+        for down, across in self.passes:
+            rows = [m @ flat[:, part] for (part, _), m in zip(self.slices, down, strict=True)]
+            wide = torch.cat(rows, 1).reshape(-1, h)  # (B, size, K h) -> (B size K, h)
+            out = torch.cat([wide[:, part] @ m.T for (part, _), m in zip(self.slices, across, strict=True)], 1)
+            total = out if total is None else total.add_(out)
+        return total.reshape(b, self.size, k, self.size)
+
+
+def sersic_b(log_n: Tensor) -> tuple[Tensor, Tensor]:
+    """b_n of the Sersic profile and its derivative by log n (Ciotti & Bertin 1999, eq. 18)."""
+    n = log_n.exp()
+    terms = ((4 / 405, 1), (46 / 25515, 2), (131 / 1148175, 3))
+    b = 2 * n - 1 / 3 + sum(c / n**p for c, p in terms)
+    return b, 2 * n - sum(p * c / n**p for c, p in terms)
+
+
+def shape_matrices(e1: Tensor, e2: Tensor) -> Tensor:
+    """M = exp(-E) with E = [[e1, e2], [e2, -e1]], then dM/de1 and dM/de2: (B,) -> (3, 3, B), the last by xx, xy, yy.
+
+    exp(-E) = cosh(eta) 1 - sinh(eta) / eta E, with eta^2 = e1^2 + e2^2.
+    """
+    eta2 = e1 * e1 + e2 * e2
+    eta = (eta2 + 1e-24).sqrt()
+    small = eta < 1e-2
+    cosh, sinc = eta.cosh(), torch.where(small, 1 + eta2 / 6 + eta2**2 / 120, eta.sinh() / eta)
+    slope = torch.where(small, 1 / 3 + eta2 / 30 + eta2**2 / 840, (cosh - sinc) / eta**2)  # d sinc / d eta / eta
+    s1, s2, cross = slope * e1, slope * e2, -slope * e1 * e2
+    rows = [cosh - sinc * e1, -sinc * e2, cosh + sinc * e1]
+    rows += [sinc * e1 - s1 * e1 - sinc, cross, sinc * e1 + s1 * e1 + sinc]
+    rows += [sinc * e2 + cross, -s2 * e2 - sinc, sinc * e2 - cross]
+    return torch.stack(rows).reshape(3, 3, -1)
+
+
+class Renderer:
+    """Images of one camera: `size` pixels of `binning` image pixels each, amplitude 1 and no sky.
+
+    `light` gives (B, size^2), `columns` (B, 1 + P, size, size): the light and its derivatives by the free parameters.
+    Both take all parameters, q (B, 11).
+    """
+
+    def __init__(self, model: SmoothModel, size: int, binning: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.model, self.size, s = model, size, model.supersample
+        to = functools.partial(torch.as_tensor, device=device, dtype=dtype)
+        self._blur = Blur(_psf(model, binning), size, torch.empty(0, device=device, dtype=dtype))
+        self.h = h = self._blur.h
+        scale = model.pixel_scale * binning
+        steps = torch.arange(h * s, dtype=torch.float64, device=device) - (h * s - 1) / 2
+        x = (steps * (scale / s)).reshape(h, s)
+        x, y = x.T.reshape(1, s, 1, h), -x.T.reshape(s, 1, h, 1)
+        x, y = x.expand(s, s, h, h).reshape(-1), y.expand(s, s, h, h).reshape(-1)  # rays of a pixel lie h^2 apart
+        r = torch.hypot(x, y) + 1e-15
+        self.x, self.y, self.cos, self.sin = to(x), to(y), to(x / r), to(y / r)
+        self.basis = torch.stack((self.x, self.y, self.cos, self.sin, torch.ones_like(self.x)))  # (5, s^2 h^2)
+
+    def light(self, q: Tensor) -> Tensor:
+        """q (B, 11) -> (B, size^2)."""
+        u, v, _, _ = self._rays(q)
+        _, _, light = self._profile(q, (u * u, u * v, v * v), self._shapes(q)[0])
+        return self._blur(self._pixels(light)[:, :, None])[:, :, 0].flatten(1)
+
+    def columns(self, q: Tensor) -> Tensor:
+        """q (B, 11) -> (B, 1 + P, size, size): the light, then its derivatives by the free parameters."""
+        u, v, cos, sin = self._rays(q)
+        squares, (shape, *by_shape) = (u * u, u * v, v * v), self._shapes(q)
+        rho2, power, light = self._profile(q, squares, shape)
+        by_index = [self._by_index(q, rho2, power, light)] if self.model.free_index else []
+        slope = (power * light).div_(rho2).mul_(self._column(-0.5 * (-q[:, 8]).exp()))  # dI / d(rho^2)
+        xx, xy, yy = shape
+        gu = (u * (2 * xx)).addcmul_(v, 2 * xy).mul_(slope)  # dI / du
+        gv = (u * (2 * xy)).addcmul_(v, 2 * yy).mul_(slope)
+        by_squares = [self._pixels(square.mul_(slope)) for square in squares]
+        planes = [self._pixels(light), *self._by_rays(gu, gv, cos, sin), _form(by_squares, shape).mul_(-2)]
+        if self.model.free_ellipticity:
+            planes += [_form(by_squares, matrix) for matrix in by_shape]
+        by_centre = self._by_centre(q, gu, gv, cos, sin) if self.model.free_centre else []
+        return self._blur(torch.stack((*planes, *by_index, *by_centre), 2)).transpose(1, 2)
+
+    def _column(self, values: Tensor) -> Tensor:
+        """(B,) float64 -> (B, 1) in the working precision."""
+        return values.to(self.x.dtype)[:, None]
+
+    def _shapes(self, q: Tensor) -> list[list[Tensor]]:
+        """M / R^2 and its derivatives by the ellipticity as xx, xy, yy, (B, 1) each."""
+        matrices = shape_matrices(q[:, 6], q[:, 7]) * (-2 * q[:, 5]).exp()
+        return [list(matrix) for matrix in matrices.to(self.x.dtype)[..., None]]  # (3, 3, B, 1)
+
+    def _rays(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """u, v (B, n) arcsec in the source plane about the source; cos, sin (n,), or (B, n) about a free centre."""
+        zero, (t, g1, g2, xs, ys) = torch.zeros_like(q[:, 0]), q[:, :5].unbind(1)
+        free = self.model.free_centre
+        bend = zero if free else -t
+        u, v = (1 - g1, -g2, bend, zero, -xs), (-g2, 1 + g1, zero, bend, -ys)
+        u, v = (torch.stack(row, 1).to(self.x.dtype) @ self.basis for row in (u, v))  # (B, 5) @ (5, n) -> (B, n)
+        if not free:
+            return u, v, self.cos, self.sin
+        dx, dy = self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
+        inverse = (dx * dx + dy * dy + 1e-20).rsqrt_()
+        cos, sin = dx.mul_(inverse), dy.mul_(inverse)
+        return u.addcmul_(cos, self._column(-t)), v.addcmul_(sin, self._column(-t)), cos, sin
+
+    def _profile(self, q: Tensor, squares: tuple[Tensor, ...], shape: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """rho^2 (softened), b rho^(1/n) and the light over its value at the effective radius, (B, n) each."""
+        rho2 = _form(squares, shape, 2).add_(SOFT)
+        b, half = sersic_b(q[:, 8])[0], 0.5 * (-q[:, 8]).exp()
+        power = rho2.log2().mul_(self._column(half)).add_(self._column(b.log2())).exp2_()  # faster than a power
+        return rho2, power, (self._column(b) - power).mul_(1 / math.log(2)).exp2_()
+
+    def _by_rays(self, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+        """Derivatives by Einstein radius, shear and source position, (B, h, h) each."""
+        x, y = self.x, self.y
+        rays = [(gu * cos).addcmul_(gv, sin), (gu * x).addcmul_(gv, y, value=-1), (gu * y).addcmul_(gv, x), gu, gv]
+        return [self._pixels(each).neg_() for each in rays]
+
+    def _by_index(self, q: Tensor, rho2: Tensor, power: Tensor, light: Tensor) -> Tensor:
+        """Derivative by the logarithm of the Sersic index, (B, h, h)."""
+        b, slope = sersic_b(q[:, 8])
+        by_log = rho2.log().mul_(self._column(-0.5 * (-q[:, 8]).exp())).add_(self._column(slope / b))
+        return self._pixels(by_log.mul_(power).sub_(self._column(slope)).mul_(light)).neg_()
+
+    def _by_centre(self, q: Tensor, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+        """Derivatives by the lens's centre, (B, h, h) each: d(cos, sin)/dx = (-sin, cos) sin / r, and so on."""
+        dx, dy = self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
+        turn = (gu * sin).addcmul_(gv, cos, value=-1).mul_((dx * dx + dy * dy + 1e-20).rsqrt_())
+        turn.mul_(self._column(q[:, 0]))
+        return [self._pixels(turn * sin), self._pixels(turn * cos).neg_()]
+
+    def _pixels(self, rays: Tensor) -> Tensor:
+        """The mean of each pixel's rays: (B, s^2 h^2) -> (B, h, h)."""
+        return rays.unflatten(1, (self.model.supersample**2, self.h, self.h)).mean(1)
+
+
+def _form(squares: Sequence[Tensor], matrix: Sequence[Tensor], dims: int = 3) -> Tensor:
+    """xx uu + 2 xy uv + yy vv, for squares (B, ...) of so many dimensions and a matrix of (B, 1) each."""
+    (uu, uv, vv), (xx, xy, yy) = squares, (m if dims == 2 else m[..., None] for m in matrix)
+    return (uu * xx).addcmul_(uv, 2 * xy).addcmul_(vv, yy)
+
+
+def _psf(model: SmoothModel, binning: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The PSF as products of columns and rows; on binned pixels a Gaussian of the same width."""
+    if model.psf_kernel is None:
+        kernel = gaussian_kernel(model.psf_sigma / (model.pixel_scale * binning), model.psf_truncate)
+        return [(kernel, kernel)]
+    kernel = np.asarray(model.psf_kernel, dtype=float)
+    if binning == 1:
+        return separable(kernel)
+    steps = np.arange(len(kernel)) - len(kernel) // 2
+    shares = kernel.sum(0) / kernel.sum(), kernel.sum(1) / kernel.sum()
+    variance = sum((share * steps**2).sum() - (share * steps).sum() ** 2 for share in shares) / 2
+    kernel = gaussian_kernel(math.sqrt(max(variance, 0.01)) / binning, model.psf_truncate)
+    return [(kernel, kernel)]
+
+
+@functools.lru_cache(maxsize=16)
+def renderer(model: SmoothModel, size: int, binning: int, device: str, dtype: torch.dtype) -> Renderer:
+    """The `Renderer` of these settings, made once."""
+    return Renderer(model, size, binning, torch.device(device), dtype)

@@ -1,0 +1,165 @@
+"""Many least-squares fits at once: Levenberg-Marquardt with the linear parameters projected out.
+
+At every point amplitude and sky are the best ones for it (variable projection: Golub & Pereyra 1973, SIAM J. Numer.
+Anal. 10, 413, in Kaufman's simplification); the curvature of the rest is what these two leave of it (the Schur
+complement), so its inverse is the covariance marginalised over both. Each lens has its own damping (Marquardt 1963)
+and stops by itself: when the next step is expected to bring it within a tolerance of the minimum, in chi-square, or
+when chi-square stays where it is. The latter happens where a ray meets the source's cusp: there the derivatives
+promise a way down that is none.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from darklens.lenses.fit.renderer import Renderer
+
+ROUNDING = 1e-12  # of the data's chi-square: what float32 can't tell apart
+SETTLED, PATIENCE = 0.05, 8  # so many steps that bring no more than this: nothing is left to gain
+RIDGE = 1e-7  # of a curvature scaled to 1 on its diagonal
+
+
+@dataclasses.dataclass
+class State:
+    """Where B fits stand. `curvature` and `gradient` are of chi-square / 2; P free parameters."""
+
+    q: Tensor  # (B, 11) float64
+    chi2: Tensor  # (B,) float64
+    linear: Tensor  # (B, 2) float64: amplitude, sky
+    curvature: Tensor  # (B, P, P) float64
+    gradient: Tensor  # (B, P) float64: points downhill
+    damping: Tensor  # (B,)
+    distance: Tensor  # (B,) estimated distance to the minimum in chi-square
+    converged: Tensor  # (B,) bool
+    idle: Tensor  # (B,) steps since chi-square last fell by more than SETTLED
+    steps: Tensor  # (B,) evaluations so far
+
+    def __getitem__(self, rows: Tensor) -> "State":
+        return State(**{name: value[rows] for name, value in vars(self).items()})
+
+    def put(self, rows: Tensor, other: "State") -> None:
+        """Overwrite the fits `rows`."""
+        for name, value in vars(self).items():
+            value[rows] = getattr(other, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """B images to fit: `data` and `weight` (1 / standard deviation; 0 where masked), (B, N) each."""
+
+    data: Tensor
+    weight: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> "Problem":
+        return Problem(self.data[rows], self.weight[rows])
+
+
+class Solver:
+    """Fits with one renderer, whose model says what is free and within which bounds."""
+
+    def __init__(self, renderer: Renderer, share: int | None = None) -> None:
+        """share: how many images at a time are rendered; None: all."""
+        self.renderer, self.share, model = renderer, share, renderer.model
+        device = renderer.x.device
+        self.free = torch.tensor(model.free, device=device)
+        low, high = (torch.as_tensor(bound, device=device) for bound in model.bounds())
+        self.low, self.high = low[self.free], high[self.free]
+        self.largest = torch.as_tensor(model.largest_step(), device=device)[self.free]
+
+    def evaluate(self, q: Tensor, problem: Problem) -> State:
+        """Chi-square, linear parameters, curvature and gradient at q (B, 11)."""
+        share = self.share or max(len(q), 1)
+        shares = [slice(i, i + share) for i in range(0, max(len(q), 1), share)]
+        parts = [self._products(q[rows], problem[rows] if len(shares) > 1 else problem) for rows in shares]
+        chi2, linear, gram, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
+        cross = gram[:, 1:-1][:, :, [0, -1]]  # (B, P, 2)
+        projected = cross @ _solve(gram[:, [0, -1]][:, :, [0, -1]], cross.mT)
+        curvature = linear[:, :1, None] ** 2 * (gram[:, 1:-1, 1:-1] - projected)
+        zero, done = torch.zeros_like(chi2), torch.zeros_like(chi2, dtype=torch.bool)
+        state = State(q, chi2, linear, curvature, linear[:, :1] * gradient, zero + 1e-3, zero, done, zero, zero + 1)
+        state.distance = (self._step(state, 0.0) * self._inner(state)).sum(1)
+        return state
+
+    def _products(self, q: Tensor, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Chi-square (B,), amplitude and sky (B, 2), products of the columns: light, derivatives, sky, with each other
+        (B, 2 + P, 2 + P), and of the derivatives with the residual (B, P): all weighted, all float64."""
+        weight = problem.weight[:, None]
+        images = self.renderer.columns(q)  # (B, 1 + P, S, S)
+        columns = weight.new_empty((len(q), images.shape[1] + 1, weight.shape[-1]))
+        torch.mul(images, weight.unflatten(-1, images.shape[2:]), out=columns[:, :-1].unflatten(-1, images.shape[2:]))
+        columns[:, -1] = problem.weight
+        data = (problem.data * problem.weight)[..., None]
+        gram = (columns @ columns.mT).double()  # (B, 2 + P, 2 + P)
+        right = (columns[:, [0, -1]] @ data)[..., 0].double()
+        linear = _solve(gram[:, [0, -1]][:, :, [0, -1]], right)  # (B, 2)
+        rest = data - columns[:, [0, -1]].mT @ linear.to(weight.dtype)[..., None]  # (B, N, 1)
+        chi2 = rest.double().square().sum((1, 2))
+        return chi2, linear, gram, (columns[:, 1:-1] @ rest)[..., 0].double()
+
+    def _inner(self, state: State) -> Tensor:
+        """The gradient without the parameters that lie on a bound and push against it."""
+        q, g = state.q[:, self.free], state.gradient
+        outward = ((q <= self.low) & (g < 0)) | ((q >= self.high) & (g > 0))
+        return torch.where(outward, 0.0, g)
+
+    def _step(self, state: State, damping: Tensor | float) -> Tensor:
+        """(B, P) the damped Gauss-Newton step, parameters that push against a bound held."""
+        gradient = self._inner(state)
+        held = (gradient == 0).double()
+        curvature = state.curvature * (1 - held)[:, :, None] * (1 - held)[:, None]
+        diagonal = curvature.diagonal(dim1=1, dim2=2)
+        scale = (diagonal.clamp(min=0) + 1e-30).rsqrt()
+        scaled = curvature * scale[:, :, None] * scale[:, None] + torch.diag_embed(held + RIDGE)
+        extra = torch.as_tensor(damping, device=scaled.device).expand(len(scaled))
+        scaled.diagonal(dim1=1, dim2=2).add_(extra[:, None])
+        return _solve(scaled, gradient * scale) * scale
+
+    def _trial(self, state: State) -> Tensor:
+        """(B, 11) where the next step goes, no farther than allowed."""
+        step = self._step(state, state.damping)
+        shrink = (step.abs() / self.largest).amax(1, keepdim=True).clamp(min=1)
+        q = state.q.clone()
+        q[:, self.free] = torch.minimum(torch.maximum(q[:, self.free] + step / shrink, self.low), self.high)
+        return q
+
+    def minimise(self, state: State, problem: Problem, steps: int, tolerance: float) -> State:
+        """Take up to `steps` steps with each fit that hasn't converged, in place; the same state."""
+        tolerance = tolerance + ROUNDING * (problem.data * problem.weight).double().square().sum(1)  # (B,)
+        state.converged |= state.distance < tolerance
+        for _ in range(steps):
+            rows = (~state.converged).nonzero()[:, 0]
+            if not len(rows):
+                break
+            old, part = state[rows], problem if len(rows) == len(state.q) else problem[rows]
+            new = self.evaluate(self._trial(old), part)
+            level = new.chi2 <= old.chi2 * (1 + 1e-6)  # up to the rounding of chi-square in float32
+            better = (new.chi2 <= old.chi2) | (level & (new.distance < old.distance))  # not a number is never better
+            new.damping = torch.where(old.damping > 1e-6, old.damping / 10, old.damping)
+            old.damping = old.damping * 8
+            new.idle = torch.where(old.chi2 - new.chi2 > SETTLED, 0.0, old.idle + 1)
+            old.idle = old.idle + 1
+            after = new.distance * (new.distance / old.distance).clamp(max=1)  # where `finish` will be
+            new.converged = (after < tolerance[rows]) | (new.idle >= PATIENCE)
+            old.converged = old.idle >= PATIENCE
+            new.steps = old.steps = old.steps + 1
+            state.put(rows, old)
+            state.put(rows[better], new[better])
+        return state
+
+    def finish(self, state: State) -> Tensor:
+        """(B, 11) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
+        step = self._step(state, 0.0) * (state.distance < 1)[:, None]
+        q = state.q.clone()
+        q[:, self.free] = torch.minimum(torch.maximum(q[:, self.free] + step, self.low), self.high)
+        return q
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution of positive definite systems, 0 where there is none. right: (B, n) or (B, n, m)."""
+    wide = right if right.ndim == 3 else right[..., None]
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    solution = torch.cholesky_solve(wide, factor)
+    good = (info == 0)[:, None, None] & solution.isfinite()
+    solution = torch.where(good, solution, 0.0)
+    return solution if right.ndim == 3 else solution[..., 0]

@@ -1,0 +1,1 @@
+"""E(2)-steerable networks on plain tensors, and ResNet-18."""

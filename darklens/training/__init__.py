@@ -1,0 +1,1 @@
+"""Fitting networks: recipes, the loop, its state, and the processes that share it."""

@@ -1,0 +1,89 @@
+"""What TensorBoard shows of a run (`--tensorboard`): curves, parameters, pictures and the confusion matrix.
+
+python main.py --data_dir images_f --tensorboard
+tensorboard --logdir .
+"""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import numpy as np
+
+from darklens.errors import PackageError
+
+PICTURES = "ROC", "CM", "reliability", "mistakes", "loss", "accuracy"
+SPLITS = {"train": "train", "test": "val"}  # the curve `test_loss`, named as in the original, is of the split val
+ARGUMENTS = "data_dir", "sym_group", "N", "use_CNN", "arch", "head", "recipe", "seed"
+TOGETHER = {name: ["Multiline", [f"{name}/train", f"{name}/val"]] for name in ("loss", "accuracy")}
+
+
+def check() -> None:
+    """Raise PackageError where the package tensorboard is missing."""
+    if not importlib.util.find_spec("tensorboard"):
+        raise PackageError("--tensorboard needs the package tensorboard: pip install tensorboard")
+
+
+class Board:
+    """Writes a run's events into its folder. Raises PackageError where the package tensorboard is missing."""
+
+    def __init__(self, folder: Path):
+        check()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = Path(folder)
+        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
+        self.writer.add_custom_scalars({"train and val": TOGETHER})
+
+    def epoch(self, curves: dict[str, list[float]], learning_rate: float) -> None:
+        """The newest point of each curve (`test_loss` becomes loss/val), by epoch from 1."""
+        number = len(next(iter(curves.values())))
+        for name, values in curves.items():
+            split, quantity = name.split("_", 1)
+            self.writer.add_scalar(f"{quantity}/{SPLITS[split]}", values[-1], number)
+        self.writer.add_scalar("learning_rate", learning_rate, number)
+        self.writer.flush()
+
+    def finish(self, found: dict) -> None:
+        """What is known at the end. found: the content of metrics.json."""
+        figures = {"accuracy": found["accuracy"], "macro AUC": found["auc"]["macro"]["value"]}
+        figures = {f"best/{name}": value for name, value in figures.items() if value is not None}
+        self.writer.add_hparams(_parameters(found), figures, run_name=".")
+        self.writer.add_text("confusion matrix", _markdown(found["confusion_matrix"], found["classes"]))
+        for name in PICTURES:
+            path = self.folder / f"{name}.png"
+            if path.exists():
+                self.writer.add_image(f"pictures/{name}", _read(path), dataformats="HWC")
+        self.writer.close()
+
+
+def _parameters(found: dict) -> dict[str, bool | int | float | str]:
+    """What tells runs apart: the network's choices, the recipe with the numbers it was run with, seed, precision."""
+    arguments = found.get("arguments", {})
+    chosen = {key: arguments[key] for key in ARGUMENTS if key in arguments} | {"precision": found.get("precision")}
+    return {key: _plain(value) for key, value in (chosen | found.get("recipe", {})).items()}
+
+
+def _plain(value: object) -> bool | int | float | str:
+    return value if isinstance(value, (bool, int, str)) or _is_finite(value) else str(value)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _markdown(matrix: list[list[int]], classes: list[str]) -> str:
+    """A table of the counts, rows are the true class."""
+    rows = ["| true / predicted | " + " | ".join(classes) + " |", "|" + "---|" * (len(classes) + 1)]
+    return "\n".join(
+        [*rows, *(f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(classes, matrix, strict=True))]
+    )
+
+
+def _read(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    from PIL import Image  # matplotlib needs it too
+
+    with Image.open(path) as picture:
+        picture.thumbnail((1200, 1200))
+        return np.asarray(picture.convert("RGB"))

@@ -1,0 +1,120 @@
+"""Folders of images: what is found, and how bad layouts are refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_sets import SIZE, assert_one_line, make_folder
+
+from darklens.data.folder import scan
+from darklens.errors import DataError
+
+
+def test_scan_finds_classes_labels_and_paths_in_order(tmp_path):
+    folder = scan(make_folder(tmp_path / "images_f"))
+    assert folder.classes == ("no", "sphere", "vort")
+    assert (folder.channels, folder.size, folder.skipped) == (1, SIZE, 0)
+    train = folder.splits["train"]
+    assert train.labels.dtype == np.int64 and train.labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
+    assert list(train.paths) == sorted(train.paths)
+    assert [folder.classes[label] for label in train.labels] == [path.parent.name for path in train.paths]
+    assert list(folder.splits) == ["train", "val"]
+
+
+@pytest.mark.parametrize("classes", [("b", "A"), ("axion", "cdm", "no_sub", "Élan")])
+def test_any_class_names_in_plain_sorted_order(tmp_path, classes):
+    assert scan(make_folder(tmp_path, 1, 1, classes)).classes == tuple(sorted(classes))
+
+
+def test_test_split_is_optional_and_must_match(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "test").mkdir()
+    for name in ("no", "sphere"):
+        (tmp_path / "test" / name).symlink_to(tmp_path / "val" / name)
+    with pytest.raises(DataError) as error:
+        scan(tmp_path)
+    assert_one_line(error, "only in train: vort", "only in test: none")
+    (tmp_path / "test" / "vort").symlink_to(tmp_path / "val" / "vort")
+    assert len(scan(tmp_path).splits["test"].paths) == 9
+
+
+def test_strays_are_skipped_and_counted(tmp_path):
+    clean = scan(make_folder(tmp_path))
+    folder = tmp_path / "train" / "no"
+    strays = [
+        ".DS_Store",
+        "._train_000.npy",
+        "Thumbs.db",
+        "manifest.json",
+        "parameters.csv",
+        "x.npy.part",
+        "y.NPZ",
+    ]
+    for name in strays:
+        (folder / name).write_bytes(b"stray")
+    (folder / "nested.npy").mkdir()
+    (folder / "loop.npy").symlink_to(folder / "loop.npy")
+    (folder / "gone.npy").symlink_to(tmp_path / "nowhere.npy")
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "__MACOSX").mkdir()
+    (tmp_path / "train" / "Thumbs.db").write_bytes(b"stray")
+    (tmp_path / "train" / "around").symlink_to(tmp_path / "train")
+    (tmp_path / "val" / "above").symlink_to(tmp_path)
+    (tmp_path / "val" / "itself").symlink_to(tmp_path / "val" / "itself")
+    found = scan(tmp_path)
+    assert found.classes == clean.classes
+    assert found.splits["train"].paths == clean.splits["train"].paths
+    assert found.skipped == len(strays) + 3 + 6
+
+
+def test_missing_folder_offers_both_ways_to_have_one(tmp_path):
+    with pytest.raises(DataError) as error:
+        scan(tmp_path / "images_f")
+    command = f"python simulate.py --model f --out {tmp_path / 'images_f'} --train 25000 --val 2500"
+    assert_one_line(error, command, "README.md")
+
+
+def spoil_layout(root: Path, how: str) -> None:
+    victim = root / "val" / "vort"
+    if how == "no val":
+        (root / "val").rename(root / "validation")
+    elif how == "no class folders":
+        for folder in (root / "train").iterdir():
+            folder.rename(root / folder.name)
+    elif how == "empty class":
+        [path.unlink() for path in victim.iterdir()]
+    elif how == "only strays":
+        [path.rename(path.with_suffix(".txt")) for path in victim.iterdir()]
+    elif how == "class renamed":
+        victim.rename(root / "val" / "vortex")
+    elif how == "one class":
+        [(root / s / c).rename(root / f"{s}-{c}") for s in ("train", "val") for c in ("no", "vort")]
+    elif how == "a file":
+        (root / "val").rename(root / "hidden")
+        (root / "val").write_text("not a folder")
+
+
+@pytest.mark.parametrize(
+    ("how", "parts"),
+    [
+        ("no val", ["train/<class>/*.npy", "no folder val", "validation", "dataset.py convert"]),
+        ("no class folders", ["train/<class>/*.npy", "train", "nothing"]),
+        ("empty class", ["val/vort", "nothing"]),
+        ("only strays", ["val/vort", "val_000.txt"]),
+        ("class renamed", ["only in train: vort;", "only in val: vortex"]),
+        ("one class", ["two or more", "sphere"]),
+        ("a file", ["no folder val"]),
+    ],
+)
+def test_bad_layouts_name_what_was_expected_and_found(tmp_path, how, parts):
+    spoil_layout(make_folder(tmp_path), how)
+    with pytest.raises(DataError) as error:
+        scan(tmp_path)
+    assert_one_line(error, tmp_path, *parts)
+
+
+def test_data_dir_that_is_a_file(tmp_path):
+    (tmp_path / "images_f").write_text("")
+    with pytest.raises(DataError) as error:
+        scan(tmp_path / "images_f")
+    assert_one_line(error, tmp_path / "images_f", "cannot list")

@@ -1,0 +1,124 @@
+"""The views of a data set: made once, kept beside it, made again where they can't be trusted."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from darklens.data import views
+from darklens.data.batches import open_batches
+from darklens.data.folder import scan
+from darklens.data.transforms import Preprocess
+from darklens.errors import DataError
+from darklens.lenses.fit import SmoothModel
+from darklens.lenses.recipes import RECIPES
+from darklens.lenses.writer import write_dataset
+
+PREPROCESS = Preprocess(105, view="residual", lens=SmoothModel())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("views") / "images_f"
+    write_dataset(folder, RECIPES["f"], {"train": 2, "val": 1}, seed=5, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def data(made, tmp_path):
+    """A data set of nine lenses, whose views are not made yet."""
+    os.system(f"cp -r {made} {tmp_path}/images_f")
+    return scan(tmp_path / "images_f")
+
+
+def batches(data, **options):
+    return open_batches(data, ("train", "val"), PREPROCESS, 4, workers=0, progress=False, **options)
+
+
+def test_batches_have_the_view_of_each_image(data):
+    val = batches(data)["val"]
+    ((images, labels, indices),) = val.epoch()
+    raw = torch.stack([torch.from_numpy(np.load(path).astype(float)) for path in data.splits["val"].paths])
+    assert labels.tolist() == [0, 1, 2] and torch.equal(images, PREPROCESS(raw[:, None])[indices])
+
+
+def test_training_turns_and_mirrors_them(data):
+    train = batches(data, seed=3)["train"]
+    plain = torch.stack([torch.from_numpy(train.split.paths.read(i)).float() for i in range(6)])
+    for batch in train.epoch(1):
+        for image, index in zip(batch.images, batch.indices, strict=True):
+            poses = [x.rot90(k, (1, 2)) for x in (plain[index], plain[index].flip(2)) for k in range(4)]
+            assert sum(torch.equal(image, pose) for pose in poses) == 1
+
+
+def test_they_are_made_once(data, monkeypatch):
+    batches(data)
+    folder = views.view_folder(data.root, PREPROCESS)
+    first = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    monkeypatch.setattr(views, "read_ahead", lambda *_: pytest.fail("made again"))
+    batches(data)
+    assert first == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert np.load(folder / "train-00000.npy").shape == (6, 1, 105, 105)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "harm", [flip, os.remove, lambda path: path.write_bytes(b""), lambda path: os.truncate(path, 999)]
+)
+@pytest.mark.parametrize("ending", ["npy", "json"])
+def test_what_is_damaged_is_made_again(data, harm, ending):
+    batches(data)
+    folder = views.view_folder(data.root, PREPROCESS)
+    before = (folder / "val-00000.npy").read_bytes()
+    harm(folder / f"val-00000.{ending}")
+    batches(data)
+    assert (folder / "val-00000.npy").read_bytes() == before
+
+
+def test_another_image_has_another_view(data):
+    before = batches(data)["val"].split.paths.read(0)
+    path = data.splits["val"].paths[0]
+    np.save(path, np.load(path).T.copy())
+    after = batches(scan(data.root))["val"].split.paths.read(0)
+    assert not np.array_equal(before, after)
+
+
+def test_parts_in_order(data, monkeypatch):
+    whole = [batches(data)["train"].split.paths.read(i) for i in range(6)]
+    os.system(f"rm -r {data.root}/views")
+    monkeypatch.setattr(views, "PART", 4)
+    monkeypatch.setattr(views, "CHUNK", 3)
+    split = batches(data)["train"].split
+    assert len(split.paths.parts) == 2
+    assert all(np.allclose(split.paths.read(i), view, atol=2e-3) for i, view in enumerate(whole))
+
+
+def test_the_fits_lie_beside_them(data):
+    fits = batches(data)["train"].split.paths.fits()
+    assert len(fits["einstein_radius"]) == 6 and np.allclose(fits["einstein_radius"], 1.28, atol=0.1)
+    assert "einstein_radius_sd" in fits and "flag" in fits
+
+
+def test_other_smooth_lenses_have_a_folder_of_their_own(data):
+    other = Preprocess(95, view="residual", lens=SmoothModel(window=95))
+    assert views.view_folder(data.root, other) != views.view_folder(data.root, PREPROCESS)
+
+
+def test_a_bad_image_is_named(data):
+    path = data.splits["val"].paths[1]
+    np.save(path, np.full((150, 150), np.nan, np.float32))
+    with pytest.raises(DataError, match=path.name):
+        batches(scan(data.root))
+
+
+def test_record_is_plain_json(data):
+    batches(data)
+    part = next(views.view_folder(data.root, PREPROCESS).glob("val-*.json"))
+    assert set(json.loads(part.read_text())) == {"sha256", "images", "fits"}

@@ -1,0 +1,40 @@
+"""Lenses and data sets of the simulator, for tests."""
+
+import numpy as np
+import torch
+
+from darklens.commands import simulate
+from darklens.lenses import physics, recipes
+
+F, J = recipes.RECIPES["f"], recipes.RECIPES["j"]
+
+
+def scalar(value):
+    return torch.full((1, 1, 1), float(value), dtype=torch.float64)
+
+
+def rod_at(points, length, angle, theta2=0.05):
+    """Our rod, and the same from its complex closed form, at complex points."""
+    x, y = (torch.from_numpy(np.ascontiguousarray(v))[None, None] for v in (points.real, points.imag))
+    ax, ay = physics.rod(x, y, scalar(theta2), scalar(length), scalar(angle))
+    turned, a = points * np.exp(-1j * angle), length / 2
+    conjugate = theta2 / length * np.log((turned + a) / (turned - a)) * np.exp(-1j * angle)
+    return (ax + 1j * ay).numpy()[0, 0], conjugate.conj()
+
+
+def inside(values, bounds):
+    return (values >= bounds[0] - 1e-12).all() and (values <= bounds[1] + 1e-12).all()
+
+
+def run(folder, *flags):
+    """The command line in this process, quietly; its exit code."""
+    return simulate.main(["--model", "f", "--out", str(folder), "--quiet", "--device", "cpu", *map(str, flags)])
+
+
+def contents(folder):
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def refusal(capsys):
+    """The last line of what was printed; argparse's usage may stand above it."""
+    return capsys.readouterr().err.strip().splitlines()[-1]
