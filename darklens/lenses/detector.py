@@ -83,6 +83,12 @@ def observe(
     return electrons / (gain * exposure_time if output == "rate" else gain)
 
 
+def eight_bits(image: np.ndarray) -> np.ndarray:
+    """The image as a plot has it: smallest to largest value on 0 to 255, cut down to whole levels; float64."""
+    low, high = float(image.min()), float(image.max())
+    return np.minimum((image - low) * (256 / max(high - low, np.finfo(float).tiny)) // 1, 255)
+
+
 def expected_image(light, sky, exposure_time, gain: float, keep_sky: bool, output: str):
     """The mean of `observe`: arrays or tensors that broadcast."""
     total = light + sky if keep_sky else light

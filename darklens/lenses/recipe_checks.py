@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 
 from darklens.lenses.priors import RecipeError
-from darklens.lenses.recipe_tables import LensClass, SurveyRecipe
+from darklens.lenses.recipe_tables import LensClass, Recipe
 
 
-def check_recipe(recipe: SurveyRecipe) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """Raises RecipeError for the first thing that doesn't fit together."""
     for wrong, line in _all(recipe):
         if wrong:
             raise RecipeError(line)
 
 
-def _all(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
+def _all(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     yield from _psf(recipe)
     yield from _noise(recipe)
     yield from _lens(recipe)
@@ -34,7 +34,7 @@ def _one_of(table: object, where: str, *keys: str, least: int = 1) -> tuple[bool
     return not least <= len(given) <= 1, f"{names}: {problem}"
 
 
-def _psf(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
+def _psf(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     p = recipe.psf
     needs = {"gaussian": ("fwhm",), "moffat": ("fwhm", "beta"), "file": ("file",), "none": ()}[p.kind]
     for key in ("fwhm", "beta", "file"):
@@ -42,13 +42,15 @@ def _psf(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
         yield key in needs and not there, f"psf.{key} is missing: a PSF of kind {p.kind!r} needs it"
         yield there and key not in needs, f"psf.{key} has no meaning for a PSF of kind {p.kind!r}"
     width = p.fwhm.bounds[1] / recipe.image.pixel_scale if p.fwhm else 0
+    fixed = p.kind in ("file", "none") and not recipe.robust.psf_width.is_fixed
+    yield fixed, f"robust.psf_width has no meaning for a PSF of kind {p.kind!r}"
     yield (
         width > recipe.image.pixels and width != float("inf"),
         f"psf.fwhm is {width:.0f} pixels, wider than the image of {recipe.image.pixels}: it is in arcsec",
     )
 
 
-def _noise(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
+def _noise(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     n = recipe.noise
     sky = ("sky", "sky_magnitude", "sky_fraction", "background_rms")
     given = _given(n, *sky)
@@ -62,7 +64,7 @@ def _noise(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
     yield twice, 'noise.kind = "twice" draws counts twice: it needs output = "counts" and gain = 1'
 
 
-def _lens(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
+def _lens(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     lens = recipe.lens
     yield _one_of(lens, "lens", "total_mass", "einstein_radius")
     near, far = lens.z_lens.bounds[1], lens.z_source.bounds[0]
@@ -72,7 +74,7 @@ def _lens(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
     yield near >= far, f"lens.z_lens reaches {near:g}, not in front of the source (lens.z_source from {far:g})"
 
 
-def _source(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
+def _source(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     s, by_snr = recipe.source, recipe.noise.peak_snr is not None
     given = [f"source.{k}" for k in _given(s, "brightness", "magnitude")] + ["noise.peak_snr"] * by_snr
     yield not given, "source.brightness, source.magnitude or noise.peak_snr: one of them must be given"
@@ -89,14 +91,14 @@ def _source(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
     yield s.offset is not None and s.x is not None, "source.offset and source.x: only one of them"
 
 
-def _lens_light(recipe: SurveyRecipe) -> Iterator[tuple[bool, str]]:
+def _lens_light(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     if recipe.lens_light is not None:
         yield _one_of(recipe.lens_light, "lens_light", "magnitude", "flux_ratio")
         bare = recipe.lens_light.magnitude is not None and recipe.noise.zero_point is None
         yield bare, "noise.zero_point is missing: lens_light.magnitude needs it (magnitude of 1 electron/s)"
 
 
-def _class(recipe: SurveyRecipe, where: str, kind: LensClass) -> Iterator[tuple[bool, str]]:
+def _class(recipe: Recipe, where: str, kind: LensClass) -> Iterator[tuple[bool, str]]:
     if kind.subhalos is not None:
         sub = f"{where}.subhalos"
         yield _one_of(kind.subhalos, sub, "count", "mass_fraction")

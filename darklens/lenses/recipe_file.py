@@ -14,7 +14,7 @@ from pathlib import Path
 
 from darklens.lenses.priors import Prior, RecipeError, is_number, parse_prior, suggestion
 from darklens.lenses.recipe_checks import check_recipe
-from darklens.lenses.recipe_tables import TABLES, LensClass, SurveyRecipe
+from darklens.lenses.recipe_tables import OPTIONAL, TABLES, LensClass, Recipe, Robust
 
 FOLDER = Path(__file__).parent / "presets"
 
@@ -24,33 +24,33 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load_recipe(name: str | Path) -> SurveyRecipe:
+def load_recipe(name: str | Path) -> Recipe:
     """A recipe by name or from a TOML file. Raises RecipeError in one line."""
     return parse_recipe(_read_merged(str(name), ()))
 
 
-def parse_recipe(raw: dict) -> SurveyRecipe:
+def parse_recipe(raw: dict) -> Recipe:
     """A recipe from plain values (`recipe_dict` undoes it). Raises RecipeError in one line with the key."""
-    _check_keys(raw, [f.name for f in dataclasses.fields(SurveyRecipe)], "")
+    _check_keys(raw, [f.name for f in dataclasses.fields(Recipe)], "")
     for table in (name for name, kind in TABLES.items() if kind is not None and name not in raw):
-        if table != "lens_light":
+        if table not in OPTIONAL:
             raise RecipeError(f"the recipe has no [{table}] table")
     parts = {name: _table(TABLES[name], raw[name], name) for name in TABLES if raw.get(name)}
     classes = _classes(raw.get("classes"))
     texts = {k: _text(raw[k], k) for k in ("name", "description") if k in raw}
     if not texts.get("name", "").replace("_", "").replace("-", "").isalnum() or not texts["name"].isascii():
         raise RecipeError(f"name = {raw.get('name')!r}: expected a word of letters, digits, - and _")
-    recipe = SurveyRecipe(**texts, **parts, classes=classes)
+    recipe = Recipe(**texts, **parts, classes=classes)
     check_recipe(recipe)
     return recipe
 
 
-def recipe_dict(recipe: SurveyRecipe) -> dict:
+def recipe_dict(recipe: Recipe) -> dict:
     """The recipe as plain values, as a TOML file has them; what isn't set is left out."""
     return _plain(recipe)
 
 
-def recipe_toml(recipe: SurveyRecipe) -> str:
+def recipe_toml(recipe: Recipe) -> str:
     """The recipe as TOML text; `parse_recipe` of it gives the recipe back."""
     return "\n".join(_toml_lines(_plain(recipe), "")).strip() + "\n"
 
@@ -199,6 +199,9 @@ def _classes(raw: object) -> dict[str, LensClass]:
 
 # -------------------------------------------------------------------------------------------------- writing
 def _plain(value: object) -> object:
+    if isinstance(value, Recipe):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {k: _plain(v) for k, v in fields.items() if v is not None and not (k == "robust" and v == Robust())}
     if isinstance(value, Prior):
         return value.plain()
     if isinstance(value, tuple):

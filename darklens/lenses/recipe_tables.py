@@ -144,6 +144,16 @@ class Vortex:
 
 
 @dataclasses.dataclass(frozen=True)
+class Robust:
+    """[robust]: what images differ in beyond what a fit assumes; nothing by default."""
+
+    psf_width: Prior = _key("prior", "factor on psf.fwhm", 0.1, 10, default=1)
+    registration: float = _key("number", "pixels, the lens's further scatter in x and y", 0, 100, default=0.0)
+    gain: Prior = _key("prior", "factor on noise.gain", 1e-3, 1e3, default=1)
+    eight_bits: Prior = _key("prior", "true: scaled to 0..255 and cut to whole levels", 0, 1, default=False)
+
+
+@dataclasses.dataclass(frozen=True)
 class LensClass:
     """[classes.NAME]: what its images have beyond the smooth lens."""
 
@@ -153,7 +163,7 @@ class LensClass:
 
 
 @dataclasses.dataclass(frozen=True)
-class SurveyRecipe:
+class Recipe:
     """A whole recipe. `darklens.lenses.recipe_file` reads and writes it."""
 
     name: str
@@ -164,6 +174,7 @@ class SurveyRecipe:
     source: Source
     classes: dict[str, LensClass]
     lens_light: LensLight | None = None
+    robust: Robust = Robust()
     description: str = ""
 
 
@@ -174,4 +185,6 @@ TABLES = {
     "lens": Lens,
     "lens_light": LensLight,
     "source": Source,
+    "robust": Robust,
 }
+OPTIONAL = ("lens_light", "robust")
