@@ -3,6 +3,7 @@
   python benchmarks/full_size.py --minutes 9            as far as 9 minutes go; call it again to go on
   python benchmarks/full_size.py --only f-C8 j-C8       these networks first
   python benchmarks/full_size.py --arch compact --train 40 --val 10 --test 10 --epochs 1 --out toy     on a CPU
+  python benchmarks/full_size.py --arch compact --view residual --transfer --networks D4 ResNet-18     docs/residual.md
 
 Simulates Model F and Model J (25,000 training images a class, 2,500 to pick the best epoch and 2,500 to report),
 then trains the baseline with the original's recipe, which shows how hard our images are beside the published ones, and
@@ -66,6 +67,7 @@ class Job:
             if self.network == "ResNet-18"
             else ["--sym_group", groups[letter], "--N", order, "--arch", args.arch]
         )
+        kind += ["--view", args.view] if args.view else []
         epochs = args.baseline_epochs if self.recipe == "seed" else args.epochs
         return [*kind, "--recipe", self.recipe, "--seed", str(self.seed), "--epochs", str(epochs)]
 
@@ -134,6 +136,15 @@ def train(job: Job, args: argparse.Namespace, clock: Clock) -> None:
         clock.run([*main, "--data_dir", str(args.out / f"images_{job.data}"), *job.flags(args)])
 
 
+def transfer(job: Job, args: argparse.Namespace, clock: Clock) -> None:
+    """Test a network, as it is, on the other data sets."""
+    folder = folder_of(job, args)
+    for other in (data for data in args.data if data != job.data):
+        if not finished(folder / f"test_images_{other}"):
+            data = ["--data_dir", str(args.out / f"images_{other}")]
+            clock.run([str(ROOT / "main.py"), "--quiet", "--mode", "Test", "--test_time", str(folder), *data])
+
+
 # --- the table ------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +196,22 @@ def section(data: str, args: argparse.Namespace, peak: float, device: str) -> li
             if runs:
                 lines.append(row(f"{network}, {recipe} recipe", runs, peak, device))
         lines.append(published(data, network))
-    return [*lines, ""]
+    return [*lines, "", *transferred(data, args)]
+
+
+def transferred(data: str, args: argparse.Namespace) -> list[str]:
+    """A table of networks trained on other data sets, tested on this one."""
+    found = {job: finished(folder_of(job, args)) and folder_of(job, args) for job in jobs(args) if job.data != data}
+    found = {job: finished(folder / f"test_images_{data}") for job, folder in found.items() if folder}
+    lines = [
+        f"| {job.network} of Model {job.data.upper()}, seed {job.seed} | {run['auc']['macro']['value']:.4f} "
+        f"[{run['auc']['macro']['interval'][0]:.4f}, {run['auc']['macro']['interval'][1]:.4f}] | "
+        f"{100 * run['accuracy']:.2f} |"
+        for job, run in found.items()
+        if run
+    ]
+    head = [f"Trained elsewhere, tested on Model {data.upper()} as they are:", "", "| network | macro AUC [95%] | % |"]
+    return [*head, "|---|---|---|", *lines, ""] if lines else []
 
 
 HEADER = (
@@ -228,6 +254,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--arch", choices=("full", "compact"), default="full")
+    parser.add_argument("--view", choices=("image", "residual", "both"), help="what the networks see (as main.py)")
+    parser.add_argument("--transfer", action="store_true", help="also test each network on the other data sets")
     parser.add_argument("--epochs", type=int, default=15, help="with the fast recipe (15)")
     parser.add_argument("--baseline_epochs", type=int, default=30, help="of ResNet-18 with the original's recipe (30)")
     for split, count in {"train": 25_000, "val": 2_500, "test": 2_500}.items():
@@ -240,6 +268,8 @@ def main() -> None:
             simulate(args, clock, data)
         for job in jobs(args):
             train(job, args, clock)
+        for job in jobs(args) if args.transfer else ():
+            transfer(job, args, clock)
     finally:
         print(f"written: {write_table(args)}")
 

@@ -4,6 +4,10 @@ import ast
 import graphlib
 import importlib
 import inspect
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,8 @@ FLOORS = [  # a room may import from the floors below it, and from itself
     ["errors", "version"],
     ["machine"],
     ["storage", "metrics"],
-    ["factorised", "lenses", "plots"],
+    ["factorised", "lenses"],
+    ["plots"],
     ["networks", "data"],
     ["classifier"],
     ["training"],
@@ -94,3 +99,19 @@ def test_public_functions_have_types_and_docstrings(name):
         assert not missing, f"{name}.{title}: no type for {missing}"
         assert signature.return_annotation is not inspect.Signature.empty, f"{name}.{title}: no return type"
         assert function.__doc__ or "." in title or title == "main", f"{name}.{title}: no docstring"
+
+
+def test_an_installed_package_is_one_name_with_its_data(tmp_path):
+    """What `pip install .` would put beside other people's packages: looked up in the wheel."""
+    here = shutil.copytree(ROOT / "darklens", tmp_path / "here" / "darklens").parent
+    for name in ("pyproject.toml", "README.md", "LICENSE.md", "main.py", "model.py"):
+        shutil.copy(ROOT / name, here)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, here]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in inside if ".dist-info/" not in name} == {"darklens"}
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.suffix for path in files} >= {".py", ".pt", ".cpp"}
+    assert {path.relative_to(ROOT).as_posix() for path in files} <= inside

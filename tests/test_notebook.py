@@ -7,6 +7,7 @@ from conftest import ROOT
 NOTEBOOK = ROOT / "Example.ipynb"
 
 
+@pytest.mark.slow
 def test_runs_from_start_to_end():
     nbclient = pytest.importorskip("nbclient")
     notebook = nbformat.read(NOTEBOOK, as_version=4)

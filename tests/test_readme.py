@@ -50,11 +50,13 @@ def commands(page) -> list[str]:
 
 EVERY = list(dict.fromkeys(line for page in PAGES for line in commands(page)))
 FIRST = set(commands(PAGES[0]))
+LONG = {"python model.py --sym_group Dihyderal --N 8"}  # the full network, turned sixteen ways
 
 
 def calls(*doors: str) -> list:
     """The command lines for these doors; those that are not in README.md are slow."""
-    marks = {line: () if line in FIRST else pytest.mark.slow for line in EVERY if door_of(line)[0] in doors}
+    fast = FIRST - LONG
+    marks = {line: () if line in fast else pytest.mark.slow for line in EVERY if door_of(line)[0] in doors}
     return [pytest.param(door_of(line)[1], id=line, marks=mark) for line, mark in marks.items()]
 
 

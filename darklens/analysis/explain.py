@@ -29,7 +29,11 @@ from darklens.analysis.gallery import gallery, load_images, load_truth
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import NETWORKS
 from darklens.data.folder import Split
+from darklens.data.image import read_image
+from darklens.lenses.fit import fit
 from darklens.lenses.truth import Truth
+from darklens.metrics.probabilities import softmax
+from darklens.plots.fits import plot_fits
 from darklens.storage.files import save_json
 
 
@@ -62,7 +66,7 @@ def explain(
     batch_size: int = 16,
     precision: torch.dtype = torch.float32,
 ) -> dict:
-    """Draw why a network decides (`explain.png`, `.pdf`), and score it against simulated dark matter (`explain.json`).
+    """Draw why a network decides (`explain.png`; `fits.png` where it sees residuals), score it (`explain.json`).
 
     Args:
         split: images with their labels. logits: (n, K), the network's, of all of them. folder: to write into.
@@ -82,6 +86,8 @@ def explain(
     attributed = functools.partial(attribute, steps=steps, batch_size=batch_size, precision=precision)
     report = {"split": split.name, "method": "gradients", "steps": steps, "heavy_msun": HEAVY, "near_arcsec": NEAR}
     report["gallery"] = gallery(classifier, split, np.asarray(logits), folder, choose, attributed)
+    if classifier.preprocess.lens:
+        _draw_fits(classifier, split, choose(split.labels, softmax(np.asarray(logits))), folder)
     report["alignment"] = {}
     for k, name in enumerate(classifier.classes):
         members = np.flatnonzero(split.labels == k)
@@ -91,6 +97,15 @@ def explain(
             report["alignment"][name] = _score(classifier, split, chosen, truth, attributed)
     save_json(Path(folder) / "explain.json", report)
     return report
+
+
+def _draw_fits(classifier: Classifier, split: Split, rows: list[list[int]], folder: str | Path) -> None:
+    """`fits.png`: what was fitted to the images of the gallery."""
+    chosen = [i for row in rows for i in row]
+    images = np.stack([read_image(split.paths[i]).astype(float) for i in chosen])  # (m, 1, H, W)
+    found = fit(images[:, 0], classifier.preprocess.lens)
+    titles = [f"{split.paths[i].parent.name}/{split.paths[i].name}" for i in chosen]
+    plot_fits(folder, images[:, 0], found, titles)
 
 
 def _score(classifier: Classifier, split: Split, chosen: np.ndarray, truth: Truth, attributed: Callable) -> dict:

@@ -54,8 +54,8 @@ DEMO_IMAGES = {"train": 3500, "val": 700}  # per class
 NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoint knows better
 # what a run repeats when it is started with --config
 REPEATED = (
-    "data_dir simulate epoch_images weights sym_group N use_CNN arch head crop view recipe epochs batch_size lr average "
-    "seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
+    "data_dir simulate epoch_images weights sym_group N use_CNN arch head crop view recipe epochs batch_size lr "
+    "average seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
 ).split()
 
 

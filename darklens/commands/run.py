@@ -30,7 +30,9 @@ def main(argv: list[str] | None = None, manual: str = "", prog: str = "main.py")
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] and argv[0] in OTHERS:
         command = _module(OTHERS[argv[0]])
-        return command.main(argv[1:] if OTHERS[argv[0]] == argv[0] else argv, prog)
+        if argv[0] == "simulate":  # a parser of its own; the others share one
+            return command.main(argv[1:], f"{prog} simulate")
+        return command.main(argv, prog)
     settings, given, parser = flags.parse(manual, argv, prog)
     try:
         status = _command(settings)(settings, given) or 0

@@ -30,6 +30,7 @@ def campaign(kind: str, kills: int) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_if_nobody_had_touched_them():
     """SIGKILL at any moment and while a checkpoint is being written; SIGTERM and SIGINT, to all processes too."""
     found = campaign("fp32", kills=8)
@@ -38,6 +39,7 @@ def test_killed_runs_end_as_if_nobody_had_touched_them():
     assert (found["unreadable files"], found["final hashes"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_runs_whose_images_are_read_by_other_processes():
     """SIGTERM reaches the readers too: they don't die first; and they don't outlive a program that was killed."""
     found = campaign("streamed", kills=2)

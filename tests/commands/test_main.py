@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +42,28 @@ def here(tmp_path, monkeypatch) -> Path:
     write_images(tmp_path / "images_t", size=40)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A data set and a finished run."""
+    here = tmp_path_factory.mktemp("template")
+    write_images(here / "images_t", size=40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.setattr(report, "_draw", lambda *_: None)
+        patch.setattr(plots_run, "plot_curves", lambda *_: None)
+        trained(here)
+    return here
+
+
+@pytest.fixture
+def finished(template, tmp_path, monkeypatch) -> Path:
+    """The folder of a finished run, in a copy of the template that is the current folder."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    (metrics,) = tmp_path.glob("*/*/metrics.json")
+    return metrics.parent
 
 
 @pytest.fixture(autouse=True)
@@ -128,13 +149,12 @@ def test_three_splits(tmp_path, monkeypatch):
     assert "no test split" not in (folder / f"log_{folder.name}.txt").read_text()
 
 
-def test_other_data_are_reported_beside(here):
-    folder = trained(here)
-    before = (folder / "metrics.json").read_bytes()
-    write_images(here / "images_u", size=40, seed=9)
-    assert run("--test_time", folder.name, "--data_dir", "images_u", "--quiet") == 0
-    assert (folder / "metrics.json").read_bytes() == before
-    assert (folder / "test_images_u" / "metrics.json").exists()
+def test_other_data_are_reported_beside(finished, tmp_path):
+    before = (finished / "metrics.json").read_bytes()
+    write_images(tmp_path / "images_u", size=40, seed=9)
+    assert run("--test_time", finished.name, "--data_dir", "images_u", "--quiet") == 0
+    assert (finished / "metrics.json").read_bytes() == before
+    assert (finished / "test_images_u" / "metrics.json").exists()
 
 
 def test_a_smaller_window(here, capsys):
@@ -146,14 +166,13 @@ def test_a_smaller_window(here, capsys):
     assert "knows its own" in usage_error(capsys, "--test_time", folder.name, "--crop", "33")
 
 
-def test_weights_without_a_run(here, capsys):
-    folder = trained(here)
-    shutil.copy(folder / "best-model-parameters.pt", here / "mine.pt")
+def test_weights_without_a_run(finished, tmp_path, capsys):
+    shutil.copy(finished / "best-model-parameters.pt", tmp_path / "mine.pt")
     assert run("--weights", "mine.pt", "--data_dir", "images_t", "--quiet") == 0
-    found = json.loads(next(here.glob("weights_mine/*/metrics.json")).read_text())
-    assert found["auc"] == json.loads((folder / "metrics.json").read_text())["auc"]
+    found = json.loads(next(tmp_path.glob("weights_mine/*/metrics.json")).read_text())
+    assert found["auc"] == json.loads((finished / "metrics.json").read_text())["auc"]
     assert run("--mode", "Predict", "--weights", "mine.pt", "--data_dir", "images_t/val", "--quiet") == 0
-    assert len((here / "predictions.csv").read_text().splitlines()) == 13
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 13
     message = usage_error(capsys, "--weights", "yours", "--data_dir", "images_t")
     assert "--weights yours: expected a checkpoint, or a network that comes with the program" in message
 
@@ -192,6 +211,7 @@ def test_export_is_the_same_network(here):
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_original_run_in_its_folder(tmp_path, monkeypatch, capsys):
     """A published checkpoint alone in Model_t_C4/TIMESTAMP; group and order from the file, checked against the name."""
     monkeypatch.chdir(tmp_path)
@@ -223,8 +243,10 @@ def unbroken(tmp_path_factory) -> dict:
     return final(next(here.glob("images_t_C_4/*")))
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize(
+    "number, status, group",
+    [(signal.SIGTERM, 143, True), pytest.param(signal.SIGINT, 130, False, marks=pytest.mark.slow)],
+)
 def test_signals_save_and_resume(here, unbroken, number, status, group):
     """To the process, or to its whole group as batch schedulers do."""
     broken = start(here, *LONG)
@@ -240,33 +262,17 @@ def test_signals_save_and_resume(here, unbroken, number, status, group):
     assert final(folder) == unbroken
 
 
-def test_killed_run_resumes(here, unbroken):
-    """SIGKILL, several times in one run: before the first state, at the first, and some time later."""
-    process = start(here, *LONG)
-    for pattern, delay in (("run.json", 0.0), ("last-state.pt", 0.03), ("last-state.pt", 0.5)):
-        folder = wait_for(f"images_t_C_4/*/{pattern}", here, process).parent
-        time.sleep(delay)
-        process.kill()
-        process.communicate()
-        process = start(here, "--resume", "latest")
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    assert final(folder) == unbroken
-
-
-def test_resume_refuses_other_settings(here, capsys):
-    folder = trained(here)
-    assert "contradicts" in usage_error(capsys, "--resume", folder.name, "--lr", "0.1")
+def test_resume_refuses_other_settings(finished, capsys):
+    assert "contradicts" in usage_error(capsys, "--resume", finished.name, "--lr", "0.1")
     assert "there are" in usage_error(capsys, "--resume", "2020-01-01-00-00-00")
-    (folder / "run.json").write_text("{}")
-    assert "run.json is missing or damaged" in usage_error(capsys, "--resume", folder.name)
+    (finished / "run.json").write_text("{}")
+    assert "run.json is missing or damaged" in usage_error(capsys, "--resume", finished.name)
 
 
-def test_resume_of_a_finished_run_changes_nothing(here):
-    folder = trained(here)
-    before = final(folder)
-    assert run("--resume", folder.name, "--quiet") == 0
-    assert final(folder) == before
+def test_resume_of_a_finished_run_changes_nothing(finished):
+    before = final(finished)
+    assert run("--resume", finished.name, "--quiet") == 0
+    assert final(finished) == before
 
 
 # --- what can be typed wrong ------------------------------------------------------------------------------------
@@ -322,15 +328,13 @@ def test_missing_run_lists_those_that_exist(here, capsys):
     "flag, value",
     [("--N", "8"), ("--sym_group", "Dihyderal"), ("--use_CNN", "True"), ("--head", "flatten"), ("--arch", "full")],
 )
-def test_flags_that_contradict_the_checkpoint(here, capsys, flag, value):
-    folder = trained(here)
+def test_flags_that_contradict_the_checkpoint(finished, capsys, flag, value):
     capsys.readouterr()
-    assert "contradicts the checkpoint" in usage_error(capsys, "--test_time", folder.name, flag, value)
+    assert "contradicts the checkpoint" in usage_error(capsys, "--test_time", finished.name, flag, value)
 
 
-def test_mode_in_any_case(here):
-    folder = trained(here)
-    assert run("--mode", "tESt", "--test_time", folder.name, "--quiet") == 0
+def test_mode_in_any_case(finished):
+    assert run("--mode", "tESt", "--test_time", finished.name, "--quiet") == 0
 
 
 def one_line(capsys, *arguments) -> str:
@@ -359,23 +363,21 @@ def test_small_images_are_refused_by_size(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "pickle"])
-def test_damaged_checkpoint_is_refused(here, capsys, damage):
-    folder = trained(here)
-    path = folder / "best-model-parameters.pt"
+def test_damaged_checkpoint_is_refused(finished, tmp_path, capsys, damage):
+    path = finished / "best-model-parameters.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    hostile = b"cos\nsystem\n(S'touch " + str(here / "owned").encode() + b"'\ntR."
+    hostile = b"cos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntR."
     damaged = {"flip": content, "truncate": content[:1000], "empty": b"", "pickle": hostile}
     path.write_bytes(damaged[damage])
-    assert "best-model-parameters.pt" in one_line(capsys, "--test_time", folder.name, "--quiet")
-    assert not (here / "owned").exists()
+    assert "best-model-parameters.pt" in one_line(capsys, "--test_time", finished.name, "--quiet")
+    assert not (tmp_path / "owned").exists()
 
 
-def test_classes_must_be_those_of_the_network(here, capsys):
-    folder = trained(here)
-    write_images(here / "images_x", classes=("axion", "cdm", "no_sub"), size=40)
+def test_classes_must_be_those_of_the_network(finished, tmp_path, capsys):
+    write_images(tmp_path / "images_x", classes=("axion", "cdm", "no_sub"), size=40)
     capsys.readouterr()
-    line = usage_error(capsys, "--test_time", folder.name, "--data_dir", "images_x", "--quiet")
+    line = usage_error(capsys, "--test_time", finished.name, "--data_dir", "images_x", "--quiet")
     assert "axion" in line and "vort" in line
 
 

@@ -121,6 +121,7 @@ def train(here: Path, name: str) -> subprocess.Popen:
     return start(here / name, "--use_cuda", "False", *network, *data)
 
 
+@pytest.mark.slow
 def test_resumed_run_is_the_unbroken_one(here):
     """SIGTERM to the whole group, its rendering processes among it, in the middle of an epoch."""
     whole = train(here, "whole")

@@ -221,6 +221,7 @@ def test_importing_starts_nothing():
 # --- kernels --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("name", CASES)
 def test_kernels_give_the_dense_layer(name, interpreted):
@@ -231,6 +232,7 @@ def test_kernels_give_the_dense_layer(name, interpreted):
     assert found["steered"] != found["dense"]
 
 
+@pytest.mark.slow
 @needs_triton
 def test_compiles_in_one_graph(interpreted):
     found = interpreted["compile"]

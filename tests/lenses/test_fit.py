@@ -1,7 +1,13 @@
 """The fit: does it find what was put in, in any unit and any orientation, and say so when it doesn't?"""
 
+import contextlib
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import fit_data
 import numpy as np
@@ -181,6 +187,39 @@ def test_processes_change_no_bit():
     images = np.tile(mixed()[0], (6, 1, 1))
     one, two = (fit_many(images, workers=workers, pictures=False) for workers in (1, 2))
     assert np.array_equal(one.residual, two.residual) and one.image.size == 0
+
+
+KILLED = """
+import numpy as np
+from darklens.lenses.fit import fit_many
+if __name__ == "__main__":
+    print("started", flush=True)
+    fit_many(np.random.default_rng(0).normal(size=(100000, 40, 40)), workers=2, progress=lambda n: print(n, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_killed_fit_leaves_no_process(tmp_path):
+    (tmp_path / "script.py").write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "MARK_OF_THIS_TEST": str(tmp_path)}
+    with subprocess.Popen([sys.executable, tmp_path / "script.py"], env=environment, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout.readline() and parent.stdout.readline()  # a share is done
+        assert len(marked(tmp_path)) >= 3
+        parent.kill()
+    end = time.monotonic() + 20
+    while marked(tmp_path) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not marked(tmp_path)
+
+
+def marked(mark):
+    """Processes that inherited the mark."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            found += [path] * (f"MARK_OF_THIS_TEST={mark}".encode() in path.read_bytes())
+    return found
 
 
 def test_tensors_and_single_images():

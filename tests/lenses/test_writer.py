@@ -80,6 +80,7 @@ def test_a_lost_image_comes_back(small, tmp_path):
     assert contents(folder) == contents(small)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path):
     flags = ["--model", "j", "--train", "70", "--val", "3", "--seed", "5", "--quiet", "--device", "cpu"]
     assert simulate.main([*flags, "--out", str(tmp_path / "whole"), "--workers", "1"]) == 0

@@ -230,6 +230,7 @@ def living_figures():
         return sum(isinstance(thing, Figure) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_pictures_leave_nothing_behind(tmp_path):
     """No figure stays open, their number does not grow (matplotlib may cache one), the backend stays."""
     import matplotlib

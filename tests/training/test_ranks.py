@@ -136,7 +136,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 4])
 def test_processes_together_are_one(tmp_path, one_thread, number):
     """Gradients, statistics and the order of the images.
 
@@ -265,6 +266,7 @@ def plain(monkeypatch) -> None:
     monkeypatch.setattr(run, "plot_curves", lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_stopped_killed_and_resumed(here, plain, one_thread):
     """Two processes, stopped by SIGTERM, resumed, one of them killed; one process ends it with the bits it would have

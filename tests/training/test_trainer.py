@@ -29,7 +29,7 @@ AVERAGED = dataclasses.replace(RECIPE, average=0.9, recalibrate=0)
 MUON = dataclasses.replace(RECIPE, optimiser="muon")
 
 
-@pytest.mark.parametrize("cnn", [False, True])
+@pytest.mark.parametrize("cnn", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_same_seed_same_bits(folder, tmp_path, cnn, precision):
     runs = [make(folder, tmp_path / name, cnn=cnn, precision=precision) for name in "ab"]
@@ -39,10 +39,24 @@ def test_same_seed_same_bits(folder, tmp_path, cnn, precision):
     assert (tmp_path / "a" / "train_loss.npy").read_bytes() == (tmp_path / "b" / "train_loss.npy").read_bytes()
 
 
-@pytest.mark.parametrize("cnn", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("steps, recipe", [(1, RECIPE), (5, RECIPE), (7, RECIPE), (3, AVERAGED), (4, MUON)])
-def test_resumed_run_is_the_unbroken_one(folder, tmp_path, monkeypatch, steps, recipe, cnn, precision):
+def resnet(*arguments):
+    return pytest.param(*arguments, True, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "steps, recipe, precision, cnn",
+    [
+        (1, RECIPE, "fp32", False),
+        (5, RECIPE, "fp32", False),
+        (7, RECIPE, "bf16", False),
+        (3, AVERAGED, "fp32", False),
+        (4, MUON, "fp32", False),
+        resnet(5, RECIPE, "bf16"),
+        resnet(3, AVERAGED, "fp32"),
+        resnet(4, MUON, "fp32"),
+    ],
+)
+def test_resumed_run_is_the_unbroken_one(folder, tmp_path, monkeypatch, steps, recipe, precision, cnn):
     """Stopped by SIGTERM after some steps (5: the last of the first epoch), then resumed in a fresh trainer."""
     whole = make(folder, tmp_path / "whole", recipe, cnn=cnn, precision=precision)
     whole.fit()

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -18,6 +20,17 @@ FEW = 64  # images that don't repay starting processes
 def usable_cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the parent's to handle; never outlive the parent."""
+
+    def follow_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=follow_parent, daemon=True).start()
 
 
 def fit_many(
@@ -51,7 +64,7 @@ def fit_many(
             done[i] = fit(images[rows], **options(rows))
             _tell(progress, done[i])
         return join([done[i] for i in range(len(shares))])
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
         waiting = {pool.submit(fit, images[rows], **options(rows)): i for i, rows in enumerate(shares)}
         try:
             for future in as_completed(waiting):

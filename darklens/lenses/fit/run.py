@@ -47,7 +47,8 @@ def fit(
     pictures: False leaves out `image` and `deviation`, two thirds of the result's memory.
 
     Raises ValueError for images that aren't square, or a start or noise of another shape. An image that can't be
-    fitted raises nothing: its `flag` says why, and its residual is finite.
+    fitted raises nothing: its `flag` says why, and its residual is finite. An image's company changes its residual by
+    less than 1e-3; with batch=1 by nothing, at twice the time on a CPU.
     """
     model = model or SmoothModel()
     device = images.device if isinstance(images, Tensor) else torch.device("cpu")
