@@ -15,12 +15,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from darklens.errors import RecipeError
+
 KINDS = ("normal", "loguniform", "poisson", "choice")
 FORMS = "a number, [low, high], {normal = [mean, sd]}, {loguniform = [low, high]}, {poisson = mean} or {choice = [...]}"
-
-
-class RecipeError(ValueError):
-    """A recipe can't be read; one line with the key and what to do."""
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:

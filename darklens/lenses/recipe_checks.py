@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from darklens.lenses.priors import RecipeError
+from darklens.errors import RecipeError
 from darklens.lenses.recipe_tables import LensClass, Recipe
 
 

@@ -12,7 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from darklens.lenses.priors import Prior, RecipeError, is_number, parse_prior, suggestion
+from darklens.errors import RecipeError
+from darklens.lenses.priors import Prior, is_number, parse_prior, suggestion
 from darklens.lenses.recipe_checks import check_recipe
 from darklens.lenses.recipe_tables import OPTIONAL, TABLES, LensClass, Recipe, Robust
 

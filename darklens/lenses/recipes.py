@@ -56,6 +56,11 @@ class _Presets(Mapping):
 RECIPES: Mapping[str, Recipe] = _Presets()
 
 
+def named(recipe: Recipe) -> str:
+    """What to call its lenses: "Model F" for those of DeepLense, else the recipe's name."""
+    return f"Model {recipe.name.upper()}" if recipe.name in ("f", "j", "i", "ii", "iii") else recipe.name
+
+
 def changed(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     """The recipe with some keys changed: dotted names, values as in a TOML file, None to take a key away.
 
