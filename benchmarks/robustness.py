@@ -18,7 +18,9 @@ from scipy import ndimage
 import darklens
 from darklens.classifier.classifier import Classifier
 from darklens.lenses import draw, physics, render
-from darklens.lenses.recipes import CLASSES, RECIPES, Recipe
+from darklens.lenses.deflect import grid
+from darklens.lenses.light import blur
+from darklens.lenses.recipes import CLASSES, RECIPES, Recipe, changed
 
 SEED = 424_242  # of no data set
 
@@ -34,7 +36,7 @@ def noisy(rate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def psf(factor: float) -> Callable:
     def change(recipe: Recipe, kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
-        other = dataclasses.replace(recipe, psf_sigma=recipe.psf_sigma * factor)
+        other = changed(recipe, {"psf.fwhm": recipe.psf.fwhm.values[0] * factor})
         return noisy(expected(other, kind, count), rng)
 
     return change
@@ -60,11 +62,11 @@ def correlated(recipe: Recipe, kind: str, count: int, rng: np.random.Generator) 
 def lens_light(recipe: Recipe, kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
     """A lens galaxy (Sersic n = 4, 0.3" radius) with a fifth of the arcs' peak at its effective radius."""
     rate = expected(recipe, kind, count)
-    x, y = (axis.double() for axis in render.grid(dataclasses.replace(recipe, supersample=1)))
+    x, y = (axis.double() for axis in grid(changed(recipe, {"image.supersample": 1})))
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     galaxy = physics.sersic(x, y, 4.0, 0.3 * one, 0.8 * one, 0.5 * one)
-    galaxy = physics.gaussian_blur(galaxy, recipe.psf_sigma / recipe.pixel_scale).numpy()
-    return noisy(rate + 0.2 * (rate - recipe.sky).max((1, 2), keepdims=True) * galaxy, rng)
+    galaxy = blur(galaxy, recipe, recipe.psf.fwhm.values[0], 0).numpy()
+    return noisy(rate + 0.2 * (rate - recipe.noise.sky.values[0]).max((1, 2), keepdims=True) * galaxy, rng)
 
 
 def clumpy(recipe: Recipe, kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -73,14 +75,11 @@ def clumpy(recipe: Recipe, kind: str, count: int, rng: np.random.Generator) -> n
     rate = render.render(lenses, recipe).numpy().astype(float)
     for _ in range(3):
         step = rng.normal(0, 0.2, (2, count))
-        moved = dataclasses.replace(
-            lenses,
-            source_x=lenses.source_x + step[0],
-            source_y=lenses.source_y + step[1],
-            source_radius=np.full(count, 0.08),
-        )
-        share = 0.1 * (lenses.source_radius / 0.08) ** 2  # of the flux, at the same profile
-        rate += share[:, None, None] * (render.render(moved, recipe).numpy() - recipe.sky)
+        other = {"source.x": lenses["source.x"] + step[0], "source.y": lenses["source.y"] + step[1]}
+        other |= {"source.effective_radius": np.full(count, 0.08)}
+        light, _ = render.light_and_sky(dataclasses.replace(lenses, values=lenses.values | other), recipe)
+        share = 0.1 * (lenses["source.effective_radius"] / 0.08) ** 2  # of the flux, at the same profile
+        rate += share[:, None, None] * light.numpy()
     return noisy(rate, rng)
 
 

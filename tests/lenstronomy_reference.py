@@ -41,7 +41,9 @@ def _vortex(lenses, recipe, nodes):
     half, angle = v["vortex.length"] / 2 * t, np.radians(v["vortex.angle"])
     x = v["image.x"] + v["vortex.x"] + half * np.cos(angle)
     y = v["image.y"] + v["vortex.y"] + half * np.sin(angle)
-    radii = physics.einstein_radius(v["vortex.mass"] * w / 2, v["lens.z_lens"], v["lens.z_source"], recipe.lens.distances)
+    radii = physics.einstein_radius(
+        v["vortex.mass"] * w / 2, v["lens.z_lens"], v["lens.z_source"], recipe.lens.distances
+    )
     points = [{"theta_E": r, "center_x": a, "center_y": b} for r, a, b in zip(radii, x, y, strict=True)]
     return ["POINT_MASS"] * nodes, points
 

@@ -206,6 +206,13 @@ def with_masses(recipe: Recipe, lenses: Lenses) -> Lenses:
     return Lenses(v | more, lenses.subhalos | {"bound_mass": bound}, lenses.profile)
 
 
+def without_substructure(recipe: Recipe, lenses: Lenses) -> Lenses:
+    """The same lenses, smooth: the halo has all of the mass."""
+    values = lenses.values | {"vortex.mass": np.zeros(len(lenses))}
+    none = {key: value[:, :0] for key, value in lenses.subhalos.items()}
+    return with_masses(recipe, dataclasses.replace(lenses, values=values, subhalos=none))
+
+
 def tnfw_parameters(lenses: Lenses) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """rs, alpha_rs, truncation radius (arcsec) of the subhalos, (B, S); padding is massless."""
     s, z = lenses.subhalos, [lenses[f"lens.{key}"][:, None] for key in ("z_lens", "z_source")]

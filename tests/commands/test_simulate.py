@@ -15,7 +15,7 @@ from darklens.commands import simulate
         (["--train", "0", "--val", "0"], "nothing to simulate"),
         (["--seed", "x"], "--seed"),
         (["--model", "k"], "--model"),
-        (["--subhalo_slope", "nan"], "subhalo_slope"),
+        (["--subhalo_slope", "nan"], "classes.sphere.subhalos.slope = nan"),
         (["--typo"], "--typo"),
         (["--distances", "parallax"], "--distances"),
     ],

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from darklens.lenses.priors import RecipeError, parse_prior
+from darklens.errors import RecipeError
+from darklens.lenses.priors import parse_prior
 
 FORMS = [0.5, True, [0.4, 0.6], {"normal": [1, 2]}, {"loguniform": [10, 60]}, {"poisson": 25}, {"choice": [1, 2, 5]}]
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from darklens.lenses.priors import RecipeError
+from darklens.errors import RecipeError
 from darklens.lenses.recipe_file import load_recipe, merge, parse_recipe, recipe_dict, recipe_names, recipe_toml
 from darklens.lenses.recipe_tables import TABLES, LensClass, Subhalos, Vortex
 
