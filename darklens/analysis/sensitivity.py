@@ -112,7 +112,7 @@ def sensitivity(
     for k in np.unique(labels):
         rows = np.flatnonzero(labels == k)
         here = Truth(truth.parameters[rows], truth.recipe)
-        if here.parameters.substructure_mass.any():
+        if here.parameters["substructure.mass"].any():
             report["classes"][classes[k]] = _measure(here, {name: flags[rows] for name, flags in found.items()})
     if not report["classes"]:
         raise DataError(f"{data_root}: expected images with dark-matter substructure in {split_name}, found none")

@@ -152,8 +152,9 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     add("--num_workers", type=whole(0), metavar="K", help="processes that read images which do not fit in memory")
     add(
         "--simulate",
-        choices=("f", "j"),
-        help="train on lenses drawn and rendered on the fly, never the same twice (validated on DIR, or simulated_f)",
+        metavar="RECIPE",
+        help="train on lenses drawn and rendered on the fly, never the same twice (validated on DIR, or "
+        "simulated_RECIPE): f, j, wide, euclid, hst, rubin, i, ii, iii, or a .toml file",
     )
     add("--epoch_images", type=whole(3, 10**9), metavar="K", help="with --simulate: images to the epoch (12000)")
     add("--demo", **switch, help="simulate a small Model F set in images_demo, train a compact C8 network, test it")
@@ -278,7 +279,7 @@ def parse(
     if "config" in given:
         given = _config(given.pop("config"), parser) | given
     demo = DEMO if given.get("demo") else {}
-    own = {"data_dir": f"simulated_{given['simulate']}"} if given.get("simulate") else {}
+    own = {"data_dir": simulated_folder(given["simulate"])} if given.get("simulate") else {}
     settings = argparse.Namespace(**{**DEFAULTS, **demo, **own, **given})
     settings.cuda_asked = given.get("use_cuda", False) or "cuda_idx" in given
     if named and "mode" not in given:
@@ -287,6 +288,11 @@ def parse(
         if wrong:
             parser.error(message)
     return settings, set(given), parser
+
+
+def simulated_folder(recipe: str) -> str:
+    """Where the images of --simulate lie that it validates on."""
+    return f"simulated_{Path(recipe).stem}"
 
 
 def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[bool, str]]:

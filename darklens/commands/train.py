@@ -22,10 +22,11 @@ from darklens.data import endless, transforms
 from darklens.data.batches import open_batches
 from darklens.data.endless import Endless
 from darklens.data.folder import scan
-from darklens.data.known import known_lens
+from darklens.data.known import is_all_smooth, known_lens, known_recipe
 from darklens.errors import Interrupted, ResultsError, TrainingError, UsageError
-from darklens.lenses import recipes as lens_recipes
 from darklens.lenses import writer
+from darklens.lenses.recipe_file import parse_recipe
+from darklens.lenses.recipes import RECIPES, Recipe, load_recipe, named, recipe_dict
 from darklens.machine import choose_precision
 from darklens.networks.conv import set_convolution
 from darklens.storage import files, records, runs
@@ -67,11 +68,12 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
     settings.quiet |= not ranks.first
     if settings.deterministic_ranks and settings.conv == "auto" and device.type == "cuda":
         settings.conv = "dense"  # there, auto looks at the clock
-    ranks.broadcast(lambda: _simulate(settings))
+    lenses = _lenses(settings, record)
+    ranks.broadcast(lambda: _simulate(settings, lenses))
     torch.manual_seed(settings.seed)
-    folder, data, batches, classifier = _open(settings, recipe, device, folder, ranks)
+    folder, data, batches, classifier = _open(settings, recipe, lenses, device, folder, ranks)
     check_same_data(record, data)
-    classifier.record = record or _record(settings, data, classifier, recipe, device, ranks)
+    classifier.record = record or _record(settings, lenses, data, classifier, recipe, device, ranks)
     with _log(folder, ranks) as log:
         if ranks.first:
             _begin(folder, log, data, batches, classifier.record)
@@ -99,12 +101,12 @@ def _log(folder: Path, ranks) -> Iterator[Callable[[str], None]]:
         yield log.write
 
 
-def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tuple:
+def _open(settings: Namespace, recipe, lenses: Recipe | None, device, folder: Path | None, ranks) -> tuple:
     """The run's folder, its images and an untrained network. No folder is left behind where an image is bad."""
     data = scan(settings.data_dir)
     config = {} if settings.use_CNN else {key: getattr(settings, key) for key in ("sym_group", "N", "arch", "head")}
     lens = known_lens(data)
-    settings.view = settings.view or _usual_view(settings, data, lens)
+    settings.view = settings.view or _usual_view(settings, data)
     preprocess = transforms.choose_preprocess(data, settings.crop, settings.view, lens)
     options = {"preprocess": preprocess, "conv": settings.conv}
     classifier = saved.new_classifier(data, config, device, settings.use_CNN, **options)
@@ -118,7 +120,7 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
     new = None if folder else ranks.broadcast(lambda: _new_folder(settings))
     try:
         parts = data, classifier.preprocess, recipe.batch_size, device
-        batches = _batches(settings, *parts, **options)
+        batches = _batches(settings, lenses, *parts, **options)
     except BaseException:
         if new:
             _remove_empty(new)
@@ -126,18 +128,18 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
     return folder or new, data, batches, classifier
 
 
-def _usual_view(settings: Namespace, data, lens: dict | None) -> str:
+def _usual_view(settings: Namespace, data) -> str:
     """Compact networks see residuals where the smooth lens is known."""
     compact = settings.arch == "compact" and not settings.use_CNN
-    return "residual" if compact and lens is not None and data.channels == 1 else "image"
+    return "residual" if compact and is_all_smooth(data) and data.channels == 1 else "image"
 
 
-def _batches(settings: Namespace, data, preprocess, batch_size: int, device, **options) -> dict:
+def _batches(settings: Namespace, lenses: Recipe | None, data, preprocess, batch_size: int, device, **options) -> dict:
     """The batches of each split; those of training from the simulator if it is asked for."""
-    if not settings.simulate:
+    if lenses is None:
         return open_batches(data, ("train", "val", "test"), preprocess, batch_size, device, **options)
 
-    train = Endless(settings.simulate, settings.epoch_images, data, preprocess, batch_size, device, **options)
+    train = Endless(lenses, settings.epoch_images, data, preprocess, batch_size, device, **options)
     return {"train": train} | open_batches(data, ("val", "test"), preprocess, batch_size, device, **options)
 
 
@@ -163,15 +165,22 @@ def _board(settings: Namespace, folder: Path):
     return Board(folder)
 
 
-def _simulate(settings: Namespace) -> None:
+def _simulate(settings: Namespace, lenses: Recipe | None) -> None:
     """The images of the demo, or those that --simulate validates on; kept and used again."""
-    own = settings.simulate and settings.data_dir == f"simulated_{settings.simulate}"
+    own = settings.simulate and settings.data_dir == flags.simulated_folder(settings.simulate)
     if not (settings.demo or own):
         return
 
-    model, counts = settings.simulate or "f", flags.DEMO_IMAGES if settings.demo else endless.HELD
-    print(f"simulating Model {model.upper()} lenses into {settings.data_dir} (kept and used again)", flush=True)
-    writer.write_dataset(settings.data_dir, lens_recipes.RECIPES[model], counts, seed=0, quiet=settings.quiet)
+    lenses, counts = lenses or RECIPES["f"], flags.DEMO_IMAGES if settings.demo else endless.HELD
+    print(f"simulating {named(lenses)} lenses into {settings.data_dir} (kept and used again)", flush=True)
+    writer.write_dataset(settings.data_dir, lenses, counts, seed=0, quiet=settings.quiet)
+
+
+def _lenses(settings: Namespace, record: dict | None) -> Recipe | None:
+    """What --simulate draws from: the recipe that the run began with, or that of the name or file."""
+    if not settings.simulate:
+        return None
+    return parse_recipe(record["lenses"]) if record and record.get("lenses") else load_recipe(settings.simulate)
 
 
 def _new_folder(settings: Namespace) -> Path:
@@ -179,12 +188,14 @@ def _new_folder(settings: Namespace) -> Path:
     return runs.make_run_folder(settings.results_dir, name)
 
 
-def _record(settings: Namespace, data, classifier, recipe, device, ranks) -> dict:
+def _record(settings: Namespace, lenses: Recipe | None, data, classifier, recipe, device, ranks) -> dict:
     """All that is needed to understand and repeat the run: `run.json`, and part of every checkpoint."""
+    lenses = lenses or known_recipe(data)
     return {
         "arguments": vars(settings) | {"head": classifier.network.config.get("head")},
         "recipe": asdict(recipe),
         "network": {"kind": classifier.kind, **classifier.network.config},
+        "lenses": None if lenses is None else recipe_dict(lenses),
         "classes": classifier.classes,
         "preprocess": classifier.preprocess.to_dict(),
         "images": {name: len(split.paths) for name, split in data.splits.items()},
@@ -212,8 +223,10 @@ def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record
         _copy_code(folder / "code.py")
         files.save_json(folder / "run.json", record)
     network, counts = record["network"], ", ".join(f"{n} {name}" for name, n in record["images"].items())
-    if model := batches["train"].identity.get("simulate"):
-        log(f"training images: {len(batches['train'].labels)} to the epoch, simulated (Model {model.upper()})")
+    if batches["train"].identity.get("simulate"):
+        log(
+            f"training images: {len(batches['train'].labels)} to the epoch, simulated ({named(batches['train'].recipe)})"
+        )
     log(f"{data.root}: {counts} images of {data.size} x {data.size}, classes {', '.join(data.classes)}")
     if data.skipped:
         log(f"{data.skipped} stray files and folders skipped")
