@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
 from darklens.lenses.drawn import draw, mean_mass, power_law, subhalo_mass
-from darklens.lenses.priors import Prior, fixed
-from darklens.lenses.recipe_file import load_recipe, merge, parse_recipe, recipe_dict
 from darklens.lenses.survey import add_noise, simulate
 from darklens.lenses.survey_render import deflection, grid, light_and_sky, render
+
+from darklens.lenses.priors import Prior, fixed
+from darklens.lenses.recipe_file import load_recipe, merge, parse_recipe, recipe_dict
 
 CLASSES = ("no", "sphere", "vort")
 DOUBLE = {"dtype": torch.float64}

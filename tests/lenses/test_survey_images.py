@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from darklens.lenses.drawn import Lenses, draw
+from darklens.lenses.survey_render import light_and_sky, render
 
 import simulate as published
 from darklens.lenses import physics, profiles, psf
-from darklens.lenses.drawn import Lenses, draw
 from darklens.lenses.recipe_file import load_recipe, merge, parse_recipe, recipe_dict
-from darklens.lenses.survey_render import light_and_sky, render
 
 CLASSES = ("no", "sphere", "vort")
 DOUBLE = {"dtype": torch.float64}
