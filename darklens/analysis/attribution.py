@@ -96,9 +96,10 @@ SMOOTH = 1.5  # pixels, standard deviation of the blur with which maps are drawn
 
 
 def segments(truth: Truth, heavy: float = HEAVY) -> list[np.ndarray]:
-    """The dark matter of each image as pieces of straight line, (m, 4): x and y of both ends, arcsec from the image's middle.
+    """The dark matter of each image as pieces of straight line, (m, 4): x and y of both ends.
 
-    A subhalo above `heavy` Msun is a piece of no length, the vortex its rod.
+    They are in arcsec from the image's middle. A subhalo above `heavy` Msun is a piece of no length, the vortex its
+    rod.
     """
     lenses, found = truth.parameters, []
     s, (middle, half) = lenses.subhalos, vortex_ends(lenses)

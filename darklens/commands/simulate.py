@@ -4,7 +4,7 @@
     python simulate.py --model j --out images_j --train 100 --val 20 --test 20 --seed 1
     python simulate.py --model f --out round_f --random_shear_axis --train 100 --val 20
     python simulate.py --model f --sheet model_f.png             # a picture of 25 images, no data set
-    python simulate.py --recipe my_survey.toml                   # a recipe of your own: pixels, PSF, noise, lens, source
+    python simulate.py --recipe my_survey.toml                   # a recipe of your own: PSF, noise, lens, source
     python simulate.py --model j --published --out dataset       # float64 (1, 150, 150) from 0 to 1
 
 Recipes of the package: f and j (DeepLense's Models F and J), wide (what holds both and lies around them), euclid, hst,

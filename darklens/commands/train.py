@@ -224,9 +224,8 @@ def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record
         files.save_json(folder / "run.json", record)
     network, counts = record["network"], ", ".join(f"{n} {name}" for name, n in record["images"].items())
     if batches["train"].identity.get("simulate"):
-        log(
-            f"training images: {len(batches['train'].labels)} to the epoch, simulated ({named(batches['train'].recipe)})"
-        )
+        train = batches["train"]
+        log(f"training images: {len(train.labels)} to the epoch, simulated ({named(train.recipe)})")
     log(f"{data.root}: {counts} images of {data.size} x {data.size}, classes {', '.join(data.classes)}")
     if data.skipped:
         log(f"{data.skipped} stray files and folders skipped")

@@ -7,8 +7,8 @@
 
 Image i, counted over all epochs, is number i // K of class i % K (of K, by name) of what `simulate.py --seed` would
 write as training images: it depends on (recipe, seed, i) alone, so a run can stop anywhere and go on. Validation and
-test images have random streams of their own (`draw.stream`). On a CPU, other processes render ahead of the training; on a GPU they
-draw the parameters, and the GPU renders, with noise that depends on the batch too.
+test images have random streams of their own (`draw.stream`). On a CPU, other processes render ahead of the training;
+on a GPU they draw the parameters, and the GPU renders, with noise that depends on the batch too.
 """
 
 from __future__ import annotations

@@ -194,12 +194,16 @@ def draw(recipe: Recipe, class_name: str, seed: int, split: str, indices: Iterab
     halos = [_draw_subhalos(kind.subhalos, mass, rng) for mass, rng in zip(masses, rngs, strict=True)]
     values |= {f"vortex.{key}": np.array([rod[key] for rod in rods], dtype=float) for key in VORTEX_KEYS}
     subhalos = {key: _padded([halo[key] for halo in halos]) for key in SUBHALO_KEYS}
-    lenses = Lenses(values, subhalos, kind.subhalos.profile if kind.subhalos else "point")
-    subhalos["bound_mass"] = subhalo_mass(lenses)
-    values["substructure.mass"] = sum(subhalos["bound_mass"].T, start=values["vortex.mass"])  # whatever the padding
-    taken = values["lens.conserve_mass"] * values["substructure.mass"]
-    values["halo.einstein_radius"] = np.sqrt(mass_scale(recipe, values) * np.maximum(masses - taken, 0))
-    return lenses
+    return with_masses(recipe, Lenses(values, subhalos, kind.subhalos.profile if kind.subhalos else "point"))
+
+
+def with_masses(recipe: Recipe, lenses: Lenses) -> Lenses:
+    """The lenses with what follows from their masses: "bound_mass", "substructure.mass", "halo.einstein_radius"."""
+    v, bound = lenses.values, subhalo_mass(lenses)
+    whole = sum(bound.T, start=v["vortex.mass"])  # in a fixed order, so that padding doesn't matter
+    left = np.maximum(v["lens.total_mass"] - v["lens.conserve_mass"] * whole, 0)
+    more = {"substructure.mass": whole, "halo.einstein_radius": np.sqrt(mass_scale(recipe, v) * left)}
+    return Lenses(v | more, lenses.subhalos | {"bound_mass": bound}, lenses.profile)
 
 
 def tnfw_parameters(lenses: Lenses) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ def smooth_model(recipe: Recipe) -> SmoothModel:
 
 
 def is_smooth(recipe: Recipe) -> bool:
-    """Whether the fit's lens is all that the recipe has without substructure: no lens light, stamps, elliptical halo."""
+    """Whether the fit's lens is all that the recipe has but substructure: no lens light, stamps, elliptical halo."""
     spherical = recipe.lens.axis_ratio.bounds == (1, 1)
     return spherical and recipe.lens_light is None and recipe.source.stamps is None
 
@@ -44,7 +44,8 @@ def _psf(recipe: Recipe) -> dict:
         return {"psf_sigma": 0.0}
     if psf.kind == "gaussian":
         return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_truncate": psf.truncate}
-    kernel = (
-        load_kernel(psf.file) if psf.kind == "file" else moffat_kernel(_middle(psf.fwhm) / scale, _middle(psf.beta))
-    )
+    if psf.kind == "file":
+        kernel = load_kernel(psf.file)
+    else:
+        kernel = moffat_kernel(_middle(psf.fwhm) / scale, _middle(psf.beta))
     return {"psf_kernel": tuple(map(tuple, kernel.tolist()))}

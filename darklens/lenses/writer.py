@@ -234,8 +234,9 @@ def write_dataset(
     """Write, finish or extend a data set of counts[split] images a class; its manifest.
 
     workers: processes on a CPU (None: one a core; a script that asks for more than one needs the usual
-    `if __name__ == "__main__"`). published: write each image as float64 (1, pixels, pixels) from 0 to 1. Nothing that is there is overwritten: DatasetError if the folder holds other
-    images, OSError if it can't be written. A call that was cut short ends with the same bytes when run again.
+    `if __name__ == "__main__"`). published: write each image as float64 (1, pixels, pixels) from 0 to 1.
+    Nothing that is there is overwritten: DatasetError if the folder holds other images, OSError if it can't be
+    written. A call that was cut short ends with the same bytes when run again.
     """
     folder, device = Path(folder), torch.device(device).type
     identity = manifest_identity(recipe, seed, device, published)
