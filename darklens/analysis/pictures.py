@@ -12,8 +12,9 @@ from darklens.errors import DataError
 def find_pictures(folder: str | Path) -> tuple[str, list[str], int]:
     """(root, names, skipped): the image files under a folder, relative to it, in order; or the one file given.
 
-    Among them are those that may hold images and are not read (image.UNREAD). Links are followed, no folder is entered twice. Hidden files and folders, and others than images, are skipped
-    and counted. Raises DataError where there is none, or a folder cannot be listed.
+    Among them are those that may hold images and are not read (image.UNREAD). Links are followed, no folder is entered
+    twice. Hidden files and folders, and others than images, are skipped and counted. Raises DataError where there is
+    none, or a folder cannot be listed.
     """
     folder = os.fspath(folder)
     if os.path.isfile(folder):
