@@ -22,13 +22,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "lenses")]
 
 import test_survey_images as checks  # noqa: E402  the translation to lenstronomy that the tests check
-
 from darklens.lenses.drawn import draw  # noqa: E402
+from darklens.lenses.survey import simulate  # noqa: E402
+from darklens.lenses.survey_render import light_and_sky  # noqa: E402
+
 from darklens.lenses.psf import moffat_kernel  # noqa: E402
 from darklens.lenses.recipe_file import load_recipe  # noqa: E402
 from darklens.lenses.recipe_tables import SurveyRecipe  # noqa: E402
-from darklens.lenses.survey import simulate  # noqa: E402
-from darklens.lenses.survey_render import light_and_sky  # noqa: E402
 
 CLASSES = {  # those of Model F: lenstronomy has no rod, a vortex is 25 point masses there, and compared in speed alone
     "no": {},

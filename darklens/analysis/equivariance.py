@@ -82,7 +82,9 @@ def equivariance_of(classifier: Classifier, batches: Batches) -> dict:
     group = Symmetry(config["sym_group"], config["N"]) if "N" in config else None
     if view == "image":
         return measure_equivariance(run, network_inputs(paths, chosen, classifier.preprocess).to(batches.device), group)
-    images = torch.from_numpy(np.stack([read_image(paths[i]).astype("f8") for i in chosen]))  # (n, 1, H, W)
+    images = torch.from_numpy(
+        np.stack([read_image(paths[i], window=classifier.preprocess.window).astype("f8") for i in chosen])
+    )  # (n, 1, H, W)
     found = measure_equivariance(lambda turned: run(classifier.preprocess(turned)), images, group)
     return found | {"includes": "fit"}
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from darklens.data.image import EXTENSIONS, find_extension
+from darklens.data.image import EXTENSIONS, find_extension, unread_kind, why_not
 from darklens.errors import DataError
 
 
 def find_pictures(folder: str | Path) -> tuple[str, list[str], int]:
     """(root, names, skipped): the image files under a folder, relative to it, in order; or the one file given.
 
-    Links are followed, no folder is entered twice. Hidden files and folders, and others than images, are skipped
-    and counted. Raises DataError where there is none, or a folder cannot be listed.
+    Among them are those that may hold images and are not read (image.UNREAD). Links are followed, no folder is entered
+    twice. Hidden files and folders, and others than images, are skipped and counted. Raises DataError where there is
+    none, or a folder cannot be listed.
     """
     folder = os.fspath(folder)
     if os.path.isfile(folder):
         if find_extension(folder) is None:
-            raise DataError(f"{folder}: expected a folder, or an image: {', '.join(EXTENSIONS)}")
+            raise DataError(f"{folder}: expected a folder, or an image: {why_not(folder)}")
         return os.path.dirname(folder), [os.path.basename(folder)], 0
     real = os.path.realpath(folder)
     pending, seen, names, skipped = _entries(folder), {real}, [], 0
@@ -60,6 +61,7 @@ def _is_folder(entry: os.DirEntry, seen: set[str], root: str) -> bool:
 
 def _is_picture(entry: os.DirEntry) -> bool:
     try:
-        return not entry.name.startswith(".") and find_extension(entry.name) is not None and entry.is_file()
+        known = find_extension(entry.name) or unread_kind(entry.name)
+        return not entry.name.startswith(".") and known is not None and entry.is_file()
     except OSError:
         return False

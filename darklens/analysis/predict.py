@@ -18,9 +18,10 @@ table (UTF-8, RFC 4180), in order of folder and name:
     unit          of the pixels, where the file says; nothing depends on it
     note          what the reader of the file has to say
 
-Images larger than the network's input are cropped about their centre. Smaller, oblong ones, or with another number of
-channels, are rejected, never resized: a lens has the size on the detector that it has. The network knows arcseconds
-only as pixels of its training images (0.05" in the simulated ones), and no file is checked for that.
+Images larger than the network's input are cropped, each axis about its own centre; what is not looked at need not be
+finite. Smaller ones, or with another number of channels, are rejected, never resized: a lens has the size on the
+detector that it has. The network knows arcseconds only as pixels of its training images (0.05" in the simulated ones),
+and no file is checked for that.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from torch.utils.data import Dataset
 from darklens import machine
 from darklens.analysis.pictures import find_pictures
 from darklens.classifier.classifier import Classifier
-from darklens.data.image import read_picture
+from darklens.data.checks import central
+from darklens.data.image import check_channels, read_picture
 from darklens.data.reader import read_ahead
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
@@ -151,11 +153,12 @@ def read_item(root: str, preprocess: Preprocess, channels: int, name: str) -> It
     """Read and check one file, and what the network sees of it; what is wrong with it becomes the item's reason."""
     path = os.path.join(root, name)
     try:
-        picture = read_picture(path)
-        _check_shape(path, picture.pixels.shape, channels, preprocess.window)
+        picture = read_picture(path, window=preprocess.window)
+        check_channels(path, len(picture.pixels), channels)
     except DataError as error:
         return Item(name, reason=str(error).removeprefix(str(DataError(f"{path}: "))))
-    flags = [CONSTANT] if picture.pixels.min() == picture.pixels.max() else []
+    window = picture.pixels[(..., *central(*picture.pixels.shape[1:], preprocess.window))]
+    flags = [CONSTANT] if window.min() == window.max() else []
     flags += [FILLED] if picture.masked else []
     item = Item(name, None, "", flags, picture.unit or "", picture.note)
     pixels = torch.from_numpy(picture.pixels)[None]
@@ -163,19 +166,10 @@ def read_item(root: str, preprocess: Preprocess, channels: int, name: str) -> It
         item.image = preprocess(pixels)[0].numpy()
         return item
     view, found = preprocess.with_fit(pixels)
-    item.image, item.lens = view[0].numpy(), {key: value[0] for key, value in found.table().items()}
-    if reason := item.lens.pop("flag"):
-        item.flags.append(f"smooth lens: {reason}")
+    table, item.image = found.table(), view[0].numpy()
+    item.lens = {name: table[name][0] for name in preprocess.lens.columns if name != "flag"}
+    item.flags += [f"smooth lens: {reason}" for reason in table["flag"] if reason]
     return item
-
-
-def _check_shape(path: str, shape: tuple[int, ...], channels: int, window: int) -> None:
-    found, height, width = shape
-    if found != channels:
-        advice = "; write each plane to a file of its own" if channels == 1 else ""
-        raise DataError(f"{path}: expected {channels} channel(s), as in the training data, found {found}{advice}")
-    if height != width or height < window:
-        raise DataError(f"{path}: expected a square image of {window} pixels or more, found {height} x {width}")
 
 
 def columns(classifier: Classifier) -> list[str]:

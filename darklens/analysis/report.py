@@ -64,17 +64,24 @@ def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split
     run.plot_confusion(folder, found["confusion_matrix"], classifier.classes)
     run.plot_reliability(folder, probabilities, split.labels, found, calibrated)
     sureness, predicted = probabilities.max(1), probabilities.argmax(1)
-    run.plot_mistakes(folder, _Images(split.paths), split.labels, predicted, sureness, classifier.classes)
+    run.plot_mistakes(
+        folder,
+        _Images(split.paths, classifier.preprocess.window),
+        split.labels,
+        predicted,
+        sureness,
+        classifier.classes,
+    )
 
 
 class _Images:
     """The images (H, W) of some files, channels averaged, read when they are asked for."""
 
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
+    def __init__(self, paths: Sequence[Path], window: int):
+        self.paths, self.window = paths, window
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index]).mean(0)
+        return read_image(self.paths[index], window=self.window).mean(0)
 
 
 def table(found: dict) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.novelty import MOST, Novelty, fit_novelty
 from darklens.data.transforms import Preprocess
 from darklens.data.views import network_inputs
+from darklens.storage.progress import progress
 
 
 def fit_on(
@@ -32,7 +32,7 @@ def fit_on(
     """
     run, found = classifier.observer(precision), []
     chosen = [_evenly(len(paths), MOST if most is None else most) for paths in (train, val)]
-    with tqdm(total=sum(map(len, chosen)), desc="novelty", unit="img", leave=False, disable=quiet or None) as bar:
+    with progress(sum(map(len, chosen)), "novelty", "img", quiet) as bar:
         for paths, numbers in zip((train, val), chosen, strict=True):
             batches = _batches(classifier.preprocess, paths, numbers, batch_size)
             parts = [_counted(run(batch)[1], bar) for batch in batches]
@@ -50,6 +50,6 @@ def _batches(preprocess: Preprocess, paths: Sequence[Path], chosen: np.ndarray, 
         yield network_inputs(paths, chosen[start : start + batch_size], preprocess)
 
 
-def _counted(parts: list[Tensor], bar: tqdm) -> list[Tensor]:
+def _counted(parts: list[Tensor], bar: progress) -> list[Tensor]:
     bar.update(len(parts[0]))
     return parts

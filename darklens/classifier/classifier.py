@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from darklens.classifier.novelty import Novelty, describe
+from darklens.data.arrays import Images, prepare
 from darklens.data.transforms import Preprocess
 from darklens.machine import autocast
 from darklens.networks.equivariant import Equivariant_Network
@@ -43,16 +44,18 @@ class Classifier:
         """Channels of the images that it takes; its network may see others of them."""
         return self.network.config["channels"] if self.preprocess.view == "image" else 1
 
-    def predict(self, images: np.ndarray | Tensor, batch_size: int = 64, precision: str = "fp32") -> np.ndarray:
-        """Class probabilities (n, K) of raw images (n, H, W) or (n, C, H, W), cropped about their centre.
+    def predict(self, images: Images, batch_size: int = 64, precision: str = "fp32") -> np.ndarray:
+        """Class probabilities (n, K) of raw images, each axis cropped about its own centre.
 
-        Calibrated where the checkpoint holds a temperature. Raises DataError for images smaller than the crop.
+        images: (n, H, W), (n, C, H, W), (n, H, W, C) or (H, W), or a list of images of any size; as for those in files,
+        a border of NaN is filled, and what lies outside of the network's window passed over (`make_picture`).
+        Calibrated where the checkpoint holds a temperature. Raises DataError for images that are smaller than the
+        window, have other channels, or NaN or infinity in it; it names them by their number, from 0.
         """
-        images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
-        images = images.unsqueeze(1) if images.ndim == 3 else images
         run = evaluator(self.network, next(self.network.parameters()).device, precision)
-        batches = [run(self.preprocess(batch)) for batch in images.split(batch_size)]
-        return torch.softmax(torch.cat(batches) / (self.temperature or 1.0), 1).cpu().numpy()
+        batches = prepare(images, self.channels, self.preprocess.window, batch_size)
+        logits = [run(self.preprocess(batch)) for batch in batches] or [torch.empty(0, len(self.classes))]
+        return torch.softmax(torch.cat(logits) / (self.temperature or 1.0), 1).cpu().numpy()
 
     def observer(
         self, precision: str = "fp32", device: str | torch.device | None = None

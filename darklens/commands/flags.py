@@ -49,8 +49,8 @@ DEFAULTS = {
     "demo": False,
 }
 MODES = "Train", "Test", "Predict", "Compare"
-DEMO = {"data_dir": "images_demo", "N": 8, "arch": "compact", "crop": 105, "recipe": "fast", "epochs": 2}
-DEMO_IMAGES = {"train": 3500, "val": 700}  # per class
+DEMO = {"data_dir": "images_demo", "sym_group": "Dihyderal", "N": 4, "arch": "compact", "recipe": "fast", "epochs": 5}
+DEMO_IMAGES = {"train": 900, "val": 700}  # per class
 NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoint knows better
 # what a run repeats when it is started with --config
 REPEATED = (
@@ -157,7 +157,7 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
         "simulated_RECIPE): f, j, wide, euclid, hst, rubin, i, ii, iii, or a .toml file",
     )
     add("--epoch_images", type=whole(3, 10**9), metavar="K", help="with --simulate: images to the epoch (12000)")
-    add("--demo", **switch, help="simulate a small Model F set in images_demo, train a compact C8 network, test it")
+    add("--demo", **switch, help="simulate a small Model F set in images_demo, train a compact D4 network, test it")
 
     add = parser.add_argument_group("network").add_argument
     add("--sym_group", choices=groups, help="Circular: C_N, turns. Dihyderal: D_N, turns and mirrors (Circular)")

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from darklens import machine
 from darklens.data.folder import LensFolder, Split
@@ -17,6 +16,7 @@ from darklens.data.reader import Reader, read_ahead
 from darklens.data.transforms import Preprocess, augment, draw_augmentation, hash_words
 from darklens.data.views import Views, open_views
 from darklens.errors import DataError
+from darklens.storage.progress import progress as progress_bar
 
 THREADS = 16  # readers that fill the memory: they wait for the disk, not for the processor
 
@@ -69,7 +69,8 @@ class Batches:
         self.workers = min(8, machine.usable_cores()) if workers is None else workers
         self.spare = folder.size - window
         self.span = self.spare if shift is None else min(self.spare, 2 * shift)
-        self._reader = Reader(split.paths, folder.channels, folder.size)
+        seen = window + self.span if train else window
+        self._reader = Reader(split.paths, folder.channels, folder.size, seen)
         self._constant: set[int] = set()
         self._store = self._load(machine.available_memory() // 2 if memory_limit is None else memory_limit, progress)
 
@@ -150,8 +151,7 @@ class Batches:
             return True
 
         blocks = [range(i, min(i + 32, len(store))) for i in range(0, len(store), 32)]
-        quiet = None if progress else True  # None: quiet where there is no terminal
-        bar = tqdm(total=len(store), desc=f"reading {self.split.name}", unit="img", disable=quiet)
+        bar = progress_bar(len(store), f"reading {self.split.name}", "img", not progress, leave=True)
         with bar, ThreadPoolExecutor(THREADS) as pool:
             tasks = [pool.submit(read, block) for block in blocks]
             try:

@@ -25,6 +25,7 @@ DISGUISES = {
     b"\x80": "a Python pickle, which is never opened",
     b"version https://git-lfs": "a Git LFS pointer, the image itself was not downloaded",
     b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
     b"\x89HDF": "an HDF5 file",
     b"SIMPLE": "a FITS file",
     b"\x89PNG": "a PNG file",
@@ -70,6 +71,16 @@ def layout(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     if len(full) == 3 and full[0] not in CHANNELS:
         full = (full[2], full[0], full[1])
     return full if len(full) == 3 and full[0] in CHANNELS else None
+
+
+def central(height: int, width: int, size: int) -> tuple[slice, slice]:
+    """Rows and columns of the central size x size pixels of (height, width), by which everything is cropped.
+
+    An oblong image is first cut to a square that has the same central pixel, ((H - 1) // 2, (W - 1) // 2).
+    """
+    side = min(height, width)
+    starts = [(length - 1) // 2 - (side - 1) // 2 + (side - size) // 2 for length in (height, width)]
+    return tuple(slice(start, start + size) for start in starts)
 
 
 def channels_first(array: np.ndarray) -> np.ndarray:

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from darklens.data import image, npy
 from darklens.data.image import Picture
 from darklens.data.pickles import MAX_PICKLE, read_pair
 from darklens.errors import DataError, UsageError
+from darklens.storage.progress import progress
 
 SPLITS = ("train", "val", "test")
 
@@ -156,7 +156,7 @@ def _write_images(sources: Sequence[Source], part: Path, quiet: bool) -> tuple[i
     for folder in {(part / source.target).parent for source in sources}:
         folder.mkdir(parents=True, exist_ok=True)
     expected, records = None, {}
-    for source in tqdm(sources, desc="converting", unit="img", disable=quiet or None):  # None: quiet if no terminal
+    for source in progress(len(sources), "converting", "img", quiet, leave=True).over(sources):
         picture, mass = read_source(source.path)
         expected = expected or picture.pixels.shape
         if picture.pixels.shape != expected or expected[1] != expected[2]:

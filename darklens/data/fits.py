@@ -1,82 +1,191 @@
-"""FITS images: every number in the headers is checked before astropy acts upon it."""
+"""FITS images: which HDU is the image, every number in its header checked before astropy acts upon it.
+
+SCI, DATA, IMAGE and then the primary HDU are preferred to other names; masks, errors, weights and PSFs, and what is
+too small, are passed over. Only the cards that say where pixels lie and what they are worth reach astropy: a damaged
+unit or name is no reason to refuse them.
+"""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import math
 import os
+import re
 import zlib
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from darklens.data.checks import MAX_PIXELS, Read, check_size, check_start, file_length, guarded, import_library, layout
+from darklens.data.checks import (
+    MAX_PIXELS,
+    MIN_SIZE,
+    Read,
+    check_size,
+    check_start,
+    file_length,
+    guarded,
+    import_library,
+    layout,
+)
 from darklens.errors import DataError
 
-MAX_UNPACKED = 8 * MAX_PIXELS + 2**20  # bytes of a gunzipped file
-GZIP = b"\x1f\x8b"
+MAX_UNPACKED = 8 * MAX_PIXELS + 2**20  # bytes of an unpacked file
+GZIP, BZIP = b"\x1f\x8b", b"BZh"
 DEFLATE_RATIO = 1032  # the most that zlib can pack, by its own documentation
 BLOCK = 2880  # bytes: what FITS files are made of
 MAX_BLOCKS = 1000  # of a header: 36,000 cards
 MAX_COUNT = 999  # axes or columns, by the standard
 # Those whose decoders bear damaged data: astropy's for HCOMPRESS_1 was seen to write beyond its buffer.
 CODECS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2")
+PREFERRED = ("SCI", "DATA", "IMAGE", "PRIMARY")  # how names of images begin, the first before the others
+WORDS = "MASK|MSK|DQ|ERR|NOISE|RMS|SIGMA|STD|UNC|VAR|IVAR|IVM|WHT|WGT|WEIGHT|PSF|KERNEL|CTX|FLAG|BAD|SEG|EXPTIME|EXPMAP"
+NO_IMAGE = re.compile(rf"(^|[^A-Z])({WORDS})|({WORDS})([^A-Z]|$)|^CON$")  # the begin or end of a word in a name
+ESSENTIAL = re.compile(  # keywords, of an image or of the table that holds a compressed one
+    rb"(SIMPLE|XTENSION|EXTEND|BITPIX|NAXIS\d*|[PG]COUNT|GROUPS|BSCALE|BZERO|BLANK|TFIELDS|THEAP|Z[A-Z0-9]+"
+    rb"|T(TYPE|FORM|SCAL|ZERO|NULL|DIM)\d+|END) *$"
+)
+EMPTY = b"".join(card.ljust(80) for card in (b"SIMPLE  = " + b"T".rjust(20), b"BITPIX  = " + b"8".rjust(20)))
+EMPTY = (EMPTY + (b"NAXIS   = " + b"0".rjust(20)).ljust(80) + b"END").ljust(BLOCK)  # a primary HDU without pixels
 
 
-def read_fits(path: str | Path, file: BinaryIO) -> Read:
-    """The first image of one or three planes, among all HDUs, with BSCALE, BZERO and BLANK (NaN) applied."""
+class Image(NamedTuple):
+    """An HDU that holds an image. begin: of its pixels, in bytes; length: theirs; held: what the file has of them."""
+
+    number: int
+    name: str
+    text: bytes
+    header: dict
+    shape: tuple[int, ...]
+    begin: int
+    length: int
+    held: int
+
+    @property
+    def title(self) -> str:
+        return f"HDU {self.number} ({self.name or 'no name'})"
+
+    @property
+    def rank(self) -> int:
+        """The lower the better."""
+        places = (number for number, word in enumerate(PREFERRED) if self.name.startswith(word))
+        return min(next(places, len(PREFERRED)), len(PREFERRED) if self.number else PREFERRED.index("PRIMARY"))
+
+
+def read_fits(path: str | Path, file: BinaryIO, hdu: int | str | None = None, window: int | None = None) -> Read:
+    """One image of one or three planes, with BSCALE, BZERO and BLANK (NaN) applied.
+
+    hdu: its number or name (None: found by its name and size); window: pixels a side that it should have at least.
+    The notes say which HDU it is where there are several images. Raises DataError.
+    """
     fits = import_library(path, "astropy.io.fits", "astropy")
-    file = _gunzip(path, file) if file.read(2) == GZIP else file
-    file.seek(0)
+    file = _unpack(path, file)
     check_start(path, file, "a FITS file", (b"SIMPLE",))
-    return guarded(path, "FITS", lambda: _read_hdu(path, fits, file))
+    return guarded(path, "FITS", lambda: _read_hdu(path, fits, file, hdu, window))
 
 
-def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO) -> Read:
+def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, hdu: int | str | None, window: int | None) -> Read:
     """Everything is checked against the headers and the file's length before astropy acts upon them."""
-    index, header, shape = _find_hdu(path, fits, file)
+    images, others = _find_images(fits, file)
+    image = _choose(path, images, others, hdu, window)
+    check_size(path, image.shape)
+    if image.length > image.held:
+        raise DataError(f"{path}: truncated, its image takes {image.length} bytes, {image.held} follow the header")
+    file.seek(image.begin)
+    content = _essential(image.text) + file.read(-(-image.length // BLOCK) * BLOCK)
+    content, index = (EMPTY + content, 1) if image.number else (content, 0)
     options = {"memmap": False, "lazy_load_hdus": True}
-    if "ZIMAGE" in header:
-        file.seek(0)
-        _check_compressed(path, fits.open(file, disable_image_compression=True, **options)[index], shape)
-    file.seek(0)
-    hdu = fits.open(file, **options)[index]
-    array = np.asarray(hdu.data).reshape(shape)
-    notes = (f"HDU {index} ({hdu.name or 'no name'})",) if index else ()
-    return array, str(header.get("BUNIT", "")).strip() or None, notes
+    if "ZIMAGE" in image.header:
+        table = fits.open(io.BytesIO(content), disable_image_compression=True, **options)[index]
+        _check_compressed(path, table, image.shape)
+    array = np.asarray(fits.open(io.BytesIO(content), **options)[index].data).reshape(image.shape)
+    unit, damaged = _text(image.header, "BUNIT")
+    several = [other for other in images if min(layout(other.shape)[1:]) >= MIN_SIZE]
+    notes = [f"{image.title} of {len(several)} images"] if len(several) > 1 else [image.title] if image.number else []
+    return array, unit or None, (*notes, *(["its unit, BUNIT, cannot be read"] if damaged else []))
 
 
-def _gunzip(path: str | Path, file: BinaryIO) -> BinaryIO:
-    """The unpacked file, in memory."""
-    limit = min(MAX_UNPACKED, DEFLATE_RATIO * file_length(file))
+def _unpack(path: str | Path, file: BinaryIO) -> BinaryIO:
+    """The file at its beginning, unpacked in memory if it's a gzip or bzip2 archive."""
+    start = file.read(3)
     file.seek(0)
+    kind, library = ("gzip", gzip) if start.startswith(GZIP) else ("bzip2", bz2) if start == BZIP else ("", None)
+    if not kind:
+        return file
+    limit = min(MAX_UNPACKED, DEFLATE_RATIO * file_length(file)) if kind == "gzip" else MAX_UNPACKED
     try:
-        with gzip.open(file) as packed:
+        with library.open(file) as packed:
             data = packed.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip archive ({error})") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path}: damaged {kind} archive ({error})") from None
     if len(data) > limit:
-        raise DataError(f"{path}: expected at most {MAX_UNPACKED} bytes in this gzip archive, found more")
+        raise DataError(f"{path}: expected at most {MAX_UNPACKED} bytes in this {kind} archive, found more")
     return io.BytesIO(data)
 
 
-def _find_hdu(path: str | Path, fits: ModuleType, file: BinaryIO) -> tuple[int, dict, tuple[int, ...]]:
-    """Number, header and shape of the first HDU that holds an image, all of which is there."""
-    length, found = file_length(file), []
-    while (text := _header_blocks(file)) is not None:
-        header = fits.Header.fromstring(text)
-        shape, promised, held = _hdu_shape(header), _hdu_bytes(header), length - file.tell()
+def _find_images(fits: ModuleType, file: BinaryIO) -> tuple[list[Image], list[str]]:
+    """All HDUs that hold an image, and what the others hold. What follows an image may be damaged."""
+    length, images, others = file_length(file), [], []
+    while True:
+        try:
+            if (text := _header_blocks(file)) is None:
+                return images, others
+            header = fits.Header.fromstring(text)
+            shape, promised, begin = _hdu_shape(header), _hdu_bytes(header), file.tell()
+        except Exception:  # astropy raises whatever its code runs into
+            if not images:
+                raise
+            return images, others
         if shape and layout(shape):
-            check_size(path, shape)
-            if promised > held:
-                raise DataError(f"{path}: truncated, its image takes {promised} bytes, {held} follow the header")
-            return len(found), header, shape
-        found.append(str(shape or "no image"))
+            number, name = len(images) + len(others), _text(header, "EXTNAME")[0] or _text(header, "HDUNAME")[0]
+            name = name.upper() or ("" if number else "PRIMARY")
+            images.append(Image(number, name, text, header, shape, begin, promised, length - begin))
+        else:
+            others.append(str(shape or "no image"))
+        if promised > length - begin:  # nothing can follow
+            return images, others
         file.seek(-(-promised // BLOCK) * BLOCK, os.SEEK_CUR)
-    raise DataError(f"{path}: expected an image of 1 or 3 planes in one of its HDUs, found {', '.join(found[:9])}")
+
+
+def _choose(
+    path: str | Path, images: list[Image], others: list[str], hdu: int | str | None, window: int | None
+) -> Image:
+    """The image that is asked for, or that its name and size speak for. Raises DataError."""
+    known = ", ".join([f"{image.number} {image.name or 'without name'} {image.shape}" for image in images] + others)[
+        :300
+    ]
+    if hdu is not None:
+        asked = str(hdu).strip().upper()
+        chosen = [image for image in images if asked in (str(image.number), image.name)]
+        if not chosen:
+            raise DataError(f"{path}: expected an image of 1 or 3 planes in HDU {hdu}, found {known or 'no image'}")
+        return chosen[0]
+    named = [image for image in images if not NO_IMAGE.search(image.name)]
+    if not named:
+        why = "; by their names these are masks, errors, weights or PSFs" if images else ""
+        raise DataError(f"{path}: expected an image of 1 or 3 planes in one of its HDUs, found {known}{why}")
+    for least in (window or MIN_SIZE, MIN_SIZE, 0):
+        if fitting := [image for image in named if min(layout(image.shape)[1:]) >= least]:
+            return min(fitting, key=lambda image: (image.rank, image.number))
+    raise AssertionError("an image of no size at all")
+
+
+def _text(header: dict, key: str) -> tuple[str, bool]:
+    """The value of a card that may be missing, and whether it cannot be read."""
+    try:
+        return str(header.get(key, "")).strip(), False
+    except Exception:  # astropy raises whatever its code runs into
+        return "", True
+
+
+def _essential(text: bytes) -> bytes:
+    """A header without the cards that say nothing about the pixels, of the same length."""
+    cards = [text[card : card + 80] for card in range(0, len(text), 80)]
+    end = next(number for number, card in enumerate(cards) if card.rstrip() == b"END")
+    return b"".join(card if ESSENTIAL.match(card[:8]) else b" " * 80 for card in cards[: end + 1]).ljust(len(text))
 
 
 def _header_blocks(file: BinaryIO) -> bytes | None:
@@ -127,7 +236,10 @@ def _check_compressed(path: str | Path, table: object, shape: tuple[int, ...]) -
     """Refuse a compressed image that would take the decoders in C beyond their bounds."""
     header, names = table.header, set(table.columns.names)
     if header["ZCMPTYPE"] not in CODECS:
-        raise DataError(f"{path}: expected compression by {', '.join(CODECS)}, found {header['ZCMPTYPE']!r}")
+        raise DataError(
+            f"{path}: expected compression by {', '.join(CODECS)}, found {header['ZCMPTYPE']!r}, whose decoders write "
+            "beyond their memory where data are damaged: unpack it first (funpack)"
+        )
     tile = [header.get(f"ZTILE{axis}", 1 if axis > 1 else shape[-1]) for axis in range(1, header["ZNAXIS"] + 1)]
     seed = header.get("ZDITHER0", 0) if header.get("ZQUANTIZ", "NO_DITHER") != "NO_DITHER" else 1
     if min(tile) < 1 or seed not in range(1, 10_001) or table.columns.dtype.itemsize != header["NAXIS1"]:

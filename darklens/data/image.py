@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from darklens.data.checks import MIN_SIZE, Read, channels_first, check_size, layout
+from darklens.data.checks import MIN_SIZE, Read, central, channels_first, check_size, layout
 from darklens.data.fits import read_fits
 from darklens.data.npy import checked_header, read_array, read_npy
 from darklens.data.raster import read_png, read_tiff
@@ -21,7 +21,8 @@ class Picture(NamedTuple):
     """One image from a file of any kind.
 
     pixels: (C, H, W) integers or floats, native byte order, all finite; unit: of the pixels (FITS BUNIT), where
-    the file says; masked: how many were NaN and have been filled; note: what the user should know, or "".
+    the file says; masked: how many that are looked at were NaN and have been filled; note: what the user should know,
+    or "".
     """
 
     pixels: np.ndarray
@@ -30,72 +31,106 @@ class Picture(NamedTuple):
     note: str = ""
 
 
-def read_image(path: str | Path, channels: int | None = None, size: int | None = None) -> np.ndarray:
+def read_image(
+    path: str | Path, channels: int | None = None, size: int | None = None, window: int | None = None
+) -> np.ndarray:
     """Read and check one .npy image of a data set.
 
-    Returns (C, H, W) in the file's own number type, native byte order. `channels` and `size` are what the
-    other images of the data set have, where known. Raises DataError, one line, for anything else.
+    Returns (C, S, S) in the file's own number type, native byte order: the central square of an oblong image.
+    `channels` and `size` are what the other images of the data set have, where known; window: as of `make_picture`.
+    Raises DataError, one line, for anything else.
     """
     try:
         with open_file(path) as file:
             header = checked_header(path, file)
-            _check_square(path, header.shape, channels, size)
+            _check_like(path, header.shape, channels, size)
             image = channels_first(read_array(path, file, header))
     except (OSError, MemoryError) as error:
-        raise _unreadable(path, error) from None
-    _check_finite(path, image)
-    return image
+        raise unreadable(path, error) from None
+    return as_square(_clean(path, image, window)[0])
 
 
 def read_shape(path: str | Path) -> tuple[int, int]:
     """(channels, size) of a .npy image, from its header alone. Raises DataError."""
     try:
         with open_file(path) as file:
-            return _check_square(path, checked_header(path, file).shape)
+            return _check_like(path, checked_header(path, file).shape)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def read_picture(path: str | Path) -> Picture:
+def read_picture(path: str | Path, hdu: int | str | None = None, window: int | None = None) -> Picture:
     """Read one image from a file whose name ends in one of EXTENSIONS, at full depth; it need not be square.
 
-    A border of NaN is filled, see `make_picture`. Raises DataError, one line, for anything else.
+    hdu: number or name of the HDU of a FITS file (None: see fits.py); window: as of `make_picture`. A border of NaN is
+    filled. Raises DataError, one line, for anything else.
     """
     extension = find_extension(path)
     if extension is None:
-        raise DataError(f"{path}: expected a file name that ends in {', '.join(EXTENSIONS)}")
+        raise DataError(f"{path}: {why_not(path)}")
+    read = EXTENSIONS[extension]
     try:
         with open_file(path) as file:
-            array, unit, notes = EXTENSIONS[extension](path, file)
+            array, unit, notes = read(path, file, hdu, window) if read is read_fits else read(path, file)
     except (OSError, MemoryError) as error:
-        raise _unreadable(path, error) from None
-    return make_picture(path, array, unit, notes)
+        raise unreadable(path, error) from None
+    return make_picture(path, array, unit, notes, window)
 
 
 def find_extension(path: str | Path) -> str | None:
-    """The one of EXTENSIONS that a file's name ends in, capitals or not."""
+    """The one of EXTENSIONS that a file's name ends in, the longest, capitals or not."""
     name = Path(path).name.lower()
-    return next((extension for extension in EXTENSIONS if name.endswith(extension)), None)
+    found = [extension for extension in EXTENSIONS if name.endswith(extension)]
+    return None if unread_kind(path) else max(found, key=len, default=None)
 
 
-def make_picture(path: str | Path, array: np.ndarray, unit: str | None = None, notes: tuple[str, ...] = ()) -> Picture:
+def unread_kind(path: str | Path) -> str | None:
+    """Why files of this name are not read, where they may hold images all the same."""
+    name = Path(path).name.lower()
+    return next((why for ends, why in UNREAD.items() if name.endswith(ends)), None)
+
+
+def why_not(path: str | Path) -> str:
+    """Why a file whose name ends in none of EXTENSIONS is not read."""
+    return unread_kind(path) or f"expected a file name that ends in {', '.join(EXTENSIONS)}"
+
+
+def make_picture(
+    path: str | Path,
+    array: np.ndarray,
+    unit: str | None = None,
+    notes: tuple[str, ...] = (),
+    window: int | None = None,
+) -> Picture:
     """A picture of an array (H, W), (C, H, W) or (H, W, C), once it's found to be one. `path`: for messages.
 
     NaN that reaches in from the edges, as rotated and drizzled images have it, but not into the central half
     (in height and width), becomes the sky: the median of all finite pixels outside of the central half, channel
-    by channel. Other NaN, and infinity, is refused. Raises DataError.
+    by channel. So does whatever isn't finite outside of the central window x window pixels, all that is looked at
+    (None: everything is). Other NaN, and infinity, is refused. Raises DataError.
     """
-    if array.dtype.kind not in "uif":
+    if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
         raise DataError(f"{path}: expected integers or floating point numbers, found {array.dtype}")
     check_size(path, array.shape)
-    pixels, masked = channels_first(array), 0
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        pixels = pixels.copy()
-        masked = sum(map(_fill_border, pixels))
-        _check_finite(path, pixels, "; only a border of NaN outside of the central half is filled")
-    if masked:
-        notes = (*notes, f"{masked} NaN pixels at the edges filled with the median of the outer half")
-    return Picture(pixels, unit, masked, "; ".join(notes))
+    pixels = channels_first(array)
+    if window and min(pixels.shape[1:]) < window:
+        found = " x ".join(map(str, pixels.shape[1:]))
+        raise DataError(f"{path}: expected an image of {window} x {window} pixels or more, found {found}")
+    pixels, masked, more = _clean(path, pixels, window)
+    return Picture(pixels, unit, masked, "; ".join((*notes, *more)))
+
+
+def check_channels(path: str | Path, found: int, expected: int) -> None:
+    """Raise DataError for an image with another number of channels than the network takes."""
+    if found != expected:
+        advice = "; write each plane to a file of its own" if expected == 1 else ""
+        raise DataError(f"{path}: expected {expected} channel(s), as in the training data, found {found}{advice}")
+
+
+def as_square(pixels: np.ndarray) -> np.ndarray:
+    """(C, H, W) -> (C, S, S), contiguous: the central square."""
+    height, width = pixels.shape[1:]
+    return np.ascontiguousarray(pixels[(slice(None), *central(height, width, min(height, width)))])
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -107,32 +142,33 @@ def open_file(path: str | Path) -> BinaryIO:
     return open(path, "rb")
 
 
-def _unreadable(path: str | Path, error: Exception) -> DataError:
+def unreadable(path: str | Path, error: Exception) -> DataError:
+    """The error for a file that the system would not read."""
     return DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error!r})")
 
 
-def _check_square(
+def _check_like(
     path: str | Path, shape: tuple[int, ...], channels: int | None = None, size: int | None = None
 ) -> tuple[int, int]:
     """(channels, size) of an image stored with this shape; DataError if it's none, or not as given."""
     full = layout(shape)
-    if full is None or full[1] != full[2] or full[1] < MIN_SIZE:
+    if full is None or min(full[1:]) < MIN_SIZE:
         raise DataError(
-            f"{path}: expected a square image of {MIN_SIZE} pixels or more, (H, W), (C, H, W) or (H, W, C) "
+            f"{path}: expected an image of {MIN_SIZE} x {MIN_SIZE} pixels or more, (H, W), (C, H, W) or (H, W, C) "
             f"with 1 or 3 channels, found shape {shape}"
         )
-    expected = channels or full[0], size or full[1]
-    if full[:2] != expected:
+    found, expected = (full[0], min(full[1:])), (channels or full[0], size or min(full[1:]))
+    if found != expected:
         raise DataError(
             f"{path}: expected {expected[0]} channel(s) of {expected[1]} x {expected[1]} pixels, as the rest "
             f"of the data set has, found shape {shape}"
         )
-    return full[0], full[1]
+    return found
 
 
 def _check_finite(path: str | Path, image: np.ndarray, hint: str = "") -> None:
     """Refuse NaN and infinity, saying how many and where. image: (C, H, W)."""
-    if image.dtype.kind != "f" or np.isfinite(image).all():
+    if np.isfinite(image).all():
         return
     channel, row, column = np.argwhere(~np.isfinite(image))[0]
     raise DataError(
@@ -141,32 +177,70 @@ def _check_finite(path: str | Path, image: np.ndarray, hint: str = "") -> None:
     )
 
 
-def _fill_border(plane: np.ndarray) -> int:
-    """Fill the NaN of (H, W) in place where `make_picture` says so; returns how many pixels that were."""
+def _clean(path: str | Path, pixels: np.ndarray, window: int | None) -> tuple[np.ndarray, int, tuple[str, ...]]:
+    """(C, H, W), all finite; how many of those looked at have been filled; notes. See `make_picture`."""
+    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+        return pixels, 0, ()
+    pixels, height, width = pixels.copy(), *pixels.shape[1:]
+    seen = np.zeros((height, width), bool)
+    seen[central(height, width, window) if window else ...] = True
+    borders = np.stack([_fill_border(plane) for plane in pixels])
+    passed = ~np.isfinite(pixels) & ~seen
+    if passed.any():
+        for plane, mask in zip(pixels, passed, strict=True):
+            plane[mask] = _sky(plane)
+    _check_finite(path, pixels, "; only a border of NaN outside of the central half is filled")
+    notes = {
+        f"{borders.sum()} NaN pixels at the edges filled with the median of the outer half": borders,
+        f"{passed.sum()} pixels outside of the window that are not finite passed over": passed,
+    }
+    return pixels, int((borders & seen).sum()), tuple(note for note, mask in notes.items() if mask.any())
+
+
+def _outside(shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: all but the central half in height and width."""
+    height, width = shape
+    outside = np.ones(shape, bool)
+    outside[height // 4 : height - height // 4, width // 4 : width - width // 4] = False
+    return outside
+
+
+def _sky(plane: np.ndarray) -> float:
+    """The median of the finite pixels outside of the central half of (H, W), or of all; NaN where there are none."""
+    finite = np.isfinite(plane)
+    outer = finite & _outside(plane.shape)
+    return np.median(plane[outer if outer.any() else finite]) if finite.any() else np.nan
+
+
+def _fill_border(plane: np.ndarray) -> np.ndarray:
+    """Fill the NaN of (H, W) in place where `make_picture` says so; returns which pixels that were."""
     from scipy import ndimage
 
-    height, width = plane.shape
     regions, _ = ndimage.label(np.isnan(plane), np.ones((3, 3)))  # 0: no NaN
     edge = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
-    centre = np.zeros(plane.shape, bool)
-    centre[height // 4 : height - height // 4, width // 4 : width - width // 4] = True
-    border = np.isin(regions, np.setdiff1d(edge, [0, *np.unique(regions[centre])]))
-    finite = np.isfinite(plane)
-    sky = plane[finite & ~centre] if (finite & ~centre).any() else plane[finite]
-    if border.any() and sky.size:
-        plane[border] = np.median(sky)
-        return int(border.sum())
-    return 0
+    border = np.isin(regions, np.setdiff1d(edge, [0, *np.unique(regions[~_outside(plane.shape)])]))
+    sky = _sky(plane)
+    border &= np.isfinite(sky)
+    plane[border] = sky
+    return border
 
 
-EXTENSIONS: dict[str, Callable[[str | Path, BinaryIO], Read]] = {
+EXTENSIONS: dict[str, Callable[..., Read]] = {
     ".npy": read_npy,
-    ".fits": read_fits,
-    ".fit": read_fits,
-    ".fts": read_fits,
-    ".fits.gz": read_fits,
-    ".fits.fz": read_fits,
+    **{f"{name}{packed}": read_fits for packed in ("", ".gz", ".bz2", ".fz") for name in (".fits", ".fit", ".fts")},
+    ".fz": read_fits,
+    ".gz": read_fits,
+    ".bz2": read_fits,
     ".png": read_png,
     ".tif": read_tiff,
     ".tiff": read_tiff,
+}
+UNREAD = {  # how names end -> what to do with such a file
+    (".npz", ".mat"): "an archive of arrays is not read: save each image as .npy",
+    (".h5", ".hdf5", ".hdf", ".he5", ".asdf", ".zarr"): "a tree of arrays is not read: save each image as .npy or FITS",
+    (".jpg", ".jpeg", ".jp2", ".webp", ".heic"): "a lossy picture is not read: save the image as FITS, .npy or PNG",
+    (".gif", ".bmp", ".ppm", ".pgm"): "not read: save the image as FITS, .npy or PNG",
+    (".pkl", ".pickle"): "a pickle is never opened: save the image as .npy",
+    (".tar", ".zip", ".tgz", ".tar.gz", ".tar.bz2", ".xz", ".zst", ".7z", ".rar"): "not read: unpack it first",
+    (".npy.gz", ".npy.bz2", ".csv.gz", ".txt.gz", ".json.gz"): "not read: unpack it first",
 }

@@ -22,12 +22,12 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from darklens.data.folder import LensFolder, Split, scan
 from darklens.data.image import read_image
 from darklens.data.packed import FORMAT, INDEX, VERSION, is_packed, open_shards, seal, sha256_of
 from darklens.errors import DataError, UsageError
+from darklens.storage.progress import progress
 
 SHARD_SIZE = 2**28  # bytes
 BESIDE = ("manifest.json", "parameters", "convert.json")  # what simulate.py and convert.py wrote about the images
@@ -46,7 +46,7 @@ def pack(src: str | Path, dst: str | Path, shard_size: int = SHARD_SIZE, quiet: 
     total = sum(len(split.paths) for split in data.splits.values())
     try:
         part.mkdir()
-        with tqdm(total=total, desc="packing", unit="img", disable=quiet or None) as bar:  # None: quiet if no terminal
+        with progress(total, "packing", "img", quiet, leave=True) as bar:
             splits = {name: _pack_split(part, split, data, shard_size, bar) for name, split in data.splits.items()}
         _copy_beside(src, part)
         index = {"classes": data.classes, "channels": data.channels, "size": data.size, "splits": splits}
@@ -71,7 +71,7 @@ def _check_call(src: Path, dst: Path) -> LensFolder:
     return scan(src)
 
 
-def _pack_split(part: Path, split: Split, data: LensFolder, shard_size: int, bar: tqdm) -> dict:
+def _pack_split(part: Path, split: Split, data: LensFolder, shard_size: int, bar: progress) -> dict:
     """Write a split's files; returns its entry in the index."""
     files = {kind: part / f"{split.name}-{kind}.npy" for kind in ("names", "crc32")}
     np.save(files["names"], np.array([path.name.encode("utf-8", "surrogatepass") for path in split.paths]))
@@ -88,7 +88,7 @@ def _pack_split(part: Path, split: Split, data: LensFolder, shard_size: int, bar
     return {"counts": counts, "shards": shards} | {kind: sha256_of(path) for kind, path in files.items()}
 
 
-def _read(paths: Sequence[Path], data: LensFolder, bar: tqdm) -> Iterator[np.ndarray]:
+def _read(paths: Sequence[Path], data: LensFolder, bar: progress) -> Iterator[np.ndarray]:
     """Every image (C, S, S), in order, little-endian; read ahead by threads."""
     with ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, len(paths), AHEAD):
@@ -168,7 +168,7 @@ def verify(folder: str | Path, quiet: bool = False) -> str:
         raise UsageError(f"{folder}: expected shards, found no {INDEX}: make them with `python dataset.py pack`")
     shards = [shard for split in open_shards(folder)[3].values() for shard in split.shards]
     total = sum(os.path.getsize(shard.path) for shard in shards)
-    with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, disable=quiet or None) as bar:
+    with progress(total, "verifying", "B", quiet, leave=True) as bar:
         for shard in shards:
             if (found := sha256_of(shard.path, bar.update)) != shard.sha256:
                 was = str(shard.sha256)[:12]

@@ -17,13 +17,14 @@ from darklens.errors import DataError
 class Reader(Dataset):
     """Reads batches of files; errors are returned, since a DataLoader makes pages of those raised."""
 
-    def __init__(self, paths: Sequence[Path], channels: int, size: int):
-        self.paths, self.channels, self.size = paths, channels, size
+    def __init__(self, paths: Sequence[Path], channels: int, size: int, window: int | None = None):
+        self.paths, self.channels, self.size, self.window = paths, channels, size, window
 
     def read(self, index: int) -> tuple[np.ndarray, bool]:
         """The image (C, H, W) in a number type of at most four bytes, and whether it's constant."""
         kept = hasattr(self.paths, "read")  # shards, views
-        image = self.paths.read(index) if kept else read_image(self.paths[index], self.channels, self.size)
+        like = self.channels, self.size, self.window
+        image = self.paths.read(index) if kept else read_image(self.paths[index], *like)
         return _compact(image), bool(image.min() == image.max())
 
     def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[int]] | DataError:

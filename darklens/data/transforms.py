@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from darklens.data.checks import central
 from darklens.data.folder import LensFolder
 from darklens.data.residual import VIEWS, residual_view, smoothed
 from darklens.errors import DataError, UsageError
@@ -106,12 +107,14 @@ class Preprocess:
     def with_fit(self, images: torch.Tensor, start: np.ndarray | None = None) -> tuple[torch.Tensor, Fit]:
         """Views (B, 1 or 2, crop, crop) float32 of images (B, 1, H, W), and the fits of the smooth lens.
 
-        start: as in `fit`. For the views residual and both.
+        start: as in `fit`. For the views residual and both. Of oblong images, the central square.
         """
+        height, width = images.shape[-2:]
+        images = images[(..., *central(height, width, min(height, width)))]
         view, found = residual_view(images, self.lens, self.crop, start)
         if self.view == "residual":
             return view, found
-        size = self.crop + (self.crop - images.shape[-1]) % 2
+        size = self.crop + (self.crop - min(images.shape[-2:])) % 2
         window = STRETCHES[self.stretch](_unit(_crop(images.float(), size, None)))
         window = _standardise(smoothed(window[:, 0], self.crop))
         return torch.cat((window.half().float(), view), 1), found
@@ -138,11 +141,12 @@ def default_preprocess(size: int) -> Preprocess:
 
 def _crop(images: torch.Tensor, window: int, offsets: np.ndarray | torch.Tensor | None) -> torch.Tensor:
     """(B, C, H, W) -> (B, C, window, window), from each image's own offset (B, 2), or from the centre."""
-    spare = images.shape[-1] - window
+    height, width = images.shape[-2:]
+    spare = min(height, width) - window
     if spare < 0:
-        raise DataError(f"preprocess: expected images of {window} pixels or more, found {images.shape[-1]}")
+        raise DataError(f"preprocess: expected images of {window} pixels or more, found {height} x {width}")
     if offsets is None:
-        return images[..., spare // 2 : spare // 2 + window, spare // 2 : spare // 2 + window]
+        return images[(..., *central(height, width, window))]
     offsets = torch.as_tensor(offsets)
     if offsets.numel() and not 0 <= int(offsets.min()) <= int(offsets.max()) <= spare:
         raise DataError(f"preprocess: expected window offsets from 0 to {spare}")

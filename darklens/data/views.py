@@ -101,7 +101,7 @@ def open_views(
     for name in (name for name in data.splits if name in names):
         split = data.splits[name]
         parts = [folder / f"{name}-{start // PART:05d}.npy" for start in range(0, len(split.paths), PART)]
-        _make(split, parts, Reader(split.paths, data.channels, data.size), preprocess, workers, show)
+        _make(split, parts, Reader(split.paths, data.channels, data.size, preprocess.window), preprocess, workers, show)
         splits[name] = Split(name, Views(split.paths, parts), split.labels)
     return LensFolder(data.root, data.classes, channels, preprocess.crop, splits, data.skipped)
 
@@ -113,7 +113,7 @@ def network_inputs(paths: Sequence[Path], chosen: Sequence[int], preprocess: Pre
     """
     if isinstance(paths, Views):
         return torch.from_numpy(np.stack([paths.read(i) for i in chosen])).float()
-    raw = (torch.from_numpy(read_image(paths[i])) for i in chosen)
+    raw = (torch.from_numpy(read_image(paths[i], window=preprocess.window)) for i in chosen)
     return torch.cat([preprocess(image[None]) for image in raw])
 
 

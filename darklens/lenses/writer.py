@@ -34,6 +34,7 @@ from darklens.lenses.recipes import SPLITS
 from darklens.lenses.render import image_dtype, simulate
 from darklens.machine import usable_cores
 from darklens.storage.files import npy_bytes, replacing
+from darklens.storage.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,11 +209,9 @@ def _plan(folder: Path, identity: dict, counts: dict[str, int]) -> _Plan:
 
 
 def _write_missing(folder: Path, plan: _Plan, jobs: list[_Job], workers: int, quiet: bool) -> None:
-    """Run the jobs, with a progress bar and a journal of what they wrote."""
-    from tqdm import tqdm
-
+    """Run the jobs, with a journal of what they wrote."""
     total, done = len(plan.wanted), len(plan.wanted) - len(plan.todo)
-    bar = tqdm(total=total, initial=done, unit="image", disable=quiet, smoothing=0.05)
+    bar = progress(total, "simulating", "img", quiet, done, leave=True)
     journal = open(folder / "journal.jsonl", "w", encoding="utf-8")
     with bar, journal, contextlib.closing(_results(jobs, workers)) as results:
         for written in results:

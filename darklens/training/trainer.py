@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import save_model
@@ -30,6 +29,7 @@ from darklens.machine import autocast
 from darklens.metrics import probabilities, summary
 from darklens.plots import run
 from darklens.storage import checkpoint, records
+from darklens.storage.progress import progress
 from darklens.training.evaluate import enough_memory, evaluate, recalibrate
 from darklens.training.ranks import Ranks
 from darklens.training.recipes import OPTIMISERS, SCHEDULES, Recipe
@@ -99,8 +99,7 @@ class Trainer:
                 loss = self._train_step(batch)
                 self.step += 1
                 self.seconds += time.perf_counter() - start
-                bar.set_postfix_str(f"loss {loss:.3f}, {images / (time.perf_counter() - start):.0f} img/s")
-                bar.update()
+                bar.update(1, f"loss {loss:.3f}", images)
                 self._pause()
 
     def _train_step(self, batch: Batch) -> float:
@@ -309,13 +308,13 @@ class Trainer:
         """The signal that asked this process, or another, to stop: all of them learn it at the same place."""
         return self.ranks.agree(self.received[0] if self.received else 0)
 
-    # --- progress bars --------------------------------------------------------------------------------------
+    # --- progress -------------------------------------------------------------------------------------------
 
-    def _bar(self, title: str, total: int, start: int = 0) -> tqdm:
-        return tqdm(total=total, initial=start, desc=title, unit="step", leave=False, disable=self.quiet or None)
+    def _bar(self, title: str, total: int, start: int = 0) -> progress:
+        return progress(total, title, "step", self.quiet, start)
 
     def _iterate(self, items: Iterator, title: str, total: int) -> Iterator:
-        for item in tqdm(items, total=total, desc=title, unit="step", leave=False, disable=self.quiet or None):
+        for item in self._bar(title, total).over(items):
             yield item
             self._pause()
 

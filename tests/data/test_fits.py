@@ -1,5 +1,6 @@
 """FITS files, against astropy; bad ones above all."""
 
+import bz2
 import gzip
 import re
 
@@ -9,6 +10,8 @@ from astropy.io import fits
 from image_files import IMAGE, assert_picture, blank_border, npy, packed, primary, read, refuse, scene, tiff
 
 from darklens.data import fits as data_fits
+from darklens.data.image import read_picture
+from darklens.errors import DataError
 
 
 def edited(content: bytes, **cards) -> bytes:
@@ -43,7 +46,7 @@ def test_fits_first_image_of_many_hdus(tmp_path):
     science.header["BUNIT"] = "nanomaggy"
     found = read(tmp_path, "x.fits", packed(fits.PrimaryHDU(), table, cube, line, science, error))
     assert_picture(found, scene())
-    assert (found.unit, found.note) == ("nanomaggy", "HDU 4 (SCI)")
+    assert (found.unit, found.note) == ("nanomaggy", "HDU 4 (SCI) of 2 images")
     refuse(tmp_path, "y.fits", packed(fits.PrimaryHDU(), table, cube, line), "(10, 40, 40)", "(900,)")
 
 
@@ -181,8 +184,15 @@ BAD_FITS = {  # name -> (the file's bytes, part of the message)
     "compressed, or not": (edited(PACKED, ZIMAGE="F"), "damaged"),
     "compressed, hcompress": (
         packed(fits.PrimaryHDU(), fits.CompImageHDU(scene().astype("i4"), compression_type="HCOMPRESS_1")),
-        "found 'HCOMPRESS_1'",
+        "found 'HCOMPRESS_1', whose decoders write beyond their memory",
     ),
+    "compressed, plio": (
+        packed(fits.PrimaryHDU(), fits.CompImageHDU(scene().astype("i4"), compression_type="PLIO_1")),
+        "found 'PLIO_1', whose decoders write beyond their memory",
+    ),
+    "bzip2, cut": (bz2.compress(IMAGE)[:-20], "damaged bzip2"),
+    "bzip2, damaged": (bz2.compress(IMAGE)[:40] + bytes(40), "damaged bzip2"),
+    "bzip2 in gzip": (gzip.compress(bz2.compress(IMAGE)), "found a bzip2 archive"),
     "compressed, bomb": (gzip_tile_bomb(), "unpacks to more than 352 bytes"),
 }
 
@@ -195,4 +205,133 @@ def test_bad_fits_files_are_refused(tmp_path, kind):
 def test_gzip_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr(data_fits, "MAX_UNPACKED", 100_000)
     refuse(tmp_path, "x.fits.gz", gzip.compress(IMAGE + bytes(100_000)), "at most 100000 bytes")
+    refuse(tmp_path, "x.fits.bz2", bz2.compress(IMAGE + bytes(100_000)), "at most 100000 bytes")
     assert_picture(read(tmp_path, "y.fits.gz", gzip.compress(IMAGE)), scene().astype("f4"))
+
+
+# --- which HDU ----------------------------------------------------------------------------------------------
+
+
+def hdus(*names: str | tuple, first: bool = True) -> bytes:
+    """A file whose HDUs are those images; "NAME": the first pixel is its place among them; ("NAME", shape) too.
+
+    first: the first of them is the primary HDU.
+    """
+    made = [] if first else [fits.PrimaryHDU()]
+    for number, name in enumerate(names):
+        name, shape = name if isinstance(name, tuple) else (name, (40, 44))
+        image = np.full(shape, 1.0) if 0 in shape else scene(shape)
+        if image.size:
+            image[..., 0, 0] = number
+        hdu = (fits.ImageHDU if made else fits.PrimaryHDU)(image if image.size else None)
+        if name:
+            hdu.header["EXTNAME"] = name
+        made.append(hdu)
+    return packed(*made)
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["MASK", "DATA", "NOISE_MAP", "PSF"], 1),  # PyAutoLens
+        (["ERR", "SCI"], 1),
+        (["SCI", "ERR", "DQ"], 0),
+        (["", "SCI"], 1),  # the primary has pixels, but SCI is what they call it
+        (["", "MASK"], 0),
+        (["", ("SCI", (60, 60))], 1),
+        (["WHT", "CTX", "IMAGE"], 2),
+        (["VARIANCE", "IMAGE", "MASK"], 1),
+        (["IMAGE", "DATA", "SCI"], 2),
+        (["DATA", "SCIENCE"], 1),
+        (["sci_err", "sci"], 1),
+        (["DATA_MASK", "RMS", "VAR_POISSON", "WGT", "INVVAR", "F814W"], 5),
+        (["SCI_PSF", "noise-map", "Weight", "G-BAND"], 3),
+        ([("PSF", (21, 21)), "SCI"], 1),
+        ([("", (21, 21)), "SCI"], 1),
+        ([("", (21, 21)), ""], 1),
+        ([("SCI", (10, 10)), "RESIDUAL"], 1),
+        ([("SCI", (10, 40, 44)), "STAMP"], 1),  # a cube
+        (["G", "R"], 0),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_which_hdu_is_the_image(tmp_path, names, chosen, first):
+    found = read(tmp_path, "x.fits", hdus(*names, first=first))
+    assert found.pixels[0, 0, 0] == chosen
+    images = [name for name in names if not isinstance(name, tuple) or min(name[1]) >= 29 and len(name[1]) == 2]
+    number = chosen + (not first)
+    name = names[chosen] if isinstance(names[chosen], str) else names[chosen][0]
+    title = f"HDU {number} ({name.upper() or ('no name' if number else 'PRIMARY')})"
+    assert found.note == (f"{title} of {len(images)} images" if len(images) > 1 else title if number else "")
+
+
+def test_an_empty_image_does_not_end_the_search(tmp_path):
+    first = fits.PrimaryHDU(np.zeros((1, 1), "u1"))
+    content = packed(first, fits.ImageHDU(scene(), name="SCI"))
+    content = (
+        content[:2880].replace(b"NAXIS1  =                    1", b"NAXIS1  =                    0") + content[5760:]
+    )
+    assert_picture(read(tmp_path, "x.fits", content), scene())
+
+
+@pytest.mark.parametrize("names", [["MASK"], ["ERR", "WHT"], ["PSF", "NOISE_MAP", "DQ"]])
+def test_masks_and_errors_alone_are_no_image(tmp_path, names):
+    refuse(tmp_path, "x.fits", hdus(*names), names[0], "by their names")
+
+
+def test_a_small_image_is_passed_over_where_a_window_is_needed(tmp_path):
+    path = tmp_path / "x.fits"
+    path.write_bytes(hdus(("", (31, 31)), ("A", (61, 60)), ("B", (61, 60))))
+    assert read_picture(path).pixels.shape == (1, 31, 31)
+    found = read_picture(path, window=39)
+    assert found.pixels.shape == (1, 61, 60) and found.note == "HDU 1 (A) of 3 images"
+
+
+@pytest.mark.parametrize(("asked", "chosen"), [(0, 0), ("2", 2), ("noise_map", 2), ("DATA", 1), (3, 3)])
+def test_an_hdu_can_be_asked_for(tmp_path, asked, chosen):
+    path = tmp_path / "x.fits"
+    path.write_bytes(hdus("MASK", "DATA", "NOISE_MAP", "PSF"))
+    assert read_picture(path, hdu=asked).pixels[0, 0, 0] == chosen
+    for missing in (7, -1, "SCI"):
+        with pytest.raises(DataError, match=f"in HDU {missing}, found 0 MASK"):
+            read_picture(path, hdu=missing)
+
+
+def test_what_follows_the_image_may_be_damaged(tmp_path):
+    content = hdus("SCI", "ERR")
+    for tail in (content[:-4000], content[: len(content) // 2] + b"junk" * 2000, content + bytes(100)):
+        assert read(tmp_path, "x.fits", tail).pixels[0, 0, 0] == 0
+
+
+# --- what is not essential ----------------------------------------------------------------------------------
+
+OPTIONAL = {
+    "BUNIT": "electrons/s",
+    "EXTNAME": "SCI",
+    "OBJECT": "it's a lens",
+    "DATE-OBS": "2020-01-01T00:00",
+    "CRVAL1": "1.5.2",
+    "EQUINOX": "J2000",
+    "EXPTIME": "NaN",
+    "CHECKSUM": "'wrong",
+}
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+@pytest.mark.parametrize("kind", ["primary", "extension", "compressed"])
+def test_a_damaged_card_that_says_nothing_about_pixels(tmp_path, key, kind):
+    truth = scene().astype("i4")
+    hdu = {"primary": fits.PrimaryHDU, "extension": fits.ImageHDU, "compressed": fits.CompImageHDU}[kind](truth)
+    hdu.header["MARK"] = "here"
+    content = packed(hdu) if kind == "primary" else packed(fits.PrimaryHDU(), hdu)
+    content = re.sub(rb"MARK    = 'here    '.{60}", f"{key:8s}= {OPTIONAL[key]}".ljust(80).encode(), content, count=1)
+    found = read(tmp_path, "x.fits", content)
+    assert_picture(found, truth)
+    assert found.unit is None
+    assert ("BUNIT, cannot be read" in found.note) == (key == "BUNIT")
+
+
+def test_a_damaged_card_of_another_hdu(tmp_path):
+    content = packed(fits.PrimaryHDU(), fits.ImageHDU(np.ones(9), name="MARK"), fits.ImageHDU(scene(), name="SCI"))
+    content = content.replace(b"EXTNAME = 'MARK    '", b"EXTNAME = MARK' /   ")
+    assert_picture(read(tmp_path, "x.fits", content), scene())

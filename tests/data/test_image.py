@@ -1,5 +1,6 @@
 """Pictures of any format: by name and content, read or refused."""
 
+import bz2
 import gzip
 import subprocess
 import sys
@@ -11,12 +12,28 @@ from astropy.io import fits
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_files import GOOD, IMAGE, SMALL_PNG, npy, packed, picture, primary, raster, read, refuse, scene, tiff
+from image_files import (
+    GOOD,
+    IMAGE,
+    SMALL_PNG,
+    assert_picture,
+    npy,
+    packed,
+    picture,
+    primary,
+    raster,
+    read,
+    refuse,
+    scene,
+    tiff,
+)
 
 from darklens.data import checks
 from darklens.data import image as data_image
 from darklens.data.image import read_picture
 from darklens.errors import DataError
+
+GZIPPED = packed(fits.PrimaryHDU(), fits.CompImageHDU(scene().astype("i4"), compression_type="GZIP_1"))
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +48,32 @@ def test_npy_pictures_need_not_be_square(tmp_path, shape):
     assert found.pixels.shape == ((3, 29, 60) if shape[-1] == 3 else shape if len(shape) == 3 else (1, *shape))
 
 
-@pytest.mark.parametrize("name", ["x.jpg", "x", "fits", "x.npy.txt", "x.gz"])
+@pytest.mark.parametrize("name", ["x", "fits", "x.npy.txt", "x.zip.txt"])
 def test_other_extensions_are_refused(tmp_path, name):
     assert data_image.find_extension(name) is None
     refuse(tmp_path, name, GOOD, ".npy, .fits")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("x.jpg", "lossy"), ("X.JPEG", "lossy"), ("x.npz", ".npy"), ("x.h5", ".npy or FITS"), ("x.hdf5", ".npy or FITS")]
+    + [("x.tar.gz", "unpack"), ("x.npy.gz", "unpack"), ("x.fits.xz", "unpack"), ("x.pkl", "never opened")],
+)
+def test_what_may_hold_images_and_is_not_read_says_why(tmp_path, name, advice):
+    assert data_image.find_extension(name) is None and advice in data_image.unread_kind(name)
+    refuse(tmp_path, name, GOOD, advice)
+
+
+@pytest.mark.parametrize("name", ["x.fits", "x.fit", "x.fts", "x", "x.v2"])
+@pytest.mark.parametrize("packing", [gzip, bz2])
+def test_packed_fits_files_of_any_name(tmp_path, name, packing):
+    ending = {gzip: ".gz", bz2: ".bz2"}[packing]
+    assert_picture(read(tmp_path, name + ending, packing.compress(IMAGE)), scene().astype("f4"))
+
+
+@pytest.mark.parametrize("name", ["x.fz", "x.fits.fz", "x.fit.fz", "X.FITS.FZ", "x.fits"])
+def test_tile_compressed_fits_files_of_any_name(tmp_path, name):
+    assert_picture(read(tmp_path, name, GZIPPED), scene().astype("i4"))
 
 
 @pytest.mark.parametrize("name", ["x.fits", "x.FIT", "x.fts", "a.b.fits.gz", "x.png", "x.TIF", "x.tiff", "x.npy"])
@@ -57,9 +96,6 @@ def test_a_name_says_what_is_expected_and_the_content_must_agree(tmp_path):
         refuse(tmp_path, name, b"", "an empty file")
         refuse(tmp_path, name, b"<html>404 not found</html>", "a web page")
         refuse(tmp_path, name, b"garbage" * 1000, "bytes that are no")
-
-
-GZIPPED = packed(fits.PrimaryHDU(), fits.CompImageHDU(scene().astype("i4"), compression_type="GZIP_1"))
 
 
 @pytest.mark.parametrize(
@@ -103,3 +139,49 @@ def test_damaged_pictures_are_read_or_refused(scratch, name, data):
         return
     assert found.pixels.ndim == 3 and found.pixels.dtype.kind in "uif" and np.isfinite(found.pixels).all()
     assert len(found.pixels) in (1, 3) and min(found.pixels.shape[1:]) >= checks.MIN_SIZE
+
+
+# --- what is not looked at ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(60, 60), (61, 61), (61, 60), (60, 73), (75, 60)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("window", [39, 40])
+def test_only_what_is_looked_at_must_be_finite(tmp_path, shape, value, window):
+    """One pixel within the window's edge, or beyond it; dead pixels in the sky of real files are beyond it."""
+    rows, columns = checks.central(*shape, window)
+    for row, column in ((rows.start, columns.start), (rows.stop - 1, columns.start), (rows.start, columns.stop - 1)):
+        image = scene(shape)
+        image[row, column] = value
+        np.save(tmp_path / "x.npy", image)
+        for read_it in (read_picture, data_image.read_image):
+            with pytest.raises(DataError, match=f"row {row}, column {column}"):
+                read_it(tmp_path / "x.npy", window=window)
+    for row, column in ((rows.start - 1, columns.start), (rows.stop, columns.start), (4, columns.stop), (0, 0)):
+        image = scene(shape)
+        image[row, column] = value
+        np.save(tmp_path / "x.npy", image)
+        found = read_picture(tmp_path / "x.npy", window=window)
+        assert found.masked == 0 and found.note.startswith("1 ")
+        assert np.array_equal(found.pixels[0, rows, columns], image[rows, columns])
+        assert np.isfinite(data_image.read_image(tmp_path / "x.npy", window=window)).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 60), (61, 61), (61, 60), (60, 75), (151, 150)])
+@pytest.mark.parametrize("window", [29, 45])
+def test_each_axis_is_cropped_about_its_own_centre(height, width, window):
+    rows, columns = checks.central(height, width, window)
+    assert (rows.start, columns.start) == ((height - window) // 2, (width - window) // 2)
+    image = np.arange(height * width).reshape(1, height, width)
+    square = data_image.as_square(image)
+    again = checks.central(*square.shape[1:], window)
+    assert np.array_equal(square[(0, *again)], image[0, rows, columns])  # as it is, or made a square before
+
+
+def test_oblong_images_of_a_data_set_become_squares(tmp_path):
+    np.save(tmp_path / "x.npy", picture(1, (41, 40)))
+    assert data_image.read_shape(tmp_path / "x.npy") == (1, 40)
+    assert np.array_equal(data_image.read_image(tmp_path / "x.npy", 1, 40)[0], picture(1, (41, 40))[1:])
+    with pytest.raises(DataError, match="40 x 40 pixels"):
+        np.save(tmp_path / "y.npy", picture(1, (41, 43)))
+        data_image.read_image(tmp_path / "y.npy", 1, 40)
