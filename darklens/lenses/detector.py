@@ -6,6 +6,9 @@ Light and sky are in electrons/s a pixel until `observe`, whose image is in coun
 import math
 
 import numpy as np
+from torch import Tensor
+
+Array = np.ndarray | Tensor | float
 
 
 def flux(magnitude: np.ndarray | float, zero_point: float) -> np.ndarray:
@@ -28,7 +31,9 @@ def background_rms(sky: float, exposure_time: float, read_noise: float = 0.0, ex
     return math.sqrt(sky * exposure_time + exposures * read_noise**2) / exposure_time
 
 
-def peak_electrons(snr: np.ndarray | float, sky_fraction: np.ndarray | float, variance: np.ndarray | float):
+def peak_electrons(
+    snr: np.ndarray | float, sky_fraction: np.ndarray | float, variance: np.ndarray | float
+) -> np.ndarray:
     """Electrons in the brightest pixel P at which P / sqrt(P (1 + sky_fraction) + variance) = snr.
 
     sky_fraction: the part of the sky that grows with P; variance: electrons^2 of all else (sky, reads).
@@ -89,7 +94,7 @@ def eight_bits(image: np.ndarray) -> np.ndarray:
     return np.minimum((image - low) * (256 / max(high - low, np.finfo(float).tiny)) // 1, 255)
 
 
-def expected_image(light, sky, exposure_time, gain: float, keep_sky: bool, output: str):
+def expected_image(light: Array, sky: Array, exposure_time: Array, gain: Array, keep_sky: bool, output: str) -> Array:
     """The mean of `observe`: arrays or tensors that broadcast."""
     total = light + sky if keep_sky else light
     return total / gain if output == "rate" else total * (exposure_time / gain)

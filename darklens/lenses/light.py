@@ -69,6 +69,7 @@ def blur(image: Tensor, recipe: Recipe, fwhm: float, beta: float) -> Tensor:
 
 
 def blur_each(image: Tensor, recipe: Recipe, lenses: Lenses) -> Tensor:
+    """(B, n, n) each convolved with its lens's PSF, at once where they are all the same."""
     fwhm, beta = lenses["psf.fwhm"] * lenses["robust.psf_width"], lenses["psf.beta"]
     if len({*zip(fwhm.tolist(), beta.tolist(), strict=True)}) == 1 or recipe.psf.kind in ("file", "none"):
         return blur(image, recipe, fwhm[0], beta[0])

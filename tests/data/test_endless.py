@@ -105,6 +105,24 @@ def test_noise_on_a_device_is_poisson_and_in_the_order_asked_for(here):
         assert abs(float(pulls.mean())) < 0.05 and 0.95 < float(pulls.std()) < 1.05
 
 
+@pytest.mark.parametrize("name", ["ii", "hst"])
+def test_any_recipe_is_drawn_without_end(tmp_path, name):
+    """Two classes of one's own, float32; on this device, and as a GPU does it."""
+    recipe = recipes.changed(recipes.RECIPES[name], {"image.pixels": 32, "classes.vort": None})
+    writer.write_dataset(tmp_path / "images", recipe, {"train": 1, "val": 1}, quiet=True)
+    data = folder.scan(tmp_path / "images")
+    found = Endless(recipe, 8, data, transforms.default_preprocess(data.size), 4, seed=7, workers=0)
+    images, labels, _ = gather(found, 0)
+    assert images.shape == (8, 1, 31, 31) and labels.tolist() == [0, 1] * 4 and torch.isfinite(images).all()
+    expected = render.simulate(recipe, "sphere", [2], seed=7)
+    np.testing.assert_array_equal(found._reader[np.array([5])][0][0], expected)
+    drawn, _ = endless._Draw(recipe, 7)[np.arange(4)]
+    on_device = endless.render_noisy(drawn, np.arange(4), recipe, 7, torch.device("cpu"))
+    assert on_device.shape == (4, 1, 32, 32) and torch.isfinite(on_device).all()
+    other = recipes.changed(recipe, {"image.pixel_scale": 0.09})
+    assert found.identity != Endless(other, 8, data, found.preprocess, 4, seed=7, workers=0).identity
+
+
 def test_other_images_to_validate_on_are_refused(tmp_path):
     small = folder.scan(write_images(tmp_path / "small"))
     with pytest.raises(DataError, match="expected classes no, sphere, vort and images of 1 x 150 x 150"):
