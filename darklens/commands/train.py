@@ -23,6 +23,7 @@ from darklens.data.batches import open_batches
 from darklens.data.endless import Endless
 from darklens.data.folder import scan
 from darklens.data.known import is_all_smooth, known_lens, known_recipe
+from darklens.data.views import make_views
 from darklens.errors import Interrupted, ResultsError, TrainingError, UsageError
 from darklens.lenses import writer
 from darklens.lenses.recipe_file import parse_recipe
@@ -106,12 +107,13 @@ def _open(settings: Namespace, recipe, lenses: Recipe | None, device, folder: Pa
     data = scan(settings.data_dir)
     config = {} if settings.use_CNN else {key: getattr(settings, key) for key in ("sym_group", "N", "arch", "head")}
     lens = known_lens(data)
-    settings.view = settings.view or _usual_view(settings, data)
+    begin = saved.find_weights(settings.weights) if settings.weights and not folder else None
+    settings.view = settings.view or _usual_view(settings, data, begin)
     preprocess = transforms.choose_preprocess(data, settings.crop, settings.view, lens)
     options = {"preprocess": preprocess, "conv": settings.conv}
     classifier = saved.new_classifier(data, config, device, settings.use_CNN, **options)
-    if settings.weights and not folder:
-        saved.start_from(classifier, saved.find_weights(settings.weights))
+    if begin:
+        saved.start_from(classifier, begin)
     options = {"seed": settings.seed, "shift": recipe.shift, "workers": settings.num_workers}
     options["progress"] = not settings.quiet
     if not ranks.alone:
@@ -119,6 +121,8 @@ def _open(settings: Namespace, recipe, lenses: Recipe | None, device, folder: Pa
     # before the images are read: it may not be writable
     new = None if folder else ranks.broadcast(lambda: _new_folder(settings))
     try:
+        if settings.view != "image":
+            _make_views(settings, data, preprocess, ranks)
         parts = data, classifier.preprocess, recipe.batch_size, device
         batches = _batches(settings, lenses, *parts, **options)
     except BaseException:
@@ -128,8 +132,18 @@ def _open(settings: Namespace, recipe, lenses: Recipe | None, device, folder: Pa
     return folder or new, data, batches, classifier
 
 
-def _usual_view(settings: Namespace, data) -> str:
-    """Compact networks see residuals where the smooth lens is known."""
+def _make_views(settings: Namespace, data, preprocess, ranks) -> None:
+    """The first process makes the residuals for all, which hear of each file of them and so don't give it up."""
+    names = [name for name in data.splits if name != "train" or not settings.simulate]
+    made = make_views(data, names, preprocess, settings.num_workers, not settings.quiet)
+    while ranks.broadcast(lambda: next(made, False)):
+        pass
+
+
+def _usual_view(settings: Namespace, data, begin: Path | None) -> str:
+    """That of the weights to begin with; else compact networks see residuals where the smooth lens is known."""
+    if begin:
+        return saved.load_model(begin).preprocess.view
     compact = settings.arch == "compact" and not settings.use_CNN
     return "residual" if compact and is_all_smooth(data) and data.channels == 1 else "image"
 
