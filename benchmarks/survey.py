@@ -19,16 +19,14 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "lenses")]
+sys.path.append(str(ROOT / "tests"))  # the translation to lenstronomy that the tests check
+from lenstronomy_reference import lenstronomy_image  # noqa: E402
+from simulated import edited  # noqa: E402
 
-import test_survey_images as checks  # noqa: E402  the translation to lenstronomy that the tests check
-from darklens.lenses.drawn import draw  # noqa: E402
-from darklens.lenses.survey import simulate  # noqa: E402
-from darklens.lenses.survey_render import light_and_sky  # noqa: E402
-
+from darklens.lenses.draw import draw  # noqa: E402
 from darklens.lenses.psf import moffat_kernel  # noqa: E402
-from darklens.lenses.recipe_file import load_recipe  # noqa: E402
-from darklens.lenses.recipe_tables import SurveyRecipe  # noqa: E402
+from darklens.lenses.recipes import Recipe, load_recipe  # noqa: E402
+from darklens.lenses.render import light_and_sky, simulate  # noqa: E402
 
 CLASSES = {  # those of Model F: lenstronomy has no rod, a vortex is 25 point masses there, and compared in speed alone
     "no": {},
@@ -48,7 +46,7 @@ def rate(make: Callable[[], object], images: int, repeats: int = 3) -> float:
     return images / min(seconds)
 
 
-def compare(recipe: SurveyRecipe, class_name: str, images: int) -> tuple[float, float, float]:
+def compare(recipe: Recipe, class_name: str, images: int) -> tuple[float, float, float]:
     """Ours and lenstronomy's images/s per core, and the largest difference over the peak of the first lens."""
     drawn = draw(recipe, class_name, 0, "train", range(images))
     points = draw(recipe, "sphere", 0, "train", range(images)) if class_name == "vort" else drawn
@@ -56,10 +54,10 @@ def compare(recipe: SurveyRecipe, class_name: str, images: int) -> tuple[float, 
     pixels = recipe.psf.fwhm.values[0] / recipe.image.pixel_scale
     kernel = moffat_kernel(pixels, recipe.psf.beta.values[0]) if recipe.psf.kind == "moffat" else None
     ours = rate(lambda: light_and_sky(drawn, recipe), images)
-    theirs = rate(lambda: [checks.lenstronomy_image(lens, recipe, kernel) for lens in lenses], images)
+    theirs = rate(lambda: [lenstronomy_image(lens, recipe, kernel) for lens in lenses], images)
     if class_name == "vort":
         return ours, theirs, float("nan")
-    expected = checks.lenstronomy_image(lenses[0], recipe, kernel)
+    expected = lenstronomy_image(lenses[0], recipe, kernel)
     light = light_and_sky(lenses[0], recipe)[0][0].numpy()
     return ours, theirs, float(np.abs(light - expected).max() / expected.max())
 
@@ -71,8 +69,8 @@ def main() -> None:
     args = parser.parse_args()
     fwhm = load_recipe(args.recipe).psf.fwhm.values[0]
     table = {"psf": {"fwhm": fwhm, "edges": "zero"}, "image": {"supersample": 2}}  # their edges; their PSF is fixed
-    own = checks.edited(args.recipe, **table)
-    recipe = checks.edited(args.recipe, **table, classes=CLASSES)
+    own = edited(args.recipe, **table)
+    recipe = edited(args.recipe, **table, classes=CLASSES)
     torch.set_num_threads(1)
     print(f"{args.recipe:11} ours/s  lenstronomy/s  ratio  difference")
     rates = {name: compare(recipe, name, args.images) for name in CLASSES}

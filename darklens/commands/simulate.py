@@ -5,6 +5,7 @@
     python simulate.py --model f --out round_f --random_shear_axis --train 100 --val 20
     python simulate.py --model f --sheet model_f.png             # a picture of 25 images, no data set
     python simulate.py --recipe my_survey.toml                   # a recipe of your own: PSF, noise, lens, source
+    python simulate.py --like my_cutouts --out my_survey.toml --sheet compared.png   # such a recipe, measured
     python simulate.py --model j --published --out dataset       # float64 (1, 150, 150) from 0 to 1
 
 Recipes of the package: f and j (DeepLense's Models F and J), wide (what holds both and lies around them), euclid, hst,
@@ -28,6 +29,7 @@ References: Alexander et al. 2020, ApJ 893, 15 (arXiv:1909.07346) and arXiv:2008
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,7 +38,9 @@ from pathlib import Path
 
 import torch
 
-from darklens.errors import DatasetError
+from darklens.analysis.survey import measure
+from darklens.analysis.survey_recipe import recipe_text, write_comparison
+from darklens.errors import DataError, DatasetError, RecipeError
 from darklens.lenses.recipes import (
     DISTANCES,
     QUIRKS,
@@ -72,6 +76,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     what.add_argument("--model", choices=recipe_names(), help="a recipe of the package")
     what.add_argument(
         "--recipe", metavar="FILE.toml", help="a recipe of your own; darklens/lenses/presets has examples"
+    )
+    what.add_argument(
+        "--like", type=Path, metavar="FOLDER", help="measure the cutouts in it and write a recipe to --out FILE.toml"
     )
     parser.add_argument("--out", type=Path, help="folder (default: images_NAME, none if only --sheet is asked for)")
     parser.add_argument("--train", type=_natural, default=25000, help="training images a class (default: 25000)")
@@ -120,10 +127,14 @@ def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """The flags, checked, with `recipe` and a definite `device`; exits with 2 and the reason if need be."""
     parser = _parser(prog)
     args = parser.parse_args(arguments)
+    if args.like is not None and (args.out is None or args.out.suffix != ".toml"):
+        parser.error("--like needs --out FILE.toml, the recipe to write")
     args.counts = {split: getattr(args, split) for split in SPLITS}
     if args.out is not None and not any(args.counts.values()):
         parser.error("nothing to simulate: --train, --val and --test are all 0")
     try:
+        if args.like is not None:
+            return args
         args.recipe = _recipe(args)
         if args.out is None and args.sheet is None:
             args.out = Path(f"images_{args.recipe.name}")
@@ -137,7 +148,23 @@ def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     return args
 
 
+def _like(args: argparse.Namespace) -> None:
+    """Measure a user's cutouts; write the recipe, and the picture if it is asked for."""
+    found = measure(args.like)
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", args.out.stem)
+    _check_writable(args.out.parent)
+    args.out.write_text(recipe_text(found, name), encoding="utf-8")
+    recipe = load_recipe(args.out)
+    _say(args, f"{args.out}: measured on {len(found.images)} images of {found.images.shape[1]} pixels; look at it")
+    if args.sheet is not None:
+        _check_writable(args.sheet.parent)
+        write_comparison(args.sheet, found, recipe, args.seed)
+        _say(args, f"{args.sheet}: theirs and ours")
+
+
 def _run(args: argparse.Namespace) -> None:
+    if args.like is not None:
+        return _like(args)
     if args.sheet is not None:
         write_sheet(args.sheet, args.recipe, args.seed, args.device)
         _say(args, f"{args.sheet}: 25 images")
@@ -160,7 +187,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "simulate.py") -> i
     again = "run the same command again to go on"
     try:
         _run(args)
-    except DatasetError as error:
+    except (DatasetError, DataError, RecipeError) as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
