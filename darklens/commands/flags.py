@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="with --mode Compare: timestamps or folders of runs")
 
     add = parser.add_argument_group("data").add_argument
-    add("--data_dir", metavar="DIR", help="data set: folder, or shards (images_f)")
+    add("--data_dir", type=os.path.expanduser, metavar="DIR", help="data set: folder, or shards (images_f)")
     add("--num_workers", type=whole(0), metavar="K", help="processes that read images which do not fit in memory")
     add(
         "--simulate",
@@ -231,9 +232,9 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
     add("--explain", **switch, help="with Test: also show which pixels decide, on some of the images (False)")
-    add("--output", metavar="FILE", help="with Predict: the table to write (predictions.csv)")
+    add("--output", type=os.path.expanduser, metavar="FILE", help="with Predict: the table to write (predictions.csv)")
     add("--list", **switch, help="show the runs that there are (False)")
-    add("--results_dir", metavar="DIR", help="where runs are kept (the current folder)")
+    add("--results_dir", type=os.path.expanduser, metavar="DIR", help="where runs are kept (the current folder)")
 
     add = parser.add_argument_group("machine").add_argument
     add("--use_cuda", **switch, help="use a GPU if there is one (True)")
@@ -327,7 +328,7 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
 def _config(path: str, parser: Parser) -> dict:
     """The settings in a run's record, checked as if they had been typed."""
     try:
-        arguments = json.loads(Path(path).read_text())["arguments"]
+        arguments = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))["arguments"]
         typed = [f"--{key}={arguments[key]}" for key in REPEATED if arguments.get(key, DEFAULTS[key]) != DEFAULTS[key]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         parser.error(f"--config {path}: expected the run.json of a run ({type(error).__name__}: {error})")

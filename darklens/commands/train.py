@@ -112,6 +112,7 @@ def _open(settings: Namespace, recipe, lenses: Recipe | None, device, folder: Pa
     preprocess = transforms.choose_preprocess(data, settings.crop, settings.view, lens)
     options = {"preprocess": preprocess, "conv": settings.conv}
     classifier = saved.new_classifier(data, config, device, settings.use_CNN, **options)
+    saved.check_savable(classifier)
     if begin:
         saved.start_from(classifier, begin)
     options = {"seed": settings.seed, "shift": recipe.shift, "workers": settings.num_workers}
