@@ -19,6 +19,7 @@ from darklens.errors import DataError
 
 BESIDE = ("noise", "rms", "psf", "weight", "mask", "wht", "ivar")  # in names of files that aren't the image itself
 TREND = 4.0  # pixels
+GALAXY = 0.3  # of the rest: above, the light in the middle is a lens galaxy's
 SCALES = ("PIXSCALE", "PIXSCAY", "PIXSCAX")
 
 
@@ -57,8 +58,8 @@ def measure(folder: str | Path) -> Survey:
     sky, noise = np.array([_background(image) for image in images]).T
     noise = np.array([n if known is None else np.percentile(known, 1) for n, known in zip(noise, maps, strict=True)])
     slope = _variance_per_unit(images - sky[:, None, None], noise, maps)
-    peak = np.array([np.sort(image.ravel())[-5] for image in images]) - sky  # a hot pixel or four are not the peak
     rings = np.array([_ring(image - s, n) for image, s, n in zip(images, sky, noise, strict=True)])
+    peak = np.array([_peak(image, *ring) for image, ring in zip(images, rings, strict=True)]) - sky
     scales = [s for p in files if (s := pixel_scale(p))]
     return Survey(
         images,
@@ -199,6 +200,14 @@ def _ring(light: np.ndarray, noise: float) -> tuple[float, float]:
     ring = float(peaks[np.argmax(found["prominences"] * peaks)]) + 0.5 if seen else len(light) / 4
     inner = light[radius < ring / 2].sum()
     return ring if seen else math.nan, float(max(inner, 0) / max(light[radius < 2 * ring].sum() - inner, 1e-300))
+
+
+def _peak(image: np.ndarray, ring: float, central: float) -> float:
+    """The fifth brightest pixel (four may be hot), outside of half the ring where a lens galaxy shines."""
+    size = len(image)
+    rows, columns = np.indices(image.shape) - (size - 1) / 2
+    inside = np.hypot(rows, columns) < (ring if np.isfinite(ring) else size / 4) / 2
+    return float(np.sort(image[~inside] if central > GALAXY else image.ravel())[-5])
 
 
 def _psf(paths: list[Path], files: list[Path]) -> Path | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from darklens.analysis.survey import Survey
+from darklens.analysis.survey import GALAXY, Survey
 from darklens.lenses.recipe_tables import Recipe
 from darklens.lenses.render import simulate
 from darklens.storage.files import replacing
@@ -24,7 +24,7 @@ def recipe_text(survey: Survey, name: str) -> str:
     kept = abs(np.median(s.sky)) > np.median(s.noise) / 2 and np.median(s.sky) > 0
     ring = s.ring[np.isfinite(s.ring)] * scale
     central = s.central[np.isfinite(s.central)]
-    galaxy = len(central) and np.median(central) > 0.3
+    galaxy = len(central) and np.median(central) > GALAXY
     lines = [
         f"# Measured on {n} images of {s.images.shape[1]} x {s.images.shape[1]} pixels, unit {s.unit or 'not given'}.",
         "# Edit it; `simulate.py --recipe THIS --sheet FILE.png` draws it. Keys: darklens/lenses/recipe_tables.py.",
