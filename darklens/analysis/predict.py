@@ -44,6 +44,7 @@ from darklens.analysis.pictures import find_pictures
 from darklens.classifier.classifier import Classifier
 from darklens.data.checks import central
 from darklens.data.image import check_channels, read_picture
+from darklens.data.outputs import check_output
 from darklens.data.reader import read_ahead
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
@@ -70,7 +71,7 @@ class Counts(NamedTuple):
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class Item:
     """One file: what the network sees of it (C, S, S), or None and the reason why it was rejected.
 
@@ -104,8 +105,10 @@ def predict_folder(
     batches, are ever in memory. The table appears whole or not at all: a file that was there stays until the last row
     is written. The order and, up to rounding, the figures depend on neither batch size nor workers.
 
-    Raises DataError if there is no image or if all were rejected, ResultsError if the table cannot be written.
+    Raises DataError if there is no image or if all were rejected, UsageError if the table would replace an image,
+    ResultsError if it cannot be written.
     """
+    check_output("--output", output, folder)
     root, names, skipped = find_pictures(folder)
     reader = Items(root, names, classifier.preprocess, classifier.channels)
     chunks = [np.arange(i, min(i + batch_size, len(names))) for i in range(0, len(names), batch_size)]

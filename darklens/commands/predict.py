@@ -5,11 +5,13 @@ from argparse import Namespace
 from darklens import machine
 from darklens.analysis.predict import predict_folder
 from darklens.commands.trained import load_network
+from darklens.data.outputs import check_output
 
 
 def predict(settings: Namespace, given: set[str]) -> None:
     """Classify images without labels, one row of a table a file."""
-    _, classifier, device = load_network(settings, given)
+    path, classifier, device = load_network(settings, given)
+    check_output("--output", settings.output, None, path)
     precision = machine.choose_precision(settings.precision or classifier.record.get("precision"), device)
     options = {"batch_size": settings.batch_size} if settings.batch_size else {}
     counts = predict_folder(

@@ -40,6 +40,7 @@ import torch
 
 from darklens.analysis.survey import measure
 from darklens.analysis.survey_recipe import recipe_text, write_comparison
+from darklens.data.packed import is_packed
 from darklens.errors import DataError, DatasetError, RecipeError
 from darklens.lenses.recipes import (
     DISTANCES,
@@ -108,6 +109,20 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     return robust(recipe) if args.robust else recipe
 
 
+def _check_sheet(args: argparse.Namespace) -> None:
+    """Raises ValueError for a picture that would replace an image, or lie among them."""
+    if args.sheet is None:
+        return
+    if args.sheet.suffix.lower() != ".png":
+        raise ValueError(f"argument --sheet: expected a name that ends in .png, not {args.sheet}")
+    here = Path(os.path.realpath(args.sheet))
+    folders = [folder for folder in here.parents if (folder / "manifest.json").exists() or is_packed(folder)]
+    if args.out is not None and here.is_relative_to(os.path.realpath(args.out)):
+        folders.append(args.out)
+    if folders:
+        raise ValueError(f"argument --sheet: {args.sheet} would lie among the images of {folders[0]}: choose another")
+
+
 def _check_writable(folder: Path) -> None:
     """Raises OSError unless files can be made in the folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +154,7 @@ def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         if args.out is None and args.sheet is None:
             args.out = Path(f"images_{args.recipe.name}")
         args.device = _device(args.device)
+        _check_sheet(args)
         for folder in filter(None, (args.out, args.sheet and args.sheet.parent)):
             _check_writable(folder)
     except ValueError as error:

@@ -246,7 +246,9 @@ def test_rounding_to_bf16_does_not_matter(fitted, folder):
 
 def test_fit_takes_images_evenly_and_repeats_itself(folder, fitted, monkeypatch):
     read = []
-    monkeypatch.setattr(views, "read_image", lambda path, real=views.read_image: read.append(path) or real(path))
+    monkeypatch.setattr(
+        views, "read_image", lambda path, real=views.read_image, **options: read.append(path) or real(path, **options)
+    )
     train, val = paths_of(folder)
     found = [fit_on(fitted, train, val, most=30, batch_size=size, quiet=True) for size in (30, 30, 7)]
     assert found[0].images == (30, 30) and {path.parent.name for path in read[:30]} == {"no", "sphere", "vort"}
