@@ -9,7 +9,6 @@
 """
 
 import argparse
-import dataclasses
 import itertools
 import math
 import sys
@@ -27,6 +26,7 @@ from darklens.lenses.fit import SmoothModel, fit, fit_many  # noqa: E402
 from darklens.lenses.fit import start as starts  # noqa: E402
 from darklens.lenses.fit.pool import usable_cores  # noqa: E402
 from darklens.lenses.fit.window import middle  # noqa: E402
+from darklens.lenses.recipes import changed, with_quirks  # noqa: E402
 
 SPREAD = np.array([0.03, 0.03, 0.03, 0.03, 0.03, 0.1, 0.1, 0.1])
 
@@ -160,8 +160,9 @@ def starts_agree(count: int, tries: int = 30) -> None:
 
 def moments(count: int) -> None:
     """Print the coefficients of the start, from images of F, of J, and of J with any axis and radius."""
-    wide = dataclasses.replace(
-        fit_data.J, random_shear_axis=True, random_source_axis=True, effective_radius=(0.25, 0.8)
+    wide = with_quirks(
+        changed(fit_data.J, {"source.effective_radius": [0.25, 0.8]}),
+        {"random_shear_axis": True, "random_source_axis": True},
     )
     pairs = [(r, c) for r in (fit_data.F, fit_data.J, wide) for c in fit_data.CLASSES]
     images, truth = zip(*(fit_data.images(r, c, count, 7) for r, c in pairs), strict=True)

@@ -11,7 +11,7 @@ from darklens.commands import flags
 from darklens.commands import train as training
 from darklens.lenses import render
 from darklens.lenses.fit import Fit, SmoothModel, fit_many
-from darklens.lenses.recipes import RECIPES
+from darklens.lenses.recipes import load_recipe
 
 
 def load(name: str | Path, device: str = "cpu") -> Classifier:
@@ -23,14 +23,12 @@ def load(name: str | Path, device: str = "cpu") -> Classifier:
 
 
 def simulate(model: str, class_name: str, indices: Iterable[int], seed: int = 0, split: str = "train") -> np.ndarray:
-    """Noisy images (n, 150, 150), uint16 counts: `indices` of a class of Model "f" or "j".
+    """Noisy images (n, pixels, pixels), `indices` of a class: uint16 where they are whole counts, else float32.
 
-    They are the images that `simulate.py --model MODEL --seed SEED` writes. Raises ValueError for an unknown model,
-    class or split, or a negative seed or index.
+    model: "f", "j" or another recipe of the package, or a recipe's file. They are the images that `simulate.py --model
+    MODEL --seed SEED` writes. Raises ValueError for an unknown recipe, class or split, or a negative seed or index.
     """
-    if model not in RECIPES:
-        raise ValueError(f"expected one of the models {', '.join(RECIPES)}, found {model!r}")
-    return render.simulate(RECIPES[model], class_name, indices, seed, split)
+    return render.simulate(load_recipe(model), class_name, indices, seed, split)
 
 
 def fit(images: np.ndarray, **model: object) -> Fit:

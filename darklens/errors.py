@@ -20,6 +20,10 @@ class UsageError(DarkLensError):
     status = 2
 
 
+class RecipeError(UsageError, ValueError):
+    """A recipe of lenses that can't be read or drawn from; one line with the key and what to do."""
+
+
 class DataError(DarkLensError, ValueError):
     """A folder or file that can't be used. The message is one printable line, whatever the file's name."""
 

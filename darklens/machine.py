@@ -85,6 +85,11 @@ def _group_memory() -> Iterator[int]:
                     yield int(bound) - int(taken[1] if taken else 0)
 
 
+def user_cache() -> Path:
+    """The folder for what can be made again: $XDG_CACHE_HOME/darklens, or ~/.cache/darklens."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darklens"
+
+
 def usable_cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

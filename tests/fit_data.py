@@ -1,25 +1,13 @@
 """Simulated lenses for the tests of the fit: the one place that knows where the simulator lives."""
 
-import dataclasses
-
 import numpy as np
 import torch
 
 from darklens.lenses import draw, recipes, render
 
 CLASSES = recipes.CLASSES
-F = dataclasses.replace(recipes.RECIPES["f"], vortex_length=(1.0, 4.0))
-J = dataclasses.replace(
-    F,
-    name="j",
-    z_lens=(0.4, 0.6),
-    z_source=(0.8, 1.2),
-    axis_ratio=(0.4, 1.0),
-    sky=12.5,
-    source_counts=102.0,
-    effective_radius=(0.5, 0.5),
-)
-RECIPES = {"f": F, "j": J}
+RECIPES = {name: recipes.RECIPES[name] for name in ("f", "j")}
+F, J = RECIPES.values()
 
 
 def images(recipe: recipes.Recipe, class_name: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,18 +16,17 @@ def images(recipe: recipes.Recipe, class_name: str, count: int, seed: int = 0) -
     return render.simulate(recipe, class_name, range(count), seed, "test"), truth(drawn, recipe)
 
 
-def truth(p: draw.Parameters, recipe: recipes.Recipe) -> np.ndarray:
+def truth(p: draw.Lenses, recipe: recipes.Recipe) -> np.ndarray:
     """(B, 8) Einstein radius of the halo, shear, source."""
-    theta = p.theta_e * np.sqrt(np.maximum(1 - recipe.conserve_mass * p.substructure_mass / recipe.total_mass, 0))
-    eta = -np.log(p.axis_ratio)
-    angles = 2 * p.shear_angle, 2 * p.source_angle
+    eta = -np.log(p["source.axis_ratio"])
+    angles = 2 * np.radians(p["lens.shear_angle"]), 2 * np.radians(p["source.angle"])
     columns = (
-        theta,
-        p.shear * np.cos(angles[0]),
-        p.shear * np.sin(angles[0]),
-        p.source_x,
-        p.source_y,
-        np.log(p.source_radius),
+        p["halo.einstein_radius"],
+        p["lens.shear"] * np.cos(angles[0]),
+        p["lens.shear"] * np.sin(angles[0]),
+        p["source.x"],
+        p["source.y"],
+        np.log(p["source.effective_radius"]),
         eta * np.cos(angles[1]),
         eta * np.sin(angles[1]),
     )

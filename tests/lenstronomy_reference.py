@@ -2,69 +2,111 @@
 
 import numpy as np
 
-from darklens.lenses import physics
+from darklens.lenses import physics, profiles
 
 
-def as_point_masses(p, nodes):
-    """Subhalos as they are, the vortex as Gauss-Legendre nodes: mass (Msun), x, y (arcsec)."""
-    if not p.vortex_mass.any():
-        return p.subhalo_mass[0], p.subhalo_x[0], p.subhalo_y[0]
-    t, w = np.polynomial.legendre.leggauss(nodes)
-    half = p.vortex_length[0] / 2 * t
-    x, y = (c[0] + half * f(p.vortex_angle[0]) for c, f in ((p.vortex_x, np.cos), (p.vortex_y, np.sin)))
-    return p.vortex_mass[0] * w / 2, x, y
+def _ellipse(q, degrees):
+    e, phi = (1 - q) / (1 + q), np.radians(degrees)
+    return {"e1": e * np.cos(2 * phi), "e2": e * np.sin(2 * phi)}
 
 
-def lenstronomy_lens(p, recipe, nodes=600):
-    mass, x, y = as_point_masses(p, nodes)
-    square = p.theta_e[0] ** 2 / recipe.total_mass
-    gamma, phi = p.shear[0], p.shear_angle[0]
-    halo = {"theta_E": np.sqrt(square * (recipe.total_mass - mass.sum())), "center_x": 0, "center_y": 0}
-    shear = {"gamma1": gamma * np.cos(2 * phi), "gamma2": gamma * np.sin(2 * phi), "ra_0": 0, "dec_0": 0}
-    points = [
-        {"theta_E": np.sqrt(square * m), "center_x": a, "center_y": b} for m, a, b in zip(mass, x, y, strict=True)
-    ]
-    return ["SIS", "SHEAR", *["POINT_MASS"] * len(points)], [halo, shear, *points]
-
-
-def lenstronomy_source(p, recipe):
-    """The source with lenstronomy's own b_n: another radius and amplitude give the very same profile."""
-    n, q, phi = recipe.sersic_index, p.axis_ratio[0], p.source_angle[0]
+def _sersic(v, table, amp, x, y, degrees):
+    """Their b_n is another: another radius and amplitude give the very same profile."""
+    n, radius = v[f"{table}.sersic_index"][0], v[f"{table}.effective_radius"][0]
     ours, theirs = physics.sersic_b(n), 1.9992 * n - 0.3271
-    e = (1 - q) / (1 + q)
-    return {
-        "amp": recipe.source_counts * np.exp(ours - theirs),
-        "R_sersic": p.source_radius[0] * (theirs / ours) ** n,
-        "n_sersic": n,
-        "e1": e * np.cos(2 * phi),
-        "e2": e * np.sin(2 * phi),
-        "center_x": p.source_x[0],
-        "center_y": p.source_y[0],
-    }
+    place = {"amp": amp * np.exp(ours - theirs), "n_sersic": n, "center_x": x, "center_y": y}
+    return {**place, "R_sersic": radius * (theirs / ours) ** n, **_ellipse(v[f"{table}.axis_ratio"][0], degrees)}
 
 
-def lenstronomy_image(p, recipe, nodes=600):
-    """The image before noise, without sky; row 0 at the top as ours."""
+def _subhalos(lenses, recipe):
+    s, x, y = lenses.subhalos, lenses["image.x"][0], lenses["image.y"][0]
+    z = lenses["lens.z_lens"][0], lenses["lens.z_source"][0]
+    places = [{"center_x": x + a, "center_y": y + b} for a, b in zip(s["x"][0], s["y"][0], strict=True)]
+    if lenses.profile == "tnfw":
+        rs, alpha = profiles.nfw_angles(s["mass"][0], s["concentration"][0], *z)
+        halos = zip(rs, alpha, s["truncation"][0] * rs, strict=True)
+        kwargs = [{"Rs": a, "alpha_Rs": b, "r_trunc": c} for a, b, c in halos]
+    else:
+        kwargs = [{"theta_E": physics.einstein_radius(m, *z, recipe.lens.distances)} for m in s["mass"][0]]
+    name = {"tnfw": "TNFW", "sis": "SIS", "point": "POINT_MASS"}[lenses.profile]
+    return [name] * len(places), [a | b for a, b in zip(kwargs, places, strict=True)]
+
+
+def _vortex(lenses, recipe, nodes):
+    """A rod as point masses on Gauss-Legendre nodes."""
+    v = {key: values[0] for key, values in lenses.values.items()}
+    if not v["vortex.mass"]:
+        return [], []
+    t, w = np.polynomial.legendre.leggauss(nodes)
+    half, angle = v["vortex.length"] / 2 * t, np.radians(v["vortex.angle"])
+    x = v["image.x"] + v["vortex.x"] + half * np.cos(angle)
+    y = v["image.y"] + v["vortex.y"] + half * np.sin(angle)
+    radii = physics.einstein_radius(
+        v["vortex.mass"] * w / 2, v["lens.z_lens"], v["lens.z_source"], recipe.lens.distances
+    )
+    points = [{"theta_E": r, "center_x": a, "center_y": b} for r, a, b in zip(radii, x, y, strict=True)]
+    return ["POINT_MASS"] * nodes, points
+
+
+def _halo_mass(lenses):
+    s, v = lenses.subhalos, lenses.values
+    masses = s["mass"][0]
+    if lenses.profile == "tnfw":
+        masses = profiles.tnfw_mass(masses, s["concentration"][0], s["truncation"][0])
+    return v["lens.total_mass"][0] - v["lens.conserve_mass"][0] * (masses.sum() + v["vortex.mass"][0])
+
+
+def lenstronomy_lens(lenses, recipe, nodes=600):
+    """Names and keyword arguments of the first lens's mass profiles."""
+    v, x, y = lenses.values, lenses["image.x"][0], lenses["image.y"][0]
+    z, phi = (v["lens.z_lens"][0], v["lens.z_source"][0]), np.radians(v["lens.shear_angle"][0])
+    halo = {"theta_E": physics.einstein_radius(_halo_mass(lenses), *z, recipe.lens.distances)}
+    halo |= {"center_x": x, "center_y": y}
+    round_one = v["lens.axis_ratio"][0] == 1
+    halo |= {} if round_one else _ellipse(v["lens.axis_ratio"][0], v["lens.angle"][0])
+    gammas = v["lens.shear"][0] * np.cos(2 * phi), v["lens.shear"][0] * np.sin(2 * phi)
+    shear = {"gamma1": gammas[0], "gamma2": gammas[1], "ra_0": x, "dec_0": y}
+    parts = [_subhalos(lenses, recipe), _vortex(lenses, recipe, nodes)]
+    names, kwargs = (sum(column, []) for column in zip(*parts, strict=True))
+    return ["SIS" if round_one else "SIE", "SHEAR", *names], [halo, shear, *kwargs]
+
+
+def _pixels(recipe, kernel=None):
+    """Their pixels and PSF; they repeat the edges of a Gaussian, and put zeros beyond those of a kernel."""
     from lenstronomy.Data.imaging_data import ImageData
     from lenstronomy.Data.psf import PSF
+
+    n, scale = recipe.image.pixels, recipe.image.pixel_scale
+    corner = -(n - 1) / 2 * scale
+    grid = {"transform_pix2angle": np.eye(2) * scale, "ra_at_xy_0": corner, "dec_at_xy_0": corner}
+    data = ImageData(np.zeros((n, n)), **grid, background_rms=1, exposure_time=1)
+    if kernel is None:
+        return data, PSF(psf_type="GAUSSIAN", fwhm=recipe.psf.fwhm.values[0], truncation=5)
+    return data, PSF(psf_type="PIXEL", kernel_point_source=kernel[::-1].copy())  # our row 0 is the top
+
+
+def lenstronomy_image(lenses, recipe, kernel=None, nodes=600):
+    """electrons/s a pixel of the first lens, without sky; row 0 at the top as ours."""
     from lenstronomy.ImSim.image_model import ImageModel
     from lenstronomy.LensModel.lens_model import LensModel
     from lenstronomy.LightModel.light_model import LightModel
 
-    n, scale = recipe.pixels, recipe.pixel_scale
-    corner = -(n - 1) / 2 * scale
-    data = ImageData(
-        np.zeros((n, n)),
-        transform_pix2angle=np.eye(2) * scale,
-        ra_at_xy_0=corner,
-        dec_at_xy_0=corner,
-        background_rms=1,
-        exposure_time=1,
-    )
-    psf = PSF(psf_type="GAUSSIAN", fwhm=recipe.psf_sigma * np.sqrt(8 * np.log(2)), truncation=5)
-    names, kwargs = lenstronomy_lens(p, recipe, nodes)
-    numerics = {"supersampling_factor": recipe.supersample, "supersampling_convolution": False}
-    source = LightModel(["SERSIC_ELLIPSE"])
-    model = ImageModel(data, psf, LensModel(names), source, kwargs_numerics=numerics)
-    image = model.image(kwargs, [lenstronomy_source(p, recipe)])
-    return image[::-1] / scale**2  # theirs is light per square arcsec times the pixel's area
+    data, spread = _pixels(recipe, kernel)
+    v, x, y = lenses.values, lenses["image.x"][0], lenses["image.y"][0]
+    names, kwargs = lenstronomy_lens(lenses, recipe, nodes)
+    light, zero = LightModel(["SERSIC_ELLIPSE"]), recipe.noise.zero_point
+    degrees = v["lens.angle"][0] + v["lens_light.angle"][0]
+    galaxies = [("source", x + v["source.x"][0], y + v["source.y"][0], v["source.angle"][0])]
+    galaxies += [("lens_light", x, y, degrees)] if recipe.lens_light else []
+    found = {}
+    for table, *place in galaxies:
+        found[table] = _sersic(v, table, 1.0, *place)
+        if np.isnan(v.get(f"{table}.brightness", [np.nan])[0]):
+            whole = light.total_flux([found[table] | {"amp": 1.0}])[0]
+            found[table]["amp"] = 10 ** (-0.4 * (v[f"{table}.magnitude"][0] - zero)) / whole
+        else:
+            found[table]["amp"] *= v[f"{table}.brightness"][0] / recipe.image.pixel_scale**2
+    numerics = {"supersampling_factor": recipe.image.supersample, "supersampling_convolution": False}
+    galaxy = {"lens_light_model_class": light} if recipe.lens_light else {}
+    model = ImageModel(data, spread, LensModel(names), light, kwargs_numerics=numerics, **galaxy)
+    return model.image(kwargs, [found["source"]], [found["lens_light"]] if galaxy else None)[::-1]

@@ -1,16 +1,43 @@
 """Lenses and data sets of the simulator, for tests."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
 from darklens.commands import simulate
-from darklens.lenses import physics, recipes
+from darklens.lenses import draw, physics, recipes
+from darklens.lenses.recipe_file import merge, parse_recipe, recipe_dict
 
 F, J = recipes.RECIPES["f"], recipes.RECIPES["j"]
 
 
 def scalar(value):
     return torch.full((1, 1, 1), float(value), dtype=torch.float64)
+
+
+def edited(base, **tables):
+    """A recipe (or that of a name) with other tables laid over its own."""
+    recipe = recipes.load_recipe(base) if isinstance(base, str) else base
+    return parse_recipe(merge(recipe_dict(recipe), tables))
+
+
+def altered(lenses, recipe, subhalos=None, **values):
+    """The lenses with some values set, table__key=value, and what follows from their masses.
+
+    subhalos: mass, x, y as lists of one lens.
+    """
+    new = lenses.values | {key.replace("__", "."): np.full(len(lenses), float(v)) for key, v in values.items()}
+    halos = lenses.subhalos
+    if subhalos is not None:
+        halos = {key: np.zeros((1, len(subhalos["mass"]))) for key in halos}
+        halos |= {key: np.array([v], dtype=float) for key, v in subhalos.items()}
+    return draw.with_masses(recipe, dataclasses.replace(lenses, values=new, subhalos=halos))
+
+
+def lens(class_name="no", recipe=F, index=0, **changes):
+    """One drawn lens with some values set."""
+    return altered(draw.draw(recipe, class_name, 0, "train", [index]), recipe, **changes)
 
 
 def rod_at(points, length, angle, theta2=0.05):

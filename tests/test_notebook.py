@@ -12,8 +12,8 @@ def test_runs_from_start_to_end():
     nbclient = pytest.importorskip("nbclient")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     sizes = notebook.cells[1].source
-    assert "IMAGES = 1000" in sizes and "EPOCHS = 4" in sizes
-    notebook.cells[1].source = sizes.replace("1000", "40").replace("EPOCHS = 4", "EPOCHS = 1")
+    assert "IMAGES = 500" in sizes and "EPOCHS = 5" in sizes
+    notebook.cells[1].source = sizes.replace("500", "40").replace("EPOCHS = 5", "EPOCHS = 1")
     nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(ROOT)}}).execute()
     assert any("change of the logits" in str(cell.get("outputs")) for cell in notebook.cells)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from darklens.classifier.classifier import Classifier
 from darklens.data.transforms import Preprocess
-from darklens.lenses.truth import Truth
+from darklens.lenses.truth import Truth, vortex_ends
 
 
 def contrast(logits: Tensor, targets: Tensor) -> Tensor:
@@ -96,34 +96,34 @@ SMOOTH = 1.5  # pixels, standard deviation of the blur with which maps are drawn
 
 
 def segments(truth: Truth, heavy: float = HEAVY) -> list[np.ndarray]:
-    """The dark matter of each image as pieces of straight line, (m, 4): x and y of both ends, arcsec.
+    """The dark matter of each image as pieces of straight line, (m, 4): x and y of both ends.
 
-    A subhalo above `heavy` Msun is a piece of no length, the vortex its rod.
+    They are in arcsec from the image's middle. A subhalo above `heavy` Msun is a piece of no length, the vortex its
+    rod.
     """
-    p, found = truth.parameters, []
-    along = np.stack([np.cos(p.vortex_angle), np.sin(p.vortex_angle)], 1) * p.vortex_length[:, None] / 2
-    centre = np.stack([p.vortex_x, p.vortex_y], 1)
-    rods = np.concatenate([centre - along, centre + along], 1)  # (n, 4)
-    for i in range(len(p)):
-        heavy_ones = p.subhalo_mass[i] > heavy
-        place = np.stack([p.subhalo_x[i], p.subhalo_y[i]], 1)[heavy_ones]
-        found.append(np.concatenate([np.tile(place, 2), rods[i : i + 1][p.vortex_mass[i : i + 1] > 0]]))
+    lenses, found = truth.parameters, []
+    s, (middle, half) = lenses.subhalos, vortex_ends(lenses)
+    at = np.stack([lenses["image.x"], lenses["image.y"]], 1)  # (n, 2) the lens from the image's middle
+    rods = np.concatenate([at + middle - half, at + middle + half], 1)  # (n, 4)
+    for i in range(len(lenses)):
+        place = at[i] + np.stack([s["x"][i], s["y"][i]], 1)[s["bound_mass"][i] > heavy]
+        found.append(np.concatenate([np.tile(place, 2), rods[i : i + 1][lenses["vortex.mass"][i : i + 1] > 0]]))
     return found
 
 
 def to_pixels(truth: Truth, preprocess: Preprocess, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row in the network's window of places in arcsec from the halo (row 0 is +y)."""
-    recipe = truth.recipe
-    spare = recipe.pixels - preprocess.window
+    """Column and row in the network's window of places in arcsec from the image's middle (row 0 is +y)."""
+    image = truth.recipe.image
+    spare = image.pixels - preprocess.window
     spare = spare // 2 if preprocess.view == "image" else spare / 2  # a view has the lens on its central pixel
-    centre = (recipe.pixels - 1) / 2 - spare
-    return centre + x / recipe.pixel_scale, centre - y / recipe.pixel_scale
+    centre = (image.pixels - 1) / 2 - spare
+    return centre + x / image.pixel_scale, centre - y / image.pixel_scale
 
 
 def distances(truth: Truth, preprocess: Preprocess) -> np.ndarray:
     """From each pixel of the network's window to the nearest dark matter of `segments`: (n, S, S) arcsec, or inf."""
     rows, columns = np.mgrid[: preprocess.crop, : preprocess.crop]
-    scale, found = truth.recipe.pixel_scale, []
+    scale, found = truth.recipe.image.pixel_scale, []
     for pieces in segments(truth):
         nearest = np.full(rows.shape, np.inf)
         for x0, y0, x1, y1 in pieces:

@@ -72,7 +72,7 @@ def _pieces(split: Split, chosen: Sequence[int], preprocess: Preprocess) -> list
     truth = load_truth(split, chosen)
     if truth is None:
         return [{} for _ in chosen]
-    radius, found = NEAR / truth.recipe.pixel_scale, []
+    radius, found = NEAR / truth.recipe.image.pixel_scale, []
     for lines in segments(truth):
         columns, rows = to_pixels(truth, preprocess, lines[:, 0::2], lines[:, 1::2])
         found.append({"columns": columns, "rows": rows, "radius": radius})

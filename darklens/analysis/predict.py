@@ -71,7 +71,7 @@ class Counts(NamedTuple):
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class Item:
     """One file: what the network sees of it (C, S, S), or None and the reason why it was rejected.
 
@@ -169,9 +169,9 @@ def read_item(root: str, preprocess: Preprocess, channels: int, name: str) -> It
         item.image = preprocess(pixels)[0].numpy()
         return item
     view, found = preprocess.with_fit(pixels)
-    item.image, item.lens = view[0].numpy(), {key: value[0] for key, value in found.table().items()}
-    if reason := item.lens.pop("flag"):
-        item.flags.append(f"smooth lens: {reason}")
+    table, item.image = found.table(), view[0].numpy()
+    item.lens = {name: table[name][0] for name in preprocess.lens.columns if name != "flag"}
+    item.flags += [f"smooth lens: {reason}" for reason in table["flag"] if reason]
     return item
 
 

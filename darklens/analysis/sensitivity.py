@@ -18,7 +18,7 @@ import numpy as np
 
 from darklens.errors import DataError
 from darklens.lenses.truth import NEAR, Truth, quantities, read_truth
-from darklens.metrics.auc import NO_SUBSTRUCTURE
+from darklens.metrics.auc import without_substructure
 from darklens.metrics.intervals import wilson
 from darklens.metrics.probabilities import log_odds
 from darklens.plots.substructure import plot_sensitivity
@@ -112,7 +112,7 @@ def sensitivity(
     for k in np.unique(labels):
         rows = np.flatnonzero(labels == k)
         here = Truth(truth.parameters[rows], truth.recipe)
-        if here.parameters.substructure_mass.any():
+        if here.parameters["substructure.mass"].any():
             report["classes"][classes[k]] = _measure(here, {name: flags[rows] for name, flags in found.items()})
     if not report["classes"]:
         raise DataError(f"{data_root}: expected images with dark-matter substructure in {split_name}, found none")
@@ -134,7 +134,7 @@ def _checked(names, labels, logits, classes) -> tuple[np.ndarray, np.ndarray]:
 def _found(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> tuple[dict, dict | None]:
     """Which images are found, by criterion -> (n,) bool; and how detection was set."""
     found = {"classified": logits.argmax(1) == labels}
-    none = next((k for k, name in enumerate(classes) if name.lower() in NO_SUBSTRUCTURE), None)
+    none = without_substructure(classes)
     if none is None or not (labels == none).any():
         return found, None
     scores = -log_odds(logits)[:, none]  # (n,) log odds of substructure

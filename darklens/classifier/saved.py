@@ -30,6 +30,22 @@ def save_model(classifier: Classifier, path: str | Path) -> None:
     Equal classifiers give equal bytes: the description goes through JSON, since pickle writes strings that happen to
     be one object differently from equal ones.
     """
+    novelty = {"novelty": classifier.novelty.to_dict()} if classifier.novelty else {}
+    checkpoint.save({**_describe(classifier), **novelty, "state": classifier.network.state_dict()}, path)
+
+
+def check_savable(classifier: Classifier) -> None:
+    """Raise UsageError for a network that could be trained and saved but not loaded again: before it is trained."""
+    try:
+        _check_description(_describe(classifier))
+    except ValueError as error:
+        most = ", ".join(f"{name} at most {limit}" for name, limit in LIMITS.items())
+        hint = f"{most}; class names must differ in more than their case"
+        raise UsageError(f"this network could not be loaded again: {error} ({hint})") from error
+
+
+def _describe(classifier: Classifier) -> dict:
+    """What a checkpoint says of a classifier, as JSON gives it back."""
     description = {
         "kind": classifier.kind,
         "network": classifier.network.config,
@@ -39,9 +55,7 @@ def save_model(classifier: Classifier, path: str | Path) -> None:
         "record": classifier.record,
         "epoch": classifier.epoch,
     }
-    description = json.loads(json.dumps(description, sort_keys=True))
-    novelty = {"novelty": classifier.novelty.to_dict()} if classifier.novelty else {}
-    checkpoint.save({**description, **novelty, "state": classifier.network.state_dict()}, path)
+    return json.loads(json.dumps(description, sort_keys=True))
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Classifier:

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,8 +50,8 @@ DEFAULTS = {
     "demo": False,
 }
 MODES = "Train", "Test", "Predict", "Compare"
-DEMO = {"data_dir": "images_demo", "N": 8, "arch": "compact", "crop": 105, "recipe": "fast", "epochs": 2}
-DEMO_IMAGES = {"train": 3500, "val": 700}  # per class
+DEMO = {"data_dir": "images_demo", "sym_group": "Dihyderal", "N": 4, "arch": "compact", "recipe": "fast", "epochs": 5}
+DEMO_IMAGES = {"train": 900, "val": 700}  # per class
 NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoint knows better
 # what a run repeats when it is started with --config
 REPEATED = (
@@ -148,15 +149,16 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="with --mode Compare: timestamps or folders of runs")
 
     add = parser.add_argument_group("data").add_argument
-    add("--data_dir", metavar="DIR", help="data set: folder, or shards (images_f)")
+    add("--data_dir", type=os.path.expanduser, metavar="DIR", help="data set: folder, or shards (images_f)")
     add("--num_workers", type=whole(0), metavar="K", help="processes that read images which do not fit in memory")
     add(
         "--simulate",
-        choices=("f", "j"),
-        help="train on lenses drawn and rendered on the fly, never the same twice (validated on DIR, or simulated_f)",
+        metavar="RECIPE",
+        help="train on lenses drawn and rendered on the fly, never the same twice (validated on DIR, or "
+        "simulated_RECIPE): f, j, wide, euclid, hst, rubin, i, ii, iii, or a .toml file",
     )
     add("--epoch_images", type=whole(3, 10**9), metavar="K", help="with --simulate: images to the epoch (12000)")
-    add("--demo", **switch, help="simulate a small Model F set in images_demo, train a compact C8 network, test it")
+    add("--demo", **switch, help="simulate a small Model F set in images_demo, train a compact D4 network, test it")
 
     add = parser.add_argument_group("network").add_argument
     add("--sym_group", choices=groups, help="Circular: C_N, turns. Dihyderal: D_N, turns and mirrors (Circular)")
@@ -230,9 +232,9 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
     add("--explain", **switch, help="with Test: also show which pixels decide, on some of the images (False)")
-    add("--output", metavar="FILE", help="with Predict: the table to write (predictions.csv)")
+    add("--output", type=os.path.expanduser, metavar="FILE", help="with Predict: the table to write (predictions.csv)")
     add("--list", **switch, help="show the runs that there are (False)")
-    add("--results_dir", metavar="DIR", help="where runs are kept (the current folder)")
+    add("--results_dir", type=os.path.expanduser, metavar="DIR", help="where runs are kept (the current folder)")
 
     add = parser.add_argument_group("machine").add_argument
     add("--use_cuda", **switch, help="use a GPU if there is one (True)")
@@ -278,7 +280,7 @@ def parse(
     if "config" in given:
         given = _config(given.pop("config"), parser) | given
     demo = DEMO if given.get("demo") else {}
-    own = {"data_dir": f"simulated_{given['simulate']}"} if given.get("simulate") else {}
+    own = {"data_dir": simulated_folder(given["simulate"])} if given.get("simulate") else {}
     settings = argparse.Namespace(**{**DEFAULTS, **demo, **own, **given})
     settings.cuda_asked = given.get("use_cuda", False) or "cuda_idx" in given
     if named and "mode" not in given:
@@ -287,6 +289,11 @@ def parse(
         if wrong:
             parser.error(message)
     return settings, set(given), parser
+
+
+def simulated_folder(recipe: str) -> str:
+    """Where the images of --simulate lie that it validates on."""
+    return f"simulated_{Path(recipe).stem}"
 
 
 def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[bool, str]]:
@@ -321,7 +328,7 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
 def _config(path: str, parser: Parser) -> dict:
     """The settings in a run's record, checked as if they had been typed."""
     try:
-        arguments = json.loads(Path(path).read_text())["arguments"]
+        arguments = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))["arguments"]
         typed = [f"--{key}={arguments[key]}" for key in REPEATED if arguments.get(key, DEFAULTS[key]) != DEFAULTS[key]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         parser.error(f"--config {path}: expected the run.json of a run ({type(error).__name__}: {error})")

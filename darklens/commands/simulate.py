@@ -4,15 +4,22 @@
     python simulate.py --model j --out images_j --train 100 --val 20 --test 20 --seed 1
     python simulate.py --model f --out round_f --random_shear_axis --train 100 --val 20
     python simulate.py --model f --sheet model_f.png             # a picture of 25 images, no data set
+    python simulate.py --recipe my_survey.toml                   # a recipe of your own: PSF, noise, lens, source
+    python simulate.py --like my_cutouts --out my_survey.toml --sheet compared.png   # such a recipe, measured
+    python simulate.py --model j --published --out dataset       # float64 (1, 150, 150) from 0 to 1
 
-Images are uint16 counts, one (150, 150) `.npy` each, in `OUT/{train,val,test}/{no,sphere,vort}/`.
-`OUT/manifest.json` holds the recipe, seed, versions and the SHA-256 of each image;
+Recipes of the package: f and j (DeepLense's Models F and J), wide (what holds both and lies around them), euclid, hst,
+rubin, and i, ii, iii (DeepLense's Models I to III); darklens/lenses/presets has them with their sources, and they
+serve as examples and as `base = "..."` of others.
+
+Images are one `.npy` each, in `OUT/{train,val,test}/CLASS/`: uint16 counts, or float32 where a recipe's pixels aren't
+whole counts. `OUT/manifest.json` holds the recipe, seed, versions and the SHA-256 of each image;
 `OUT/parameters/SPLIT_CLASS.npz` what was drawn. A call that was cut short goes on where it stopped, and more
 images of the same seed extend a folder.
 
-From Python: `draw` the parameters, `render` them without noise, or `simulate` uint16 counts in memory.
+From Python: `draw` the parameters, `render` them without noise, or `simulate` them in memory.
 
-Conventions: angles in radians counter-clockwise from +x, lengths in arcsec, masses in solar masses; x grows
+Conventions: angles in degrees counter-clockwise from +x, lengths in arcsec, masses in solar masses; x grows
 with the column, y falls with the row (row 0 is the top: that way up the 25 published rings lean by
 +2.8 +- 0.6 degrees, where the shear's 0 to 6.28 make +3.1); the halo sits at the origin, amid the image.
 
@@ -21,8 +28,8 @@ References: Alexander et al. 2020, ApJ 893, 15 (arXiv:1909.07346) and arXiv:2008
 """
 
 import argparse
-import dataclasses
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,9 +38,21 @@ from pathlib import Path
 
 import torch
 
+from darklens.analysis.survey import measure
+from darklens.analysis.survey_recipe import recipe_text, write_comparison
 from darklens.data.packed import is_packed
-from darklens.errors import DatasetError
-from darklens.lenses.recipes import DISTANCES, QUIRKS, RECIPES, SPLITS
+from darklens.errors import DataError, DatasetError, RecipeError
+from darklens.lenses.recipes import (
+    DISTANCES,
+    QUIRKS,
+    SPLITS,
+    Recipe,
+    load_recipe,
+    named,
+    recipe_names,
+    robust,
+    with_quirks,
+)
 from darklens.lenses.sheet import write_sheet
 from darklens.lenses.writer import write_dataset
 
@@ -45,28 +64,49 @@ def _natural(text: str) -> int:
 
 
 def _add_quirks(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("quirks of the published data sets (default: as they have it)")
+    group = parser.add_argument_group("quirks of the published data sets (default: as the recipe has it)")
     for name, text in QUIRKS.items():
-        default = getattr(RECIPES["f"], name)
-        kind = {bool: {"action": argparse.BooleanOptionalAction}, float: {"type": float}}.get(type(default), {})
-        choices = {"choices": DISTANCES} if name == "distances" else {}
-        group.add_argument(f"--{name}", help=f"{text} (default: {default})", default=None, **kind, **choices)
+        kind = {"distances": {"choices": DISTANCES}, "subhalo_slope": {"type": float}}
+        options = kind.get(name, {"action": argparse.BooleanOptionalAction})
+        group.add_argument(f"--{name}", help=text, default=None, **options)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Simulate strong-lens images.", allow_abbrev=False)
-    parser.add_argument("--model", choices=sorted(RECIPES), required=True, help="data set to simulate")
-    parser.add_argument("--out", type=Path, help="folder (default: images_MODEL, none if only --sheet is asked for)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", choices=recipe_names(), help="a recipe of the package")
+    what.add_argument(
+        "--recipe", metavar="FILE.toml", help="a recipe of your own; darklens/lenses/presets has examples"
+    )
+    what.add_argument(
+        "--like", type=Path, metavar="FOLDER", help="measure the cutouts in it and write a recipe to --out FILE.toml"
+    )
+    parser.add_argument("--out", type=Path, help="folder (default: images_NAME, none if only --sheet is asked for)")
     parser.add_argument("--train", type=_natural, default=25000, help="training images a class (default: 25000)")
     parser.add_argument("--val", type=_natural, default=2500, help="validation images a class (default: 2500)")
     parser.add_argument("--test", type=_natural, default=0, help="test images a class (default: 0)")
     parser.add_argument("--seed", type=_natural, default=0, help="random seed (default: 0)")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a 5 x 5 picture of examples")
+    parser.add_argument(
+        "--published", action="store_true", help="write float64 (1, n, n) from 0 to 1, as DeepLense's files are"
+    )
+    parser.add_argument(
+        "--robust",
+        action="store_true",
+        help="vary what a fit assumes: PSF 3%%, centre 0.1 pixels, gain 10%%, 8 bits in 20%%",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--workers", type=_natural, default=0, help="processes on a CPU (default: 0, one a core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_quirks(parser)
     return parser
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    """The recipe with what the flags change. Raises RecipeError."""
+    quirks = {name: getattr(args, name) for name in QUIRKS if getattr(args, name) is not None}
+    recipe = with_quirks(load_recipe(args.model or args.recipe), quirks)
+    return robust(recipe) if args.robust else recipe
 
 
 def _check_sheet(args: argparse.Namespace) -> None:
@@ -102,14 +142,17 @@ def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """The flags, checked, with `recipe` and a definite `device`; exits with 2 and the reason if need be."""
     parser = _parser(prog)
     args = parser.parse_args(arguments)
+    if args.like is not None and (args.out is None or args.out.suffix != ".toml"):
+        parser.error("--like needs --out FILE.toml, the recipe to write")
     args.counts = {split: getattr(args, split) for split in SPLITS}
-    if args.out is None and args.sheet is None:
-        args.out = Path(f"images_{args.model}")
     if args.out is not None and not any(args.counts.values()):
         parser.error("nothing to simulate: --train, --val and --test are all 0")
     try:
-        chosen = {k: getattr(args, k) for k in QUIRKS if getattr(args, k) is not None}
-        args.recipe = dataclasses.replace(RECIPES[args.model], **chosen)
+        if args.like is not None:
+            return args
+        args.recipe = _recipe(args)
+        if args.out is None and args.sheet is None:
+            args.out = Path(f"images_{args.recipe.name}")
         args.device = _device(args.device)
         _check_sheet(args)
         for folder in filter(None, (args.out, args.sheet and args.sheet.parent)):
@@ -121,14 +164,31 @@ def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     return args
 
 
+def _like(args: argparse.Namespace) -> None:
+    """Measure a user's cutouts; write the recipe, and the picture if it is asked for."""
+    found = measure(args.like)
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", args.out.stem)
+    _check_writable(args.out.parent)
+    args.out.write_text(recipe_text(found, name), encoding="utf-8")
+    recipe = load_recipe(args.out)
+    _say(args, f"{args.out}: measured on {len(found.images)} images of {found.images.shape[1]} pixels; look at it")
+    if args.sheet is not None:
+        _check_writable(args.sheet.parent)
+        write_comparison(args.sheet, found, recipe, args.seed)
+        _say(args, f"{args.sheet}: theirs and ours")
+
+
 def _run(args: argparse.Namespace) -> None:
+    if args.like is not None:
+        return _like(args)
     if args.sheet is not None:
         write_sheet(args.sheet, args.recipe, args.seed, args.device)
         _say(args, f"{args.sheet}: 25 images")
     if args.out is not None:
-        done = write_dataset(args.out, args.recipe, args.counts, args.seed, args.device, args.workers, args.quiet)
+        options = args.seed, args.device, args.workers, args.quiet, args.published
+        done = write_dataset(args.out, args.recipe, args.counts, *options)
         counts = [f"{sum(of_split.values())} {split}" for split, of_split in done["images"].items()]
-        _say(args, f"{args.out}: {', '.join(counts)} images of Model {args.model.upper()}")
+        _say(args, f"{args.out}: {', '.join(counts)} images of {named(args.recipe)}")
 
 
 def _say(args: argparse.Namespace, line: str) -> None:
@@ -143,7 +203,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "simulate.py") -> i
     again = "run the same command again to go on"
     try:
         _run(args)
-    except DatasetError as error:
+    except (DatasetError, DataError, RecipeError) as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -22,10 +22,12 @@ from darklens.data import endless, transforms
 from darklens.data.batches import open_batches
 from darklens.data.endless import Endless
 from darklens.data.folder import scan
-from darklens.data.known import known_lens
+from darklens.data.known import is_all_smooth, known_lens, known_recipe
+from darklens.data.views import make_views
 from darklens.errors import Interrupted, ResultsError, TrainingError, UsageError
-from darklens.lenses import recipes as lens_recipes
 from darklens.lenses import writer
+from darklens.lenses.recipe_file import parse_recipe
+from darklens.lenses.recipes import RECIPES, Recipe, load_recipe, named, recipe_dict
 from darklens.machine import choose_precision
 from darklens.networks.conv import set_convolution
 from darklens.storage import files, records, runs
@@ -67,11 +69,12 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
     settings.quiet |= not ranks.first
     if settings.deterministic_ranks and settings.conv == "auto" and device.type == "cuda":
         settings.conv = "dense"  # there, auto looks at the clock
-    ranks.broadcast(lambda: _simulate(settings))
+    lenses = _lenses(settings, record)
+    ranks.broadcast(lambda: _simulate(settings, lenses))
     torch.manual_seed(settings.seed)
-    folder, data, batches, classifier = _open(settings, recipe, device, folder, ranks)
+    folder, data, batches, classifier = _open(settings, recipe, lenses, device, folder, ranks)
     check_same_data(record, data)
-    classifier.record = record or _record(settings, data, classifier, recipe, device, ranks)
+    classifier.record = record or _record(settings, lenses, data, classifier, recipe, device, ranks)
     with _log(folder, ranks) as log:
         if ranks.first:
             _begin(folder, log, data, batches, classifier.record)
@@ -99,17 +102,19 @@ def _log(folder: Path, ranks) -> Iterator[Callable[[str], None]]:
         yield log.write
 
 
-def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tuple:
+def _open(settings: Namespace, recipe, lenses: Recipe | None, device, folder: Path | None, ranks) -> tuple:
     """The run's folder, its images and an untrained network. No folder is left behind where an image is bad."""
     data = scan(settings.data_dir)
     config = {} if settings.use_CNN else {key: getattr(settings, key) for key in ("sym_group", "N", "arch", "head")}
     lens = known_lens(data)
-    settings.view = settings.view or _usual_view(settings, data, lens)
+    begin = saved.find_weights(settings.weights) if settings.weights and not folder else None
+    settings.view = settings.view or _usual_view(settings, data, begin)
     preprocess = transforms.choose_preprocess(data, settings.crop, settings.view, lens)
     options = {"preprocess": preprocess, "conv": settings.conv}
     classifier = saved.new_classifier(data, config, device, settings.use_CNN, **options)
-    if settings.weights and not folder:
-        saved.start_from(classifier, saved.find_weights(settings.weights))
+    saved.check_savable(classifier)
+    if begin:
+        saved.start_from(classifier, begin)
     options = {"seed": settings.seed, "shift": recipe.shift, "workers": settings.num_workers}
     options["progress"] = not settings.quiet
     if not ranks.alone:
@@ -117,8 +122,10 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
     # before the images are read: it may not be writable
     new = None if folder else ranks.broadcast(lambda: _new_folder(settings))
     try:
+        if settings.view != "image":
+            _make_views(settings, data, preprocess, ranks)
         parts = data, classifier.preprocess, recipe.batch_size, device
-        batches = _batches(settings, *parts, **options)
+        batches = _batches(settings, lenses, *parts, **options)
     except BaseException:
         if new:
             _remove_empty(new)
@@ -126,18 +133,28 @@ def _open(settings: Namespace, recipe, device, folder: Path | None, ranks) -> tu
     return folder or new, data, batches, classifier
 
 
-def _usual_view(settings: Namespace, data, lens: dict | None) -> str:
-    """Compact networks see residuals where the smooth lens is known."""
+def _make_views(settings: Namespace, data, preprocess, ranks) -> None:
+    """The first process makes the residuals for all, which hear of each file of them and so don't give it up."""
+    names = [name for name in data.splits if name != "train" or not settings.simulate]
+    made = make_views(data, names, preprocess, settings.num_workers, not settings.quiet)
+    while ranks.broadcast(lambda: next(made, False)):
+        pass
+
+
+def _usual_view(settings: Namespace, data, begin: Path | None) -> str:
+    """That of the weights to begin with; else compact networks see residuals where the smooth lens is known."""
+    if begin:
+        return saved.load_model(begin).preprocess.view
     compact = settings.arch == "compact" and not settings.use_CNN
-    return "residual" if compact and lens is not None and data.channels == 1 else "image"
+    return "residual" if compact and is_all_smooth(data) and data.channels == 1 else "image"
 
 
-def _batches(settings: Namespace, data, preprocess, batch_size: int, device, **options) -> dict:
+def _batches(settings: Namespace, lenses: Recipe | None, data, preprocess, batch_size: int, device, **options) -> dict:
     """The batches of each split; those of training from the simulator if it is asked for."""
-    if not settings.simulate:
+    if lenses is None:
         return open_batches(data, ("train", "val", "test"), preprocess, batch_size, device, **options)
 
-    train = Endless(settings.simulate, settings.epoch_images, data, preprocess, batch_size, device, **options)
+    train = Endless(lenses, settings.epoch_images, data, preprocess, batch_size, device, **options)
     return {"train": train} | open_batches(data, ("val", "test"), preprocess, batch_size, device, **options)
 
 
@@ -163,15 +180,22 @@ def _board(settings: Namespace, folder: Path):
     return Board(folder)
 
 
-def _simulate(settings: Namespace) -> None:
+def _simulate(settings: Namespace, lenses: Recipe | None) -> None:
     """The images of the demo, or those that --simulate validates on; kept and used again."""
-    own = settings.simulate and settings.data_dir == f"simulated_{settings.simulate}"
+    own = settings.simulate and settings.data_dir == flags.simulated_folder(settings.simulate)
     if not (settings.demo or own):
         return
 
-    model, counts = settings.simulate or "f", flags.DEMO_IMAGES if settings.demo else endless.HELD
-    print(f"simulating Model {model.upper()} lenses into {settings.data_dir} (kept and used again)", flush=True)
-    writer.write_dataset(settings.data_dir, lens_recipes.RECIPES[model], counts, seed=0, quiet=settings.quiet)
+    lenses, counts = lenses or RECIPES["f"], flags.DEMO_IMAGES if settings.demo else endless.HELD
+    print(f"simulating {named(lenses)} lenses into {settings.data_dir} (kept and used again)", flush=True)
+    writer.write_dataset(settings.data_dir, lenses, counts, seed=0, quiet=settings.quiet)
+
+
+def _lenses(settings: Namespace, record: dict | None) -> Recipe | None:
+    """What --simulate draws from: the recipe that the run began with, or that of the name or file."""
+    if not settings.simulate:
+        return None
+    return parse_recipe(record["lenses"]) if record and record.get("lenses") else load_recipe(settings.simulate)
 
 
 def _new_folder(settings: Namespace) -> Path:
@@ -179,12 +203,14 @@ def _new_folder(settings: Namespace) -> Path:
     return runs.make_run_folder(settings.results_dir, name)
 
 
-def _record(settings: Namespace, data, classifier, recipe, device, ranks) -> dict:
+def _record(settings: Namespace, lenses: Recipe | None, data, classifier, recipe, device, ranks) -> dict:
     """All that is needed to understand and repeat the run: `run.json`, and part of every checkpoint."""
+    lenses = lenses or known_recipe(data)
     return {
         "arguments": vars(settings) | {"head": classifier.network.config.get("head")},
         "recipe": asdict(recipe),
         "network": {"kind": classifier.kind, **classifier.network.config},
+        "lenses": None if lenses is None else recipe_dict(lenses),
         "classes": classifier.classes,
         "preprocess": classifier.preprocess.to_dict(),
         "images": {name: len(split.paths) for name, split in data.splits.items()},
@@ -212,8 +238,9 @@ def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record
         _copy_code(folder / "code.py")
         files.save_json(folder / "run.json", record)
     network, counts = record["network"], ", ".join(f"{n} {name}" for name, n in record["images"].items())
-    if model := batches["train"].identity.get("simulate"):
-        log(f"training images: {len(batches['train'].labels)} to the epoch, simulated (Model {model.upper()})")
+    if batches["train"].identity.get("simulate"):
+        train = batches["train"]
+        log(f"training images: {len(train.labels)} to the epoch, simulated ({named(train.recipe)})")
     log(f"{data.root}: {counts} images of {data.size} x {data.size}, classes {', '.join(data.classes)}")
     if data.skipped:
         log(f"{data.skipped} stray files and folders skipped")

@@ -12,11 +12,14 @@ References: Vegetti & Koopmans 2009, MNRAS 392, 945 (substructure from what a sm
 ApJ 590, 673. The fit: darklens/lenses/fit.
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from darklens.data.checks import central
 from darklens.errors import DataError
 from darklens.lenses.fit import Fit, SmoothModel, fit
 
@@ -44,13 +47,17 @@ def smoothed(residual: Tensor, crop: int) -> Tensor:
 def residual_view(images: Tensor, lens: SmoothModel, crop: int, start: np.ndarray | None = None) -> tuple[Tensor, Fit]:
     """The network's input (B, 1, crop, crop) float32 and the fits, of images (B, 1, H, W) in any unit.
 
-    Pixels that are not finite don't count. start: as in `fit`. Values are rounded to float16, in which views are kept.
-    Raises DataError for images that are smaller or have more than one channel.
+    Pixels that are not finite don't count. start: as in `fit`. An oblong image is cut to the square about its middle,
+    and the centre of its lens, which may lie half a pixel off that of the square, is fitted too. Values are rounded to
+    float16, in which views are kept. Raises DataError for images that are smaller or have more than one channel.
     """
     if images.shape[1] != 1:
         raise DataError(f"the residual view takes images of one channel, found {images.shape[1]}")
     if min(images.shape[-2:]) < crop:
         raise DataError(f"expected images of {crop} pixels or more, found {images.shape[-2]} x {images.shape[-1]}")
+    if images.shape[-2] != images.shape[-1]:
+        rows, columns = central(*images.shape[-2:], min(images.shape[-2:]))
+        images, lens = images[..., rows, columns], dataclasses.replace(lens, free_centre=True)
     found = fit(images[:, 0], lens, start)
     return view_of(found, crop, images.device), found
 

@@ -114,7 +114,7 @@ class Preprocess:
         view, found = residual_view(images, self.lens, self.crop, start)
         if self.view == "residual":
             return view, found
-        size = self.crop + (self.crop - images.shape[-1]) % 2
+        size = self.crop + (self.crop - min(images.shape[-2:])) % 2
         window = STRETCHES[self.stretch](_unit(_crop(images.float(), size, None)))
         window = _standardise(smoothed(window[:, 0], self.crop))
         return torch.cat((window.half().float(), view), 1), found

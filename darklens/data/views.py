@@ -11,7 +11,7 @@ of the fit. A part that is damaged, or whose images have changed, is made again;
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from darklens.data.residual import VIEW_VERSION
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
 from darklens.lenses.fit import Fit
-from darklens.machine import usable_cores
+from darklens.machine import usable_cores, user_cache
 from darklens.storage.files import npy_bytes, read_json, save_json, write
 from darklens.storage.progress import progress
 
@@ -88,22 +88,37 @@ def open_views(
     workers: int | None = None,
     show: bool = True,
 ) -> LensFolder:
-    """The folder's splits of these names, as views; those that are not there yet are made, on all cores.
+    """The folder's splits of these names, as views; those that are not there yet are made (`make_views`)."""
+    for _ in make_views(data, names, preprocess, workers, show):
+        pass
+    splits = {}
+    for name, split in data.splits.items():
+        if name in names:
+            splits[name] = Split(name, Views(split.paths, _parts(data, name, preprocess)), split.labels)
+    channels = preprocess.channels(data.channels)
+    return LensFolder(data.root, data.classes, channels, preprocess.crop, splits, data.skipped)
+
+
+def make_views(
+    data: LensFolder, names: Sequence[str], preprocess: Preprocess, workers: int | None = None, show: bool = True
+) -> Iterator[bool]:
+    """Make what is missing of the views of these splits, on all cores; yields True after each file of them.
 
     workers: processes (None: one a core). Raises DataError for a bad image, ResultsError where nothing can be kept.
     """
-    channels = preprocess.channels(data.channels)
+    preprocess.channels(data.channels)
     if data.size < preprocess.crop:
         raise DataError(f"{data.root}: expected images of {preprocess.crop} pixels or more, found {data.size}")
-    folder = view_folder(data.root, preprocess)
     workers = usable_cores() if workers is None else workers
-    splits = {}
     for name in (name for name in data.splits if name in names):
         split = data.splits[name]
-        parts = [folder / f"{name}-{start // PART:05d}.npy" for start in range(0, len(split.paths), PART)]
-        _make(split, parts, Reader(split.paths, data.channels, data.size, preprocess.window), preprocess, workers, show)
-        splits[name] = Split(name, Views(split.paths, parts), split.labels)
-    return LensFolder(data.root, data.classes, channels, preprocess.crop, splits, data.skipped)
+        reader = Reader(split.paths, data.channels, data.size, preprocess.window)
+        yield from _make(split, _parts(data, name, preprocess), reader, preprocess, workers, show)
+
+
+def _parts(data: LensFolder, name: str, preprocess: Preprocess) -> list[Path]:
+    folder, count = view_folder(data.root, preprocess), len(data.splits[name].paths)
+    return [folder / f"{name}-{start // PART:05d}.npy" for start in range(0, count, PART)]
 
 
 def network_inputs(paths: Sequence[Path], chosen: Sequence[int], preprocess: Preprocess) -> torch.Tensor:
@@ -118,15 +133,26 @@ def network_inputs(paths: Sequence[Path], chosen: Sequence[int], preprocess: Pre
 
 
 def view_folder(root: Path, preprocess: Preprocess) -> Path:
-    """Where the views of the data set at `root` are kept; its name tells what they are made with."""
+    """Where the views of the data set at `root` are kept; its name tells what they are made with.
+
+    Beside the images, or in the user's cache where nothing can be written there.
+    """
     made = {"preprocess": preprocess.to_dict(), "version": VIEW_VERSION}
-    return Path(root) / FOLDER / hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+    beside = Path(root) / FOLDER / key
+    if beside.is_dir() or os.access(root, os.W_OK):
+        return beside
+    name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+    return user_cache() / FOLDER / f"{Path(root).name}-{name}" / key
 
 
-def _make(split: Split, parts: list[Path], reader: Reader, preprocess: Preprocess, workers: int, show: bool) -> None:
+def _make(
+    split: Split, parts: list[Path], reader: Reader, preprocess: Preprocess, workers: int, show: bool
+) -> Iterator[bool]:
     """Make the parts that are missing, damaged, or of other images."""
     identities = [_identity(split.paths, number) for number in range(len(parts))]
-    todo = [k for k, (part, identity) in enumerate(zip(parts, identities, strict=True)) if not _is_good(part, identity)]
+    shape = (preprocess.channels(reader.channels), preprocess.crop, preprocess.crop)
+    todo = [k for k, part in enumerate(parts) if not _is_good(part, identities[k], shape)]
     spans = {k: range(k * PART, min((k + 1) * PART, len(split.paths))) for k in todo}
     chunks = [np.arange(i, min(i + CHUNK, span.stop)) for span in spans.values() for i in span[::CHUNK]]
     if not chunks:
@@ -142,6 +168,7 @@ def _make(split: Split, parts: list[Path], reader: Reader, preprocess: Preproces
                 tables.append(table)
                 bar.update(len(view))
             _keep(parts[k], np.concatenate(views), tables, identities[k])
+            yield True
 
 
 def _keep(part: Path, views: np.ndarray, tables: list[dict], identity: str) -> None:
@@ -151,13 +178,14 @@ def _keep(part: Path, views: np.ndarray, tables: list[dict], identity: str) -> N
     save_json(part.with_suffix(".json"), {"sha256": _digest(content), "images": identity, "fits": fits})
 
 
-def _is_good(part: Path, identity: str) -> bool:
+def _is_good(part: Path, identity: str, shape: tuple[int, ...]) -> bool:
     record = read_json(part.with_suffix(".json"))
     if record.get("images") != identity:
         return False
     try:
-        return record.get("sha256") == _digest(part.read_bytes())
-    except OSError:
+        whole = record.get("sha256") == _digest(part.read_bytes())
+        return whole and np.load(part, mmap_mode="r", allow_pickle=False).shape[1:] == shape
+    except (OSError, ValueError):
         return False
 
 

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from darklens import machine
+
 SOURCE = Path(__file__).with_name("cpu.cpp")
 log = logging.getLogger(__name__)
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-w"]
@@ -45,8 +47,7 @@ def _cached() -> Path:
     """Where the library is kept: its name tells source, compiler, flags and processor."""
     target = [SOURCE.read_text(), platform.machine(), _processor(), *_compiler(), *FLAGS]
     name = hashlib.sha256("\n".join(target).encode()).hexdigest()[:20]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darklens"
-    return folder / f"steering-{name}.so"
+    return machine.user_cache() / f"steering-{name}.so"
 
 
 def _build(path: Path) -> None:

@@ -1,6 +1,5 @@
 """The description beside a simulated data set: what it holds, and whether more of it can be added."""
 
-import dataclasses
 import json
 import platform
 import re
@@ -10,12 +9,15 @@ import numpy as np
 import torch
 
 from darklens.errors import DatasetError
-from darklens.lenses.recipes import CLASSES, SIMULATOR, SPLITS, Recipe
+from darklens.lenses.recipe_file import recipe_dict
+from darklens.lenses.recipe_tables import Recipe
+from darklens.lenses.recipes import SIMULATOR, SPLITS
 
 
-def manifest_identity(recipe: Recipe, seed: int, device: str) -> dict:
+def manifest_identity(recipe: Recipe, seed: int, device: str, published: bool = False) -> dict:
     """What must agree for two calls to share a folder, as JSON gives it back."""
-    same = {"simulator": SIMULATOR, "recipe": dataclasses.asdict(recipe), "seed": seed, "device": device}
+    same = {"simulator": SIMULATOR, "recipe": recipe_dict(recipe), "seed": seed, "device": device}
+    same["published"] = published
     return json.loads(json.dumps(same))
 
 
@@ -30,11 +32,24 @@ def library_versions() -> dict[str, str]:
     }
 
 
+def _flat(values: dict, path: str = "") -> dict:
+    """{"recipe": {"lens": {"shear": 0}}} -> {"recipe.lens.shear": 0}; dictionaries alone are gone into."""
+    flat = {}
+    for key, value in values.items():
+        name = f"{path}.{key}" if path else key
+        flat |= _flat(value, name) if isinstance(value, dict) and value else {name: value}
+    return flat
+
+
+def _recipe_keys(flat: dict) -> set[str]:
+    return {key for key in flat if key.startswith("recipe.")}
+
+
 def _difference(old: dict, new: dict) -> str:
     """'seed is 1, not 0': the first thing in which two identities differ, or ''."""
-    old, new = ({**d, **{f"recipe {k}": v for k, v in dict(d.get("recipe") or {}).items()}} for d in (old, new))
-    keys = [k for k in new if k != "recipe" and old.get(k) != new[k]]
-    return f"{keys[0]} is {old.get(keys[0])}, not {new[keys[0]]}" if keys else ""
+    old, new = (_flat({"recipe": {}, **d}) for d in (old, new))
+    keys = [k for k in (*new, *old) if k in new.keys() | _recipe_keys(old) and old.get(k) != new.get(k)]
+    return f"{keys[0]} is {old.get(keys[0])}, not {new.get(keys[0])}" if keys else ""
 
 
 def read_manifest(folder: Path) -> dict:
@@ -68,7 +83,7 @@ def check_folder(folder: Path, identity: dict, on_disk: set[str]) -> dict:
     manifest = read_manifest(folder)
     if difference := _difference(manifest, identity):
         raise DatasetError(f"{path} is of another data set ({difference}): choose another --out")
-    pattern = re.compile(rf"({'|'.join(SPLITS)})/({'|'.join(CLASSES)})/\d{{6,}}\.npy")
+    pattern = re.compile(rf"({'|'.join(SPLITS)})/({'|'.join(identity['recipe']['classes'])})/\d{{6,}}\.npy")
     if strangers := sorted(n for n in on_disk if not pattern.fullmatch(n)):
         raise DatasetError(f"{folder / strangers[0]} is not of this data set: move it away or choose another --out")
     return manifest

@@ -1,115 +1,81 @@
-"""Renders lenses: expected counts, and counts with Poisson noise."""
+"""Render the lenses of a recipe, and give them the detector's noise.
+
+recipe = load_recipe("euclid")
+images = simulate(recipe, "sphere", range(8))                # (8, pixels, pixels)
+render(draw(recipe, "sphere", 0, "train", range(8)), recipe)   # the same without noise
+"""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.lenses.draw import Parameters, draw, stream
-from darklens.lenses.physics import external_shear, gaussian_blur, point_masses, rod, sersic, sis
-from darklens.lenses.recipes import Recipe
+from darklens.lenses import detector
+from darklens.lenses.brightness import brighten, sky_rate
+from darklens.lenses.deflect import columns, grid, prepare
+from darklens.lenses.draw import Lenses, draw, generator, stream
+from darklens.lenses.light import blur_each, lens_light, source_light
+from darklens.lenses.noise import add_noise, image_dtype, noisy
+from darklens.lenses.recipe_tables import Recipe
 from darklens.machine import one_thread
 
 
-def grid(
-    recipe: Recipe, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
-    """x (1, 1, n) and y (1, n, 1) in arcsec of the supersampled rays; y falls with the row."""
-    n = recipe.pixels * recipe.supersample
-    steps = torch.arange(n, device=device, dtype=dtype) - (n - 1) / 2
-    steps = steps * (recipe.pixel_scale / recipe.supersample)
-    return steps.reshape(1, 1, n), -steps.reshape(1, n, 1)
-
-
-def _columns(values: np.ndarray, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1) or (B, S) -> (S, B, 1, 1), on the grid's device and in its dtype."""
-    return torch.as_tensor(np.ascontiguousarray(values.T), device=like.device).to(like.dtype)[..., None, None]
-
-
-def deflection(parameters: Parameters, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec), (B, h, w) each, at x and y (arcsec; they broadcast: (1, 1, w) and (1, h, 1)).
-
-    Halo (SIS) + external shear + subhalos (point masses) + vortex (rod). A mass m has the squared Einstein
-    radius theta_E^2 m / total mass; with `conserve_mass` the halo has what the substructure leaves.
-    """
-    p, to = parameters, functools.partial(_columns, like=x)
-    square = p.theta_e**2 / recipe.total_mass  # arcsec^2 / Msun
-    halo = np.maximum(recipe.total_mass - recipe.conserve_mass * p.substructure_mass, 0)
-    parts = [
-        sis(x, y, to(np.sqrt(square * halo))),
-        external_shear(x, y, to(p.shear), to(p.shear_angle)),
-    ]
-    if p.subhalo_mass.any():
-        theta2 = to(square[:, None] * p.subhalo_mass)
-        parts.append(point_masses(x, y, to(p.subhalo_x), to(p.subhalo_y), theta2))
-    if p.vortex_mass.any():
-        dx, dy = x - to(p.vortex_x), y - to(p.vortex_y)
-        parts.append(rod(dx, dy, to(square * p.vortex_mass), to(p.vortex_length), to(p.vortex_angle)))
-    ax, ay = parts[0]
-    for more_x, more_y in parts[1:]:
-        ax, ay = ax.add_(more_x), ay.add_(more_y)
-    return ax, ay
-
-
-def render_batch(
-    parameters: Parameters,
-    recipe: Recipe,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """`render`, all lenses at once: for a GPU (a CPU is faster one by one, its cache being small)."""
-    x, y = grid(recipe, device, dtype)
-    ax, ay = deflection(parameters, recipe, x, y)
-    p, to, s = parameters, functools.partial(_columns, like=x), recipe.supersample
-    u, v = (x - to(p.source_x)) - ax, (y - to(p.source_y)) - ay
-    light = sersic(u, v, recipe.sersic_index, to(p.source_radius), to(p.axis_ratio), to(p.source_angle))
-    rows = functools.reduce(torch.add, (light[:, i::s] for i in range(s)))  # (B, n s, n s) -> (B, n, n s)
-    pixels = functools.reduce(torch.add, (rows[:, :, i::s] for i in range(s)))  # -> (B, n, n)
-    source = gaussian_blur(pixels * (recipe.source_counts / s**2), recipe.psf_sigma / recipe.pixel_scale)
-    if recipe.peak_snr is None:
-        return source + recipe.sky
-    peak = source.amax((1, 2), keepdim=True)
-    exposure = to(p.peak_snr) ** 2 * (peak + recipe.sky) / peak**2  # S/N = t peak / sqrt(t (peak + sky))
-    return exposure * (source + recipe.sky)
+def light_batch(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, np.ndarray]:
+    """`light_and_sky`, all lenses at once, at the rays of `grid`: for a GPU (a CPU is faster one by one)."""
+    lenses = prepare(lenses, recipe)
+    v, n, to = lenses.values, recipe.noise, functools.partial(columns, like=x)
+    x, y = x - to(v["image.x"]), y - to(v["image.y"])
+    source, sky = source_light(lenses, recipe, x, y), sky_rate(lenses, recipe)
+    galaxy = lens_light(lenses, recipe, x, y, source) if recipe.lens_light is not None else None
+    if n.peak_snr is None and n.sky_fraction is None:
+        return blur_each(source if galaxy is None else galaxy.add_(source), recipe, lenses), sky
+    total, fraction = blur_each(source, recipe, lenses), np.nan_to_num(v["noise.sky_fraction"])
+    peak = total.amax((1, 2)).double().cpu().numpy()
+    if galaxy is not None:
+        total = total + blur_each(galaxy, recipe, lenses)
+    if n.peak_snr is not None:
+        factor = brighten(lenses, recipe, peak, sky)
+        total, peak = total.mul_(to(factor)), peak * factor
+    return total, sky + fraction * peak
 
 
 @torch.no_grad()
+def light_and_sky(
+    lenses: Lenses,
+    recipe: Recipe,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, np.ndarray]:
+    """Light (B, pixels, pixels) and sky (B,), both in electrons/s a pixel.
+
+    On a CPU each lens is computed by itself in one thread: its bits don't depend on the batch, and it stays in cache.
+    """
+    x, y = grid(recipe, device, dtype)
+    lenses = prepare(lenses, recipe)
+    if torch.device(device).type != "cpu":
+        return light_batch(lenses, recipe, x, y)
+    if not len(lenses):
+        return torch.zeros((0, recipe.image.pixels, recipe.image.pixels), dtype=dtype), np.zeros(0)
+    torch.empty(1 << 22)  # freed at once: glibc then keeps freed memory instead of fetching it anew
+    with one_thread():
+        pairs = [light_batch(lenses[i : i + 1], recipe, x, y) for i in range(len(lenses))]
+    images, skies = zip(*pairs, strict=True)
+    return torch.cat(images), np.concatenate(skies)
+
+
 def render(
-    parameters: Parameters,
+    lenses: Lenses,
     recipe: Recipe,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Expected counts (B, pixels, pixels), sky included, without noise.
-
-    On a CPU each lens is computed by itself in one thread, so its bits don't depend on the batch.
-    """
-    if torch.device(device).type != "cpu":
-        return render_batch(parameters, recipe, device, dtype)
-    torch.empty(1 << 22)  # freed at once: glibc then keeps freed memory instead of fetching it anew (3x faster)
-    with one_thread():
-        images = [render_batch(parameters[i : i + 1], recipe, device, dtype) for i in range(len(parameters))]
-    return torch.cat(images) if images else torch.zeros((0, recipe.pixels, recipe.pixels), dtype=dtype)
-
-
-def add_noise(rate: Tensor, streams: Sequence[np.random.SeedSequence]) -> np.ndarray:
-    """Poisson counts, uint16 (B, n, n), of the expected counts `rate`; counts above 65535 are cut to it.
-
-    Each image has its own stream. On a CPU that is NumPy's Philox and Generator.poisson; elsewhere torch's
-    generator of that device, seeded with 64 bits of the stream: the same distribution, other numbers.
-    """
-    if rate.device.type == "cpu":
-        pairs = zip(rate.numpy(), streams, strict=True)
-        noisy = [np.random.Generator(np.random.Philox(s)).poisson(r) for r, s in pairs]
-        counts = np.array(noisy, dtype=np.int64).reshape(rate.shape)
-    else:
-        generator, counts = torch.Generator(rate.device), torch.empty_like(rate)
-        for image, r, s in zip(counts, rate, streams, strict=True):
-            image.copy_(torch.poisson(r, generator.manual_seed(int(s.generate_state(1, np.uint64)[0]))))
-        counts = counts.clamp_(max=65535).int().cpu().numpy()
-    return np.minimum(counts, 65535).astype(np.uint16)
+    """The expected image (B, pixels, pixels) in the recipe's output unit, with its sky if it is kept, without noise."""
+    light, sky = light_and_sky(lenses, recipe, device, dtype)
+    to, n, time = functools.partial(columns, like=light), recipe.noise, lenses["noise.exposure_time"]
+    gain = to(n.gain * lenses["robust.gain"])
+    return detector.expected_image(light, to(sky), to(time), gain, n.keep_sky, n.output)
 
 
 def simulate(
@@ -120,10 +86,26 @@ def simulate(
     split: str = "train",
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
-    """Noisy images `indices` of a class: uint16 counts (B, pixels, pixels), as `write_dataset` writes them.
+    """Noisy images `indices` of a class, (B, pixels, pixels): uint16 if they are whole counts, else float32.
 
-    Raises ValueError for an unknown class or split, or a negative seed or index.
+    Counts above 65535 are cut to it. Raises ValueError for an unknown class or split, or a negative seed or index.
     """
     indices = [int(i) for i in indices]
-    rate = render(draw(recipe, class_name, seed, split, indices), recipe, device)
-    return add_noise(rate, [stream(recipe, class_name, seed, split, i, 1) for i in indices])
+    lenses = draw(recipe, class_name, seed, split, indices)
+    light, sky = light_and_sky(lenses, recipe, device)
+    streams = [stream(recipe, class_name, seed, split, i, 1) for i in indices]
+    if light.device.type == "cpu":
+        images = add_noise(recipe, lenses, light, sky, list(map(generator, streams)))
+    else:
+        images = _noisy_each(recipe, lenses, light, sky, streams)
+    dtype = image_dtype(recipe)
+    return (np.clip(images, 0, 65535) if dtype == np.uint16 else images).astype(dtype)
+
+
+def _noisy_each(recipe: Recipe, lenses: Lenses, light: Tensor, sky: np.ndarray, streams: list) -> np.ndarray:
+    """Images on a GPU, each with its own stream: 64 bits of it seed the device's generator."""
+    generator, images = torch.Generator(light.device), torch.empty_like(light)
+    for i, one in enumerate(streams):
+        generator.manual_seed(int(one.generate_state(1, np.uint64)[0]))
+        images[i] = noisy(recipe, lenses[i : i + 1], light[i : i + 1], sky[i : i + 1], generator)[0]
+    return images.cpu().numpy()

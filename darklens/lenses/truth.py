@@ -9,18 +9,19 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from darklens.errors import DataError, DatasetError
-from darklens.lenses.draw import Parameters
+from darklens.lenses.draw import Lenses, draw
 from darklens.lenses.manifest import read_manifest
-from darklens.lenses.recipes import Recipe
+from darklens.lenses.recipe_file import parse_recipe
+from darklens.lenses.recipe_tables import Recipe
 
 NEAR = 0.25  # arcsec: "near" the ring of light
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What the simulator put into n images: its parameters, (n,) and (n, S), and the recipe they were drawn from."""
+    """What the simulator put into n images: its lenses, and the recipe they were drawn from."""
 
-    parameters: Parameters
+    parameters: Lenses
     recipe: Recipe
 
 
@@ -37,22 +38,22 @@ def read_truth(data_root: str | Path, split_name: str, names: Sequence[str]) -> 
     root = Path(data_root)
     recipe = _read_recipe(root)
     images = [PurePosixPath(name) for name in names]
-    stored = {name: _read_parameters(root, split_name, name) for name in sorted({i.parent.name for i in images})}
-    rows = [_row(root, image, stored[image.parent.name][0]) for image in images]
-    width = max((p.subhalo_mass.shape[1] for _, p in stored.values()), default=0)
-
-    def gather(field: str) -> np.ndarray:
-        values = [getattr(stored[i.parent.name][1], field)[row] for i, row in zip(images, rows, strict=True)]
-        return np.array([np.pad(v, (0, width - len(v))) if np.ndim(v) else v for v in values])
-
-    return Truth(Parameters(**{field: gather(field) for field in Parameters.__dataclass_fields__}), recipe)
+    stored = {name: _read_lenses(root, recipe, split_name, name) for name in sorted({i.parent.name for i in images})}
+    rows = [(stored[i.parent.name][1], _row(root, i, stored[i.parent.name][0])) for i in images]
+    width = max((len(p.subhalos["mass"].T) for _, p in stored.values()), default=0)
+    some = next(iter(stored.values()))[1] if stored else draw(recipe, next(iter(recipe.classes)), 0, "train", ())
+    values = {key: np.array([lenses.values[key][row] for lenses, row in rows], dtype=float) for key in some.values}
+    subhalos = {key: np.zeros((len(rows), width)) for key in some.subhalos}
+    for number, (lenses, row) in enumerate(rows):
+        for key, found in lenses.subhalos.items():
+            subhalos[key][number, : found.shape[1]] = found[row]
+    return Truth(Lenses(values, subhalos), recipe)
 
 
 def _read_recipe(root: Path) -> Recipe:
     path = root / "manifest.json"
     try:
-        recipe = read_manifest(root)["recipe"]
-        return Recipe(**{key: tuple(value) if isinstance(value, list) else value for key, value in recipe.items()})
+        return parse_recipe(read_manifest(root)["recipe"])
     except OSError:
         raise DataError(f"{path}: not found: only data sets that simulate.py wrote have known dark matter") from None
     except DatasetError as error:
@@ -61,21 +62,21 @@ def _read_recipe(root: Path) -> Recipe:
         raise DataError(f"{path}: not a recipe of this simulator ({error}): simulate the data set again") from None
 
 
-def _read_parameters(root: Path, split: str, class_name: str) -> tuple[dict[int, int], Parameters]:
-    """Row of each image number, and the parameters of all images of a class."""
+def _read_lenses(root: Path, recipe: Recipe, split: str, class_name: str) -> tuple[dict[int, int], Lenses]:
+    """Row of each image number, and all lenses of a class."""
     path = root / "parameters" / f"{split}_{class_name}.npz"
     try:
+        empty = draw(recipe, class_name, 0, "train", ())
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ("index", *Parameters.__dataclass_fields__)}
+            index, arrays = file["index"], {key: file[key] for key in empty.arrays()}
     except FileNotFoundError:
         raise DataError(f"{path}: not found: the dark matter in {split}/{class_name} is not known") from None
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: expected the simulator's parameters, found a damaged file ({error})") from None
-    index = arrays.pop("index")
     for name, values in arrays.items():
-        if values.ndim != 1 + name.startswith("subhalo") or len(values) != len(index) or values.dtype.kind != "f":
+        if values.ndim != 1 + name.startswith("subhalos.") or len(values) != len(index) or values.dtype.kind != "f":
             raise DataError(f"{path}: expected {len(index)} numbers {name}, found {values.dtype} {values.shape}")
-    return {int(number): row for row, number in enumerate(index)}, Parameters(**arrays)
+    return {int(number): row for row, number in enumerate(index)}, empty.filled(arrays)
 
 
 def _row(root: Path, image: PurePosixPath, rows: dict[int, int]) -> int:
@@ -85,53 +86,59 @@ def _row(root: Path, image: PurePosixPath, rows: dict[int, int]) -> int:
     return rows[number]
 
 
-def ring_radius(parameters: Parameters, angle: np.ndarray) -> np.ndarray:
+def ring_radius(lenses: Lenses, angle: np.ndarray) -> np.ndarray:
     """Where along a direction from the halo the ring is brightest, in arcsec.
 
     A ray at r n, n = (cos a, sin a), comes from r (1 - Gamma) n - theta_E n in the source plane (NB: SIS and external
-    shear Gamma, without substructure); it passes closest to the source's centre s at r = v (theta_E n + s) / v^2 with
-    v = (1 - Gamma) n. Without shear and offset that is the Einstein radius.
+    shear Gamma, without substructure; an elliptical halo is taken as round); it passes closest to the source's centre
+    s at r = v (theta_E n + s) / v^2 with v = (1 - Gamma) n. Without shear and offset that is the Einstein radius.
 
     angle: (n,) or (n, m), radians from +x; the result has its shape.
     """
-    p = {key: _like(value, angle) for key, value in vars(parameters).items() if value.ndim == 1}
-    cos, sin = np.cos(angle), np.sin(angle)
-    gamma1, gamma2 = p["shear"] * np.cos(2 * p["shear_angle"]), p["shear"] * np.sin(2 * p["shear_angle"])
+    keys = ("lens.shear", "lens.shear_angle", "lens.einstein_radius", "source.x", "source.y")
+    shear, axis, theta_e, x, y = (_like(lenses[key], angle) for key in keys)
+    cos, sin, axis = np.cos(angle), np.sin(angle), np.radians(axis)
+    gamma1, gamma2 = shear * np.cos(2 * axis), shear * np.sin(2 * axis)
     vx, vy = cos - gamma1 * cos - gamma2 * sin, sin - gamma2 * cos + gamma1 * sin
-    along = vx * (p["theta_e"] * cos + p["source_x"]) + vy * (p["theta_e"] * sin + p["source_y"])
-    return along / (vx**2 + vy**2)
+    return (vx * (theta_e * cos + x) + vy * (theta_e * sin + y)) / (vx**2 + vy**2)
 
 
-def ring_distance(parameters: Parameters, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def ring_distance(lenses: Lenses, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """How far outside the ring (inside: negative) places lie, along the direction from the halo; arcsec.
 
-    x, y: (n,) or (n, m), arcsec.
+    x, y: (n,) or (n, m), arcsec from the halo.
     """
-    return np.hypot(x, y) - ring_radius(parameters, np.arctan2(y, x))
+    return np.hypot(x, y) - ring_radius(lenses, np.arctan2(y, x))
 
 
 def _like(values: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return values[:, None] if np.ndim(angle) == 2 else values
 
 
-def heaviest(parameters: Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def heaviest(lenses: Lenses) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x, y and mass of the most massive subhalo of each image, (n,); NaN where there is none."""
-    p = parameters
-    if not p.subhalo_mass.size:
-        return tuple(np.full(len(p), np.nan) for _ in range(3))
-    best = (np.arange(len(p)), p.subhalo_mass.argmax(1))
-    mass = p.subhalo_mass[best]
-    return tuple(np.where(mass > 0, values, np.nan) for values in (p.subhalo_x[best], p.subhalo_y[best], mass))
+    s = lenses.subhalos
+    if not s["mass"].size:
+        return tuple(np.full(len(lenses), np.nan) for _ in range(3))
+    best = (np.arange(len(lenses)), s["bound_mass"].argmax(1))
+    mass = s["bound_mass"][best]
+    return tuple(np.where(mass > 0, values, np.nan) for values in (s["x"][best], s["y"][best], mass))
 
 
-def mass_near_ring(parameters: Parameters) -> np.ndarray:
+def vortex_ends(lenses: Lenses) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 2) x and y of the middle of each vortex and (n, 2) the way from there to its end, arcsec from the halo."""
+    angle, half = np.radians(lenses["vortex.angle"]), lenses["vortex.length"][:, None] / 2
+    middle = np.stack([lenses["vortex.x"], lenses["vortex.y"]], 1)
+    return middle, np.stack([np.cos(angle), np.sin(angle)], 1) * half
+
+
+def mass_near_ring(lenses: Lenses) -> np.ndarray:
     """(n,) Msun of subhalos and of the vortex within `NEAR` of the ring of light."""
-    p, steps = parameters, (np.arange(64) + 0.5) / 64 - 0.5  # of the rod's length
-    s = steps * p.vortex_length[:, None]
-    x = p.vortex_x[:, None] + s * np.cos(p.vortex_angle)[:, None]
-    y = p.vortex_y[:, None] + s * np.sin(p.vortex_angle)[:, None]
-    rod = p.vortex_mass * (abs(ring_distance(p, x, y)) < NEAR).mean(1)
-    return rod + (p.subhalo_mass * (abs(ring_distance(p, p.subhalo_x, p.subhalo_y)) < NEAR)).sum(1)
+    s, steps = lenses.subhalos, 2 * ((np.arange(64) + 0.5) / 64 - 0.5)  # of half the rod
+    middle, half = vortex_ends(lenses)
+    x, y = (middle[:, i, None] + steps * half[:, i, None] for i in (0, 1))
+    rod = lenses["vortex.mass"] * (abs(ring_distance(lenses, x, y)) < NEAR).mean(1)
+    return rod + (s["bound_mass"] * (abs(ring_distance(lenses, s["x"], s["y"])) < NEAR)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -143,13 +150,15 @@ class Quantity:
     threshold: bool = False  # quote where completeness is reached
 
 
-def _fraction(mass: Callable[[Parameters], np.ndarray]) -> Callable[[Truth], np.ndarray]:
-    return lambda truth: mass(truth.parameters) / truth.recipe.total_mass
+def _fraction(mass: Callable[[Lenses], np.ndarray]) -> Callable[[Truth], np.ndarray]:
+    return lambda truth: mass(truth.parameters) / truth.parameters["lens.total_mass"]
 
 
 MASSES = {
     "mass_fraction": Quantity(
-        "substructure, fraction of the total mass", _fraction(lambda p: p.substructure_mass), threshold=True
+        "substructure, fraction of the total mass",
+        _fraction(lambda lenses: lenses["substructure.mass"]),
+        threshold=True,
     ),
     "mass_fraction_near_ring": Quantity(
         f"the same within {NEAR}″ of the ring of light", _fraction(mass_near_ring), threshold=True
@@ -169,17 +178,18 @@ SUBHALOS = {
 }
 VORTEX = {
     **MASSES,
-    "length": Quantity("length of the vortex (″)", lambda t: t.parameters.vortex_length),
+    "length": Quantity("length of the vortex (″)", lambda t: t.parameters["vortex.length"]),
     "centre_from_ring": Quantity(
         "its centre's distance outside the ring (″)",
-        lambda t: ring_distance(t.parameters, t.parameters.vortex_x, t.parameters.vortex_y),
+        lambda t: ring_distance(t.parameters, t.parameters["vortex.x"], t.parameters["vortex.y"]),
     ),
     "centre_from_centre": Quantity(
-        "its centre's distance from the halo (″)", lambda t: np.hypot(t.parameters.vortex_x, t.parameters.vortex_y)
+        "its centre's distance from the halo (″)",
+        lambda t: np.hypot(t.parameters["vortex.x"], t.parameters["vortex.y"]),
     ),
 }
 
 
 def quantities(truth: Truth) -> dict[str, Quantity]:
     """What to plot for these images, by the kind of dark matter that they hold."""
-    return VORTEX if truth.parameters.vortex_mass.any() else SUBHALOS
+    return VORTEX if truth.parameters["vortex.mass"].any() else SUBHALOS

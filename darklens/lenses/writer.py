@@ -29,8 +29,9 @@ from darklens.lenses.manifest import (
     read_journal,
     read_manifest,
 )
-from darklens.lenses.recipes import CLASSES, SPLITS, Recipe
-from darklens.lenses.render import simulate
+from darklens.lenses.recipe_tables import Recipe
+from darklens.lenses.recipes import SPLITS
+from darklens.lenses.render import image_dtype, simulate
 from darklens.machine import usable_cores
 from darklens.storage.files import npy_bytes, replacing
 from darklens.storage.progress import progress
@@ -47,6 +48,7 @@ class _Job:
     split: str
     class_name: str
     indices: tuple[int, ...]
+    published: bool = False
 
 
 def _name(split: str, class_name: str, index: int) -> str:
@@ -70,9 +72,22 @@ def _store(path: Path, image: np.ndarray) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def as_published(image: np.ndarray) -> np.ndarray:
+    """(H, W) -> (1, H, W) float64, smallest to largest value on 0 to 1, as DeepLense's test sets have it."""
+    low, high = float(image.min()), float(image.max())
+    return (image[None].astype(np.float64) - low) / max(high - low, np.finfo(float).tiny)
+
+
+def _image_size(recipe: Recipe, published: bool) -> int:
+    """Bytes of an image's file."""
+    blank = np.zeros((recipe.image.pixels, recipe.image.pixels), image_dtype(recipe))
+    return len(npy_bytes(as_published(blank) if published else blank))
+
+
 def _write_images(job: _Job) -> dict[str, str]:
     """Simulate and write a job's images; file name -> SHA-256."""
     images = simulate(job.recipe, job.class_name, job.indices, job.seed, job.split, job.device)
+    images = [as_published(image) for image in images] if job.published else images
     names = [_name(job.split, job.class_name, i) for i in job.indices]
     paths = [job.folder / name for name in names]
     if job.device == "cpu":
@@ -142,21 +157,21 @@ def _manifest_bytes(identity: dict, versions: list, files: dict[str, str], compl
 
 
 def _write_parameters(folder: Path, recipe: Recipe, seed: int, names: Iterable[str]) -> None:
-    """`parameters/SPLIT_CLASS.npz`: the index of each image and the arrays of `Parameters`."""
+    """`parameters/SPLIT_CLASS.npz`: the index of each image and `Lenses.arrays`."""
     (folder / "parameters").mkdir(exist_ok=True)
     for job in _jobs(sorted(names), sys.maxsize, functools.partial(_Job, folder, recipe, seed, "cpu")):
         drawn, buffer = draw(recipe, job.class_name, seed, job.split, job.indices), io.BytesIO()
-        np.savez_compressed(buffer, index=np.array(job.indices), **vars(drawn))
+        np.savez_compressed(buffer, index=np.array(job.indices), **drawn.arrays())
         _write(folder / "parameters" / f"{job.split}_{job.class_name}.npz", buffer.getvalue())
 
 
-def _prepare(folder: Path, recorded: Iterable[str], size: int) -> None:
+def _prepare(folder: Path, recorded: Iterable[str], size: int, classes: Iterable[str]) -> None:
     """Make the class folders, drop what a killed call left half-written, and check the images' sizes.
 
     Raises DatasetError for an image of another size: it was damaged since.
     """
     for split in {name.split("/")[0] for name in recorded}:
-        for class_name in CLASSES:
+        for class_name in classes:
             (folder / split / class_name).mkdir(parents=True, exist_ok=True)
             for leftover in (folder / split / class_name).glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
@@ -184,7 +199,7 @@ def _plan(folder: Path, identity: dict, counts: dict[str, int]) -> _Plan:
     on_disk = images_in(folder)
     manifest = check_folder(folder, identity, on_disk)
     recorded = {**manifest["files"], **read_journal(folder / "journal.jsonl")} if manifest else {}
-    asked = [_name(s, c, i) for s in SPLITS for c in CLASSES for i in range(counts.get(s, 0))]
+    asked = [_name(s, c, i) for s in SPLITS for c in identity["recipe"]["classes"] for i in range(counts.get(s, 0))]
     wanted = [*asked, *sorted(on_disk.union(recorded).difference(asked))]
     todo = [name for name in wanted if name not in recorded or name not in on_disk]
     versions = manifest.get("versions", [])
@@ -214,18 +229,20 @@ def write_dataset(
     device: str = "cpu",
     workers: int | None = None,
     quiet: bool = False,
+    published: bool = False,
 ) -> dict:
     """Write, finish or extend a data set of counts[split] images a class; its manifest.
 
     workers: processes on a CPU (None: one a core; a script that asks for more than one needs the usual
-    `if __name__ == "__main__"`). Nothing that is there is overwritten: DatasetError if the folder holds other
-    images, OSError if it can't be written. A call that was cut short ends with the same bytes when run again.
+    `if __name__ == "__main__"`). published: write each image as float64 (1, pixels, pixels) from 0 to 1.
+    Nothing that is there is overwritten: DatasetError if the folder holds other images, OSError if it can't be
+    written. A call that was cut short ends with the same bytes when run again.
     """
     folder, device = Path(folder), torch.device(device).type
-    identity = manifest_identity(recipe, seed, device)
+    identity = manifest_identity(recipe, seed, device, published)
     plan = _plan(folder, identity, counts)
-    size = len(npy_bytes(np.zeros((recipe.pixels, recipe.pixels), np.uint16)))
-    _prepare(folder, plan.wanted, size)
+    size = _image_size(recipe, published)
+    _prepare(folder, plan.wanted, size, recipe.classes)
     if plan.complete:
         return read_manifest(folder)
     _check_space(folder, len(plan.todo), size)
@@ -235,7 +252,7 @@ def write_dataset(
         _write(folder / "manifest.json", data, sync=True)
 
     write_manifest(complete=False)
-    make = functools.partial(_Job, folder, recipe, seed, device)
+    make = functools.partial(_Job, folder, recipe, seed, device, published=published)
     jobs = _jobs(plan.todo, 32 if device == "cpu" else 256, make)
     many = device == "cpu" and len(plan.todo) > 200  # fewer don't repay starting processes
     _write_missing(folder, plan, jobs, (workers or usable_cores()) if many else 1, quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from darklens.metrics.probabilities import log_odds
 
-NO_SUBSTRUCTURE = ("no", "no_sub", "nosub")  # how the data sets spell the class without substructure
+# how data sets spell the class without substructure; case, spaces, _ and - do not matter
+NO_SUBSTRUCTURE = ("no", "nosub", "nosubstructure", "none", "smooth", "nosubhalo", "nosubhalos", "withoutsubstructure")
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 CHUNK = 500_000  # counts held at a time by the bootstrap: what fits in a processor's cache
 
@@ -76,9 +78,9 @@ def binary_problems(logits: np.ndarray, labels: np.ndarray) -> dict[Any, tuple[n
     return dict(enumerate(one_against_rest(logits, labels))) | micro
 
 
-def _without_substructure(classes: list[str]) -> int | None:
+def without_substructure(classes: list[str]) -> int | None:
     """Number of the class without substructure, if the data set has one."""
-    return next((k for k, name in enumerate(classes) if name.lower() in NO_SUBSTRUCTURE), None)
+    return next((k for k, name in enumerate(classes) if re.sub(r"[\W_]", "", name.lower()) in NO_SUBSTRUCTURE), None)
 
 
 def macro_average(values: list) -> np.ndarray:
@@ -124,7 +126,7 @@ def auc_report(problems: dict, drawn: dict, classes: list[str]) -> dict[str, Any
     undefined = {"value": None, "interval": None}
     return {
         **{name: entries[name] for name in ("macro", "micro", "micro_logits")},
-        "substructure": entries.get(_without_substructure(classes), undefined),
+        "substructure": entries.get(without_substructure(classes), undefined),
         "per_class": {name: entries[k] for k, name in enumerate(classes)},
     }
 
@@ -138,7 +140,7 @@ def true_positive_rates(logits: np.ndarray, labels: np.ndarray, classes: list[st
     """Of each class against the rest, and of substructure (score 1 - p_no) against none."""
     problems = one_against_rest(logits, labels)
     rates = {name: _detection(*problem) for name, problem in zip(classes, problems, strict=True)}
-    no = _without_substructure(classes)
+    no = without_substructure(classes)
     if no is not None:
         scores, positive = problems[no]
         rates["substructure"] = _detection(-scores, ~positive)

@@ -1,19 +1,20 @@
 """explain.py: exact where the answer is known, turning with the image, and scored against a fair chance."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_images
+from simulated import F, edited
+from simulated import lens as drawn_lens
 from torch import nn
 
 from darklens.analysis import attribution, explain, gallery
 from darklens.classifier.classifier import Classifier
 from darklens.data.folder import scan
 from darklens.data.transforms import ORIGINAL, Preprocess, default_preprocess
-from darklens.lenses import draw, recipes, render, writer
+from darklens.lenses import render, writer
 from darklens.lenses.truth import Truth, read_truth
 from darklens.networks.basis import Symmetry
 from darklens.networks.equivariant import build_network
@@ -22,7 +23,7 @@ from darklens.networks.resnet import build_resnet
 
 CLASSES = ["no", "sphere", "vort"]
 SIZE = 39
-WIDE = dataclasses.replace(recipes.RECIPES["f"], pixels=40, pixel_scale=0.15, supersample=1)
+WIDE = edited(F, image={"pixels": 40, "pixel_scale": 0.15, "supersample": 1})
 
 
 class Linear(nn.Module):
@@ -184,12 +185,10 @@ def test_what_does_not_fit_is_refused():
 # --- where the dark matter is ---
 
 
-def lens(**values) -> draw.Parameters:
+def lens(**values):
     """One lens that bends nothing, but for what is given."""
-    fields = dict.fromkeys((f.name for f in dataclasses.fields(draw.Parameters)), 0.0)
-    fields |= {"source_radius": 0.03, "axis_ratio": 1.0} | values
-    several = {k: np.atleast_2d(v) if k.startswith("subhalo") else np.array([v]) for k, v in fields.items()}
-    return draw.Parameters(**{k: np.asarray(v, dtype=float) for k, v in several.items()})
+    plain = {"lens__shear": 0, "source__x": 0, "source__y": 0, "source__effective_radius": 0.03, "lens__total_mass": 0}
+    return drawn_lens("no", F, **plain | values)
 
 
 @pytest.mark.parametrize("pixels", [150, 149])
@@ -197,8 +196,8 @@ def lens(**values) -> draw.Parameters:
 @pytest.mark.parametrize("place", [(0.9, 0.45), (-1.1, 0.2), (0.3, -1.3)])
 def test_places_are_where_the_simulator_puts_the_light(pixels, preprocess, place):
     """A small source that nothing bends is seen where it is."""
-    recipe = dataclasses.replace(recipes.RECIPES["f"], pixels=pixels)
-    p = lens(source_x=place[0], source_y=place[1])
+    recipe = edited(F, image={"pixels": pixels})
+    p = lens(source__x=place[0], source__y=place[1])
     image = preprocess(render.render(p, recipe)[:, None])[0, 0].double()
     light = (image - image.median()).clamp(min=0.2 * (image.max() - image.median())) - 0.2 * (
         image.max() - image.median()
@@ -212,10 +211,10 @@ def test_places_are_where_the_simulator_puts_the_light(pixels, preprocess, place
 def test_distances_to_subhalos_and_vortex():
     """Against the distance to many points along the rod; light subhalos don't count."""
     p = lens(
-        subhalo_mass=[2e9, 9e8], subhalo_x=[1.0, 0.0], subhalo_y=[0.5, 0.0],
-        vortex_mass=3e10, vortex_length=1.2, vortex_x=-0.6, vortex_y=-0.4, vortex_angle=0.7,
+        subhalos={"mass": [2e9, 9e8], "x": [1.0, 0.0], "y": [0.5, 0.0]},
+        vortex__mass=3e10, vortex__length=1.2, vortex__x=-0.6, vortex__y=-0.4, vortex__angle=np.degrees(0.7),
     )  # fmt: skip
-    truth, preprocess = Truth(p, recipes.RECIPES["f"]), Preprocess()
+    truth, preprocess = Truth(p, F), Preprocess()
     (found,) = attribution.distances(truth, preprocess)
     along = np.linspace(-0.6, 0.6, 241)
     points = np.r_[[[1.0, 0.5]], np.c_[-0.6 + along * np.cos(0.7), -0.4 + along * np.sin(0.7)]]
@@ -224,7 +223,7 @@ def test_distances_to_subhalos_and_vortex():
     for px, py in points:
         expected = np.minimum(expected, np.hypot(x[None] - px, y[:, None] - py))
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert np.isinf(attribution.distances(Truth(lens(), recipes.RECIPES["f"]), preprocess)).all()
+    assert np.isinf(attribution.distances(Truth(lens(), F), preprocess)).all()
 
 
 # --- do the maps lie on it? ---

@@ -15,11 +15,11 @@ from PIL import Image
 
 from darklens.analysis import predict
 from darklens.analysis.pictures import find_pictures
-from darklens.analysis.predict import Counts, predict_folder, read_ahead
+from darklens.analysis.predict import Counts, predict_folder
 from darklens.classifier.calibrate import fit_on
 from darklens.classifier.classifier import Classifier
 from darklens.data.transforms import default_preprocess
-from darklens.errors import DataError, ResultsError
+from darklens.errors import DataError, ResultsError, UsageError
 from darklens.networks.equivariant import build_network
 
 CLASSES = ["no", "sphere", "vort"]
@@ -85,8 +85,8 @@ def test_rows_are_in_order_with_the_figures_of_predict(classifier, survey):
 def test_batch_size_and_workers_do_not_matter(classifier, survey):
     (survey / "0 bad.npy").write_bytes(b"no image")
     columns, found = [*P, *CALIBRATED, "novelty"], []
-    for batch_size, threads in ((1, 1), (5, 3), (64, 2)):
-        counts, rows = run(classifier, survey, batch_size=batch_size, threads=threads)
+    for batch_size, workers in ((1, 1), (5, 3), (64, 0)):
+        counts, rows = run(classifier, survey, batch_size=batch_size, workers=workers)
         assert counts[:1] + counts[2:] == (12, 1, 0) and rows[0]["file"] == "0 bad.npy"
         found.append(numbers(rows[1:], columns))
     for other in found[1:]:
@@ -132,8 +132,8 @@ def write_strange(folder: Path) -> dict[str, tuple[str, str]]:
         "constant": (np.full((40, 40), 5), f"{predict.CONSTANT}; {predict.UNLIKE}", True),
         "border": (border, predict.FILLED, True),
         "centre": (centre, "expected finite pixels", False),
-        "oblong": (good[:, 4:], "square image of 39 pixels or more, found 40 x 36", False),
-        "small": (good[:36, :36], "square image of 39 pixels or more, found 36 x 36", False),
+        "oblong": (good[:, 4:], "39 x 39 pixels or more, found 40 x 36", False),
+        "small": (good[:36, :36], "39 x 39 pixels or more, found 36 x 36", False),
         "colour": (np.stack([good] * 3), "expected 1 channel(s), as in the training data, found 3", False),
         "complex": (good * 1j, "number type", False),
     }
@@ -189,7 +189,7 @@ def test_many_fits_files_at_once(classifier, tmp_path):
     for path in list(folder.rglob("*.npy")):
         fits.writeto(path.with_suffix(".fits"), np.load(path))
     before = list(warnings.filters)
-    counts, rows = run(classifier, folder, threads=4)
+    counts, rows = run(classifier, folder, workers=2)
     assert counts.classified == 60 and warnings.filters == before
     pairs = np.stack([numbers(rows[k::2], P) for k in (0, 1)])  # 0000.fits, 0000.npy, 0001.fits, ...
     np.testing.assert_allclose(pairs[0], pairs[1], atol=1e-5)
@@ -259,8 +259,8 @@ def test_strays_hidden_files_and_loops_are_skipped(classifier, survey, tmp_path)
     (survey / "z").symlink_to(outside)
     (survey / "zz").symlink_to(outside)
     counts, rows = run(classifier, survey)
-    assert (counts.classified, counts.rejected, counts.skipped) == (13, 0, 5 + 2 + 3 + 2 + 2)
-    assert rows[-1]["file"] == "z/linked.npy"
+    assert (counts.classified, counts.rejected, counts.skipped) == (13, 1, 4 + 2 + 3 + 2 + 2)
+    assert rows[-1]["file"] == "z/linked.npy" and "archive" in next(row["flag"] for row in rows if row["file"] == "x.npz")
 
 
 def test_link_to_a_folder_above_does_not_return(survey):
@@ -359,7 +359,7 @@ def test_a_full_disk_leaves_the_old_table(classifier, survey, old, monkeypatch):
 def test_rejecting_all_leaves_the_old_table(classifier, survey, old):
     for path in survey.rglob("*.npy"):
         np.save(path, np.zeros((30, 30)))
-    with pytest.raises(DataError, match="no file of 12 .* the first: expected a square image of 39 pixels"):
+    with pytest.raises(DataError, match="no file of 12 .* the first: expected an image of 39 x 39 pixels"):
         predict_folder(classifier, survey, old, quiet=True)
     assert left(old)
 
@@ -374,38 +374,22 @@ def test_an_impossible_output_is_found_before_anything_is_read(classifier, surve
 # --- streaming ----------------------------------------------------------------------------------------------
 
 
-def test_read_ahead_keeps_order_and_distance():
-    started, taken = [], []
-    for value in read_ahead(lambda x: started.append(x) or x * x, iter(range(50)), threads=3, most=7):
-        taken.append(value)
-        assert len(started) <= len(taken) + 6
-    assert taken == [x * x for x in range(50)]
-
-
-def test_read_ahead_stops_when_it_is_closed():
-    started = []
-    items = read_ahead(lambda x: started.append(x), iter(range(1000)), threads=2, most=5)
-    next(items)
-    items.close()
-    assert len(started) <= 5
-
-
 def test_memory_does_not_grow_with_the_number_of_files(classifier, survey, monkeypatch):
-    """Of 120 images never more are held than the batches read ahead and the one at work."""
+    """Of 120 images never more are held than the batch read and the one at work."""
     image, alive, most = np.load(survey / "02.npy"), weakref.WeakSet(), []
     for number in range(108):
         np.save(survey / f"more{number}.npy", image)
 
     def counting(*arguments, real=predict.read_item):
         item = real(*arguments)
-        alive.add(item.image)
+        alive.add(item)
         most.append(len(alive))
         return item
 
     monkeypatch.setattr(predict, "read_item", counting)
-    counts, _ = run(classifier, survey, batch_size=4, threads=2)
+    counts, _ = run(classifier, survey, batch_size=4, workers=0)
     assert counts.classified == len(most) == 120
-    assert max(most) <= 4 * predict.AHEAD + 2 * 4
+    assert max(most) <= 3 * 4
 
 
 def test_summary_is_one_line():
@@ -413,3 +397,13 @@ def test_summary_is_one_line():
         "1 images classified, 2 of them flagged; 3 rejected (the column `flag` says why); "
         "4 other files and folders skipped"
     )
+
+
+@pytest.mark.parametrize("output", ["survey/02.npy", "survey/table.fits", "survey/../survey/02.npy", "link.npy"])
+def test_the_table_replaces_no_image(classifier, survey, monkeypatch, output):
+    monkeypatch.chdir(survey.parent)
+    os.symlink(survey / "02.npy", survey.parent / "link.npy")
+    before = (survey / "02.npy").read_bytes()
+    with pytest.raises(UsageError):
+        predict_folder(classifier, survey / "02.npy" if output == "link.npy" else survey, output, quiet=True)
+    assert (survey / "02.npy").read_bytes() == before and not (survey / "table.fits").exists()

@@ -1,20 +1,22 @@
 """sensitivity.py: recovers what a known network sees, from parameters that the simulator wrote."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
+import simulated
 import torch
+from simulated import F, edited
 
 from darklens.analysis import sensitivity
 from darklens.analysis.sensitivity import completeness, reached, threshold
 from darklens.errors import DataError
-from darklens.lenses import draw, recipes, render, writer
+from darklens.lenses import draw, writer
 from darklens.lenses import truth as lenses_truth
+from darklens.lenses.deflect import deflection
 from darklens.lenses.truth import read_truth, ring_distance, ring_radius
 
-SMALL = dataclasses.replace(recipes.RECIPES["f"], pixels=30, pixel_scale=0.2, supersample=1)
+SMALL = edited(F, image={"pixels": 30, "pixel_scale": 0.2, "supersample": 1})
 CLASSES = ("no", "sphere", "vort")
 COUNT = 240
 
@@ -46,12 +48,12 @@ def logits_of(seen: np.ndarray) -> np.ndarray:
     return logits
 
 
-def lens(**values) -> draw.Parameters:
+def lens(**values):
     """One lens: Einstein radius 1.2 arcsec, nothing else but what is given."""
-    fields = dict.fromkeys((f.name for f in dataclasses.fields(draw.Parameters)), 0.0)
-    fields |= {"theta_e": 1.2, "source_radius": 0.1, "axis_ratio": 1.0} | values
-    several = {k: np.atleast_2d(v) if k.startswith("subhalo") else np.array([v]) for k, v in fields.items()}
-    return draw.Parameters(**{k: np.asarray(v, dtype=float) for k, v in several.items()})
+    mass = 1.2**2 / draw.mass_scale(F, draw.draw(F, "no", 0, "train", [0]).values)[0]
+    plain = {"lens__shear": 0, "source__x": 0, "source__y": 0, "source__effective_radius": 0.1}
+    plain |= {"lens__total_mass": mass, "lens__einstein_radius": 1.2}
+    return simulated.lens("no", F, **plain | values)
 
 
 # --- what the simulator knows ---
@@ -62,8 +64,8 @@ def test_truth_is_what_was_drawn_in_the_order_asked(folder):
     drawn = {name: draw.draw(SMALL, name, 3, "test", range(COUNT)) for name in CLASSES}
     assert truth.recipe == SMALL
     for row, (name, i) in enumerate([("vort", 7), ("sphere", 100), ("no", 3), ("sphere", 2)]):
-        for key, value in vars(drawn[name][i : i + 1]).items():
-            found = getattr(truth.parameters, key)[row]
+        for key, value in drawn[name][i : i + 1].arrays().items():
+            found = truth.parameters.arrays()[key][row]
             if value.ndim == 2:
                 assert np.array_equal(found[: value.shape[1]], value[0]) and not found[value.shape[1] :].any()
             else:
@@ -81,7 +83,7 @@ def test_other_data_is_refused_in_one_line(folder, tmp_path, images, names):
     copy = tmp_path / "copy"
     (copy / "parameters").mkdir(parents=True)
     manifest = json.loads((folder / "manifest.json").read_text())
-    for change in ({"new_physics": 1.0}, {"distances": "guessed"}):
+    for change in ({"new_physics": 1.0}, {"lens": {"distances": "guessed"}}):
         (copy / "manifest.json").write_text(json.dumps(manifest | {"recipe": manifest["recipe"] | change}))
         with pytest.raises(DataError, match="manifest.json: not a recipe of this simulator"):
             read_truth(copy, "test", names)
@@ -89,13 +91,13 @@ def test_other_data_is_refused_in_one_line(folder, tmp_path, images, names):
     with pytest.raises(DataError, match="test_no.npz: not found"):
         read_truth(copy, "test", names)
     whole = (folder / "parameters" / "test_no.npz").read_bytes()
-    for content in (b"", whole[: len(whole) // 2], b"PK" + whole[2:1000], whole.replace(b"theta_e", b"theta_x")):
+    for content in (b"", whole[: len(whole) // 2], b"PK" + whole[2:1000], whole.replace(b"lens.shear", b"lens.sheer")):
         (copy / "parameters" / "test_no.npz").write_bytes(content)
         with pytest.raises(DataError, match="test_no.npz: expected the simulator's parameters") as caught:
             read_truth(copy, "test", names[:3])
         assert "\n" not in str(caught.value)
-    np.savez(copy / "parameters" / "test_no.npz", index=np.arange(3), **vars(lens()))
-    with pytest.raises(DataError, match="expected 3 numbers z_lens, found float64 \\(1,\\)"):
+    np.savez(copy / "parameters" / "test_no.npz", index=np.arange(3), **lens().arrays())
+    with pytest.raises(DataError, match="expected 3 numbers psf.fwhm, found float64 \\(1,\\)"):
         read_truth(copy, "test", names[:3])
     with pytest.raises(DataError, match="manifest.json: not found: only data sets that simulate.py wrote"):
         read_truth(images, "val", ["no/0001.npy"])
@@ -113,27 +115,27 @@ def test_ring_without_shear_and_offset_is_the_einstein_ring():
 
 def test_ring_is_where_rays_pass_the_source_closest():
     """Against the simulator's own deflection on a fine polar grid."""
-    p = lens(shear=0.25, shear_angle=0.4, source_x=0.3, source_y=-0.35)
-    recipe, radius, angle = recipes.Recipe(), np.linspace(0.2, 3, 5601), np.linspace(0, 2 * np.pi, 13)[:-1]
+    p = lens(lens__shear=0.25, lens__shear_angle=23, source__x=0.3, source__y=-0.35)
+    radius, angle = np.linspace(0.2, 3, 5601), np.linspace(0, 2 * np.pi, 13)[:-1]
     x = torch.from_numpy(radius[:, None] * np.cos(angle))[None]
     y = torch.from_numpy(radius[:, None] * np.sin(angle))[None]
-    ax, ay = render.deflection(p, recipe, x, y)
+    ax, ay = deflection(p, F, x, y)
     miss = torch.hypot(x - ax - 0.3, y - ay + 0.35)[0]  # (radius, angle)
     np.testing.assert_allclose(ring_radius(p, angle[None])[0], radius[miss.argmin(0).numpy()], atol=3e-4)
 
 
 def test_mass_near_the_ring():
     """One subhalo on the ring, one 0.2 arcsec off, one far off; half of a vortex that points outwards."""
-    p = lens(subhalo_mass=[1e9, 2e9, 4e9], subhalo_x=[1.2, 0.0, 0.5], subhalo_y=[0.0, -1.0, 0.5])
+    p = lens(subhalos={"mass": [1e9, 2e9, 4e9], "x": [1.2, 0.0, 0.5], "y": [0.0, -1.0, 0.5]})
     assert lenses_truth.mass_near_ring(p)[0] == 3e9
-    p = lens(vortex_mass=8e9, vortex_length=1.0, vortex_x=0.0, vortex_y=1.2, vortex_angle=np.pi / 2)
+    p = lens(vortex__mass=8e9, vortex__length=1.0, vortex__x=0.0, vortex__y=1.2, vortex__angle=90)
     assert lenses_truth.mass_near_ring(p)[0] == pytest.approx(4e9, rel=0.04)
 
 
 def test_heaviest_subhalo_and_none():
-    p = lens(subhalo_mass=[1e7, 5e9, 0], subhalo_x=[0.1, 0.2, 0], subhalo_y=[0.3, 0.4, 0])
+    p = lens(subhalos={"mass": [1e7, 5e9, 0], "x": [0.1, 0.2, 0], "y": [0.3, 0.4, 0]})
     assert np.array(lenses_truth.heaviest(p)).ravel().tolist() == [0.2, 0.4, 5e9]
-    for empty in (lens(subhalo_mass=[0.0]), lens(subhalo_mass=[], subhalo_x=[], subhalo_y=[])):
+    for empty in (lens(subhalos={"mass": [0.0], "x": [0], "y": [0]}), lens()):
         assert np.isnan(lenses_truth.heaviest(empty)).all()
 
 
@@ -172,7 +174,7 @@ def test_levels_are_where_the_curve_rises_for_good():
 
 def test_network_that_sees_above_a_mass(folder, names, tmp_path):
     """Its curve is a step at that mass, and in nothing else as sharp."""
-    mass = read_truth(folder, "test", names).parameters.substructure_mass / 1e12
+    mass = read_truth(folder, "test", names).parameters["substructure.mass"] / 1e12
     found = sensitivity.sensitivity(folder, "test", names, LABELS, logits_of(mass > 0.04), CLASSES, tmp_path)
     assert list(found["classes"]) == ["sphere", "vort"]
     assert found["detection"]["false_positive_rate"] == pytest.approx(2 / 240)

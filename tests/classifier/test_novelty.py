@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from conftest import write_images
 from sklearn.covariance import ledoit_wolf
 
-from darklens.classifier import calibrate, novelty
+from darklens.classifier import novelty
 from darklens.classifier.calibrate import fit_on
 from darklens.classifier.classifier import Classifier, evaluator
 from darklens.classifier.novelty import Gaussian, Novelty, describe, fit_gaussian, fit_novelty
 from darklens.classifier.saved import load_model, save_model
-from darklens.data import image as data_image
+from darklens.data import views
 from darklens.data.batches import Batch
 from darklens.data.folder import scan
 from darklens.data.transforms import default_preprocess
@@ -186,7 +186,7 @@ def paths_of(folder) -> tuple:
 
 
 def preprocessed(model: Classifier, paths) -> torch.Tensor:
-    return torch.cat(list(calibrate._batches(model.preprocess, paths, len(paths))))
+    return views.network_inputs(paths, range(len(paths)), model.preprocess)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_rounding_to_bf16_does_not_matter(fitted, folder):
 def test_fit_takes_images_evenly_and_repeats_itself(folder, fitted, monkeypatch):
     read = []
     monkeypatch.setattr(
-        data_image, "read_image", lambda path, real=data_image.read_image: read.append(path) or real(path)
+        views, "read_image", lambda path, real=views.read_image, **options: read.append(path) or real(path, **options)
     )
     train, val = paths_of(folder)
     found = [fit_on(fitted, train, val, most=30, batch_size=size, quiet=True) for size in (30, 30, 7)]

@@ -1,10 +1,16 @@
 """The command line of the simulator."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from simulated import contents, refusal, run
 
 from darklens.commands import simulate
+from darklens.lenses import render
+from darklens.lenses.recipes import load_recipe
+from darklens.lenses.truth import read_truth
 
 
 @pytest.mark.parametrize(
@@ -15,7 +21,7 @@ from darklens.commands import simulate
         (["--train", "0", "--val", "0"], "nothing to simulate"),
         (["--seed", "x"], "--seed"),
         (["--model", "k"], "--model"),
-        (["--subhalo_slope", "nan"], "subhalo_slope"),
+        (["--subhalo_slope", "nan"], "classes.sphere.subhalos.slope = nan"),
         (["--typo"], "--typo"),
         (["--distances", "parallax"], "--distances"),
     ],
@@ -48,3 +54,44 @@ def test_sheet(tmp_path):
     picture = matplotlib_image.imread(tmp_path / "sheet.png")
     assert picture.shape[:2] == (900, 900) and picture[..., :3].std() > 0.2
     assert [*contents(tmp_path)] == ["sheet.png"]
+
+
+def test_a_recipe_of_ones_own(tmp_path, capsys):
+    """A file on the base of another, with a class of its own; parameters and manifest know it."""
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'name = "mine"\nbase = "hst"\n[image]\npixels = 32\n[classes.no]\n[classes.warm.subhalos]\ncount = 9\n'
+        "mass = [1e8, 1e10]\nradius = [0, 2]\nhalf_mode_mass = 1e9\n"
+    )
+    out = tmp_path / "images"
+    flags = ["--out", str(out), "--train", "3", "--val", "1", "--device", "cpu"]
+    assert simulate.main(["--recipe", str(recipe), *flags]) == 0
+    assert capsys.readouterr().out.strip() == f"{out}: 6 train, 2 val images of mine"
+    image = np.load(out / "train" / "warm" / "000002.npy")
+    assert image.dtype == np.float32 and image.shape == (32, 32)
+    assert np.array_equal(image, render.simulate(load_recipe(recipe), "warm", [2])[0])
+    assert json.loads((out / "manifest.json").read_text())["recipe"]["classes"]["warm"]["subhalos"]["count"] == 9
+    truth = read_truth(out, "train", ["warm/000001.npy", "no/000000.npy"])
+    assert truth.parameters["substructure.mass"][0] > 0 == truth.parameters["substructure.mass"][1]
+    recipe.write_text('name = "mine"\nbase = "hst"\n[psf]\nfwmh = 0.1\n')
+    with pytest.raises(SystemExit):
+        simulate.main(["--recipe", str(recipe), *flags])
+    assert refusal(capsys) == "simulate.py: error: unknown key psf.fwmh; did you mean 'fwhm'?"
+
+
+def test_published_form(tmp_path):
+    run(tmp_path / "plain", "--train", 2, "--val", 0)
+    run(tmp_path / "published", "--train", 2, "--val", 0, "--published")
+    counts = np.load(tmp_path / "plain" / "train" / "vort" / "000001.npy").astype(float)
+    image = np.load(tmp_path / "published" / "train" / "vort" / "000001.npy")
+    assert image.dtype == np.float64 and image.shape == (1, 150, 150) and image.min() == 0 and image.max() == 1
+    np.testing.assert_allclose(image[0], (counts - counts.min()) / np.ptp(counts), rtol=1e-15)
+    assert run(tmp_path / "published", "--train", 2, "--val", 0) == 2  # not the same images
+
+
+def test_robust(tmp_path):
+    run(tmp_path / "out", "--train", 12, "--val", 0, "--robust")
+    images = [np.load(path) for path in sorted((tmp_path / "out" / "train").rglob("*.npy"))]
+    assert {image.dtype for image in images} == {np.dtype(np.float32)}
+    whole = [image.max() == 255 and (image == image.round()).all() for image in images]
+    assert 0 < sum(whole) < len(images) / 2

@@ -85,7 +85,7 @@ def test_processes_share_a_batch(here):
     torch.testing.assert_close(joined[order], whole, rtol=0, atol=0)
 
 
-def test_models_differ_and_an_epoch_is_whole_triples(here):
+def test_recipes_differ_and_an_epoch_has_as_many_of_each_class(here):
     found = batches(here, images=10, model="j")
     assert len(found.labels) == 12 and len(found) == 3 and found.count(2) == 2 and not found.in_memory
     assert not torch.equal(gather(found, 0)[0], gather(batches(here), 0)[0])
@@ -95,9 +95,9 @@ def test_models_differ_and_an_epoch_is_whole_triples(here):
 def test_noise_on_a_device_is_poisson_and_in_the_order_asked_for(here):
     """The path of a GPU, on this device: the same lenses, noise of the right size."""
     indices, recipe = np.array([5, 0, 1, 9, 2]), recipes.RECIPES["f"]
-    drawn, _ = endless._Draw("f", 7)[indices]
-    noisy = endless.render_noisy(drawn, indices, "f", 7, torch.device("cpu"))
-    again = endless.render_noisy(drawn, indices, "f", 7, torch.device("cpu"))
+    drawn, _ = endless._Draw(recipe, 7)[indices]
+    noisy = endless.render_noisy(drawn, indices, recipe, 7, torch.device("cpu"))
+    again = endless.render_noisy(drawn, indices, recipe, 7, torch.device("cpu"))
     assert noisy.shape == (5, 1, 150, 150) and torch.equal(noisy, again)
     for image, i in zip(noisy[:, 0], indices, strict=True):
         rate = render.render(draw.draw(recipe, recipes.CLASSES[i % 3], 7, "train", [i // 3]), recipe)[0]
@@ -105,10 +105,28 @@ def test_noise_on_a_device_is_poisson_and_in_the_order_asked_for(here):
         assert abs(float(pulls.mean())) < 0.05 and 0.95 < float(pulls.std()) < 1.05
 
 
+@pytest.mark.parametrize("name", ["ii", "hst"])
+def test_any_recipe_is_drawn_without_end(tmp_path, name):
+    """Two classes of one's own, float32; on this device, and as a GPU does it."""
+    recipe = recipes.changed(recipes.RECIPES[name], {"image.pixels": 32, "classes.vort": None})
+    writer.write_dataset(tmp_path / "images", recipe, {"train": 1, "val": 1}, quiet=True)
+    data = folder.scan(tmp_path / "images")
+    found = Endless(recipe, 8, data, transforms.default_preprocess(data.size), 4, seed=7, workers=0)
+    images, labels, _ = gather(found, 0)
+    assert images.shape == (8, 1, 31, 31) and labels.tolist() == [0, 1] * 4 and torch.isfinite(images).all()
+    expected = render.simulate(recipe, "sphere", [2], seed=7)
+    np.testing.assert_array_equal(found._reader[np.array([5])][0][0], expected)
+    drawn, _ = endless._Draw(recipe, 7)[np.arange(4)]
+    on_device = endless.render_noisy(drawn, np.arange(4), recipe, 7, torch.device("cpu"))
+    assert on_device.shape == (4, 1, 32, 32) and torch.isfinite(on_device).all()
+    other = recipes.changed(recipe, {"image.pixel_scale": 0.09})
+    assert found.identity != Endless(other, 8, data, found.preprocess, 4, seed=7, workers=0).identity
+
+
 def test_other_images_to_validate_on_are_refused(tmp_path):
     small = folder.scan(write_images(tmp_path / "small"))
     with pytest.raises(DataError, match="expected classes no, sphere, vort and images of 1 x 150 x 150"):
-        endless.check_folder(small, "f")
+        endless.check_folder(small, recipes.RECIPES["f"])
 
 
 # --- the whole program ----------------------------------------------------------------------------------------
@@ -144,7 +162,7 @@ def test_resumed_run_is_the_unbroken_one(here):
     "flags, message",
     [
         (["--simulate", "f", "--demo"], "--simulate: not with --demo"),
-        (["--simulate", "x"], "invalid choice: 'x'"),
+        (["--simulate", "x"], "no recipe 'x'; known: euclid, f,"),
         (["--simulate", "f", "--test_time", "latest"], "not with --mode Test"),
         (["--epoch_images", "300"], "goes with --simulate"),
         (["--simulate", "f", "--epoch_images", "2"], "from 3"),

@@ -71,6 +71,14 @@ def test_a_turned_image_has_the_turned_view(counts, preprocess, size):
         assert (preprocess(turn(lens)) - turn(straight)).abs().max() * SCALE < 0.02
 
 
+@pytest.mark.parametrize(
+    "cut", [(slice(1, None), slice(None)), (slice(None), slice(None, -1)), (slice(0, 140), slice(None))]
+)
+def test_an_oblong_image_is_fitted_about_its_own_centre(counts, cut):
+    view, found = residual_view(counts[(..., *cut)], LENS, 105)
+    assert view.shape == (3, 1, 105, 105) and not found.flag.any() and found.chi_square[0] < 1.1
+
+
 def test_eight_bits_change_little(counts, view):
     low, high = counts.amin((1, 2, 3), True), counts.amax((1, 2, 3), True)
     change = RESIDUAL(((counts - low) / (high - low) * 255).floor()) - view

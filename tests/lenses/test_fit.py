@@ -1,7 +1,6 @@
 """The fit: does it find what was put in, in any unit and any orientation, and say so when it doesn't?"""
 
 import contextlib
-import dataclasses
 import functools
 import os
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from darklens.lenses.fit import SmoothModel, fit, fit_many
+from darklens.lenses.recipes import changed
 
 CLASSES, F, J = fit_data.CLASSES, fit_data.F, fit_data.J
 SPREAD = np.array([0.03, 0.03, 0.03, 0.03, 0.03, 0.1, 0.1, 0.1])
@@ -44,7 +44,7 @@ def test_truth_is_found_within_its_covariance(name):
     assert abs(distance.mean() - 8) < 4 * np.sqrt(16 / 40)  # chi-square of 8 degrees of freedom
     assert abs(found.chi_square.mean() - 1) < 4 * np.sqrt(2 / 106**2 / 40) + 0.002
     assert found.chi_square.std() < 0.02
-    assert abs(found.sky.mean() - fit_data.RECIPES[name].sky) < 0.1
+    assert abs(found.sky.mean() - fit_data.RECIPES[name].noise.sky.values[0]) < 0.1
     assert abs(found.noise[:, 1].mean() - 1) < 0.03  # counts: variance 1 per count
 
 
@@ -82,7 +82,8 @@ def test_the_start_does_not_matter(class_name):
     found, rng = fit(images), np.random.default_rng(0)
     for size in (1, 3):
         again = fit(images, start=truth + size * SPREAD * rng.normal(size=truth.shape))
-        assert np.abs(again.chi_square - found.chi_square).max() * 106**2 < 1
+        close = np.maximum(1, 1e-4 * found.chi_square * 106**2)  # of a poor fit's thousands, not 1
+        assert (np.abs(again.chi_square - found.chi_square) * 106**2 < close).all()
         assert np.abs(again.residual - found.residual).max() < 5e-3
 
 
@@ -152,7 +153,7 @@ def test_a_lens_without_noise_is_found():
 
 
 def test_free_index_and_centre():
-    recipe = dataclasses.replace(J, sersic_index=2.0)
+    recipe = changed(J, {"source.sersic_index": 2.0})
     images, truth = fit_data.images(recipe, "no", 3)
     model = SmoothModel(free_index=True, free_centre=True)
     found = fit(images, model)
@@ -166,10 +167,11 @@ def test_table_is_in_the_simulators_terms():
     images, _ = sample("j", "no", 40)
     drawn = fit_data.draw.draw(J, "no", 0, "test", range(40))
     table = fit(images).table()
-    for name in ("shear", "source_x", "source_y", "source_radius", "axis_ratio"):
-        pull = (table[name] - getattr(drawn, name)) / table[f"{name}_sd"]
+    keys = {"shear": "lens.shear", "source_radius": "source.effective_radius", "axis_ratio": "source.axis_ratio"}
+    for name, key in (keys | {"source_x": "source.x", "source_y": "source.y"}).items():
+        pull = (table[name] - drawn[key]) / table[f"{name}_sd"]
         assert np.abs(pull).max() < 5 and 0.6 < pull.std() < 1.5, name
-    turn = (table["shear_angle"] - drawn.shear_angle + np.pi / 2) % np.pi - np.pi / 2
+    turn = (table["shear_angle"] - np.radians(drawn["lens.shear_angle"]) + np.pi / 2) % np.pi - np.pi / 2
     assert (np.abs(turn) < 5 * table["shear_angle_sd"]).all()
 
 

@@ -30,7 +30,7 @@ def test_image_equals_the_simulators(name):
     images, truth = fit_data.clean(recipe, "no", 3)
     renderer = Renderer(model, model.size(150, 150), 1, CPU, F64)
     light = renderer.light(full(model, truth)).unflatten(1, (106, 106))
-    expected = (middle(images, 106) - recipe.sky) / recipe.source_counts
+    expected = (middle(images, 106) - recipe.noise.sky.values[0]) / recipe.source.brightness.values[0]
     assert (light - expected).abs().max() <= 1e-11 * expected.max()
 
 

@@ -1,0 +1,128 @@
+"""Point spread functions: Gaussian, Moffat and measured kernels, and the convolution with them.
+
+References: Moffat 1969, A&A 3, 455; Trujillo et al. 2001, MNRAS 328, 977 (T01).
+"""
+
+import functools
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FWHM = math.sqrt(8 * math.log(2))  # of a Gaussian, in standard deviations
+DIRECT = 3  # pixels: up to this size a kernel is applied directly on a CPU, above it by FFT (measured)
+
+
+def gaussian_kernel(fwhm: float, truncate: float = 5.0) -> np.ndarray:
+    """(k, k) Gaussian of sum 1; fwhm in pixels; cut at `truncate` standard deviations."""
+    reach = max(int(truncate * fwhm / FWHM + 0.5), 1)
+    r2 = np.square(np.arange(-reach, reach + 1.0))
+    kernel = np.exp(-0.5 * (r2 + r2[:, None]) * (FWHM / fwhm) ** 2)
+    return kernel / kernel.sum()
+
+
+def moffat_size(fwhm: float, beta: float, outside: float = 1e-3, largest: int = 301) -> int:
+    """Odd size in pixels of the kernel that leaves a fraction `outside` of the light out (T01 eq. 6)."""
+    alpha = fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
+    reach = alpha * math.sqrt(outside ** (1 / (1 - beta)) - 1)
+    return min(2 * max(math.ceil(reach), 1) + 1, largest)
+
+
+def moffat_kernel(fwhm: float, beta: float, size: int | None = None) -> np.ndarray:
+    """(size, size) Moffat (1 + r^2 / alpha^2)^-beta of sum 1, sampled at the pixels' centres (T01 eqs. 1-2).
+
+    fwhm in pixels; beta > 1; size odd (None: `moffat_size`).
+    """
+    alpha = fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
+    reach = (size or moffat_size(fwhm, beta)) // 2
+    r2 = np.square(np.arange(-reach, reach + 1.0))
+    kernel = (1 + (r2 + r2[:, None]) / alpha**2) ** -beta
+    return kernel / kernel.sum()
+
+
+def checked_kernel(values: np.ndarray, name: str = "the PSF") -> np.ndarray:
+    """A measured kernel as float64 (k, k) of sum 1.
+
+    Raises ValueError unless it is square, of odd size, finite, of positive sum, and its centroid lies within half a
+    pixel of the middle.
+    """
+    kernel = np.squeeze(np.asarray(values, dtype=np.float64))
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
+        raise ValueError(f"{name} has shape {np.shape(values)}: expected one square image")
+    if kernel.shape[0] % 2 == 0:
+        raise ValueError(f"{name} is {kernel.shape[0]} pixels wide: expected an odd number, the star in the middle one")
+    if not np.isfinite(kernel).all() or kernel.sum() <= 0:
+        raise ValueError(f"{name} has values that are not finite, or no positive sum")
+    kernel = kernel / kernel.sum()
+    steps = np.arange(len(kernel)) - len(kernel) // 2
+    off = float(np.hypot((kernel.sum(0) * steps).sum(), (kernel.sum(1) * steps).sum()))
+    if off > 0.5:
+        raise ValueError(f"{name} is off centre by {off:.2f} pixels (at most 0.5): shift it to the middle pixel")
+    return kernel
+
+
+def load_kernel(path: str | Path) -> np.ndarray:
+    """`checked_kernel` of a `.npy` or FITS file (its first image). Raises ValueError or OSError."""
+    path = Path(path)
+    if path.suffix == ".npy":
+        return checked_kernel(np.load(path, allow_pickle=False), str(path))
+    from astropy.io import fits
+
+    with fits.open(path) as units:
+        images = [unit.data for unit in units if getattr(unit, "data", None) is not None]
+    if not images:
+        raise ValueError(f"{path} holds no image")
+    return checked_kernel(images[0], str(path))
+
+
+def fast_length(n: int) -> int:
+    """The smallest multiple of 16 of the form 2^i 3^j 5^k that is n or more: a fast length for an FFT (measured)."""
+    n = -(-n // 16) * 16
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 16
+
+
+def _pad(image: Tensor, reach: int, edges: str) -> Tensor:
+    mode = {"repeat": "replicate", "zero": "constant"}[edges]
+    return torch.nn.functional.pad(image[:, None], (reach,) * 4, mode=mode)[:, 0]
+
+
+class Kernel:
+    """A normalised kernel (k, k) that convolves (B, H, W) images, directly or by FFT, and keeps its transforms.
+
+    edges: "repeat" goes on with the border's pixels, "zero" with nothing.
+    """
+
+    def __init__(self, values: np.ndarray, edges: str = "repeat") -> None:
+        self.values, self.edges = checked_kernel(values), edges
+        self.transform = functools.lru_cache(maxsize=8)(self._transform)
+
+    def _transform(self, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        values = torch.as_tensor(self.values, device=device)
+        return torch.fft.rfft2(values, s=(height, width)).to(torch.complex(*torch.zeros(2, 1, dtype=dtype)).dtype)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        small = len(self.values) <= DIRECT and image.device.type == "cpu"
+        return self.direct(image) if small else self.fft(image)
+
+    def direct(self, image: Tensor) -> Tensor:
+        """By sums over the kernel's pixels."""
+        padded = _pad(image, len(self.values) // 2, self.edges)
+        kernel = torch.as_tensor(self.values[::-1, ::-1].copy()).to(image)
+        return torch.nn.functional.conv2d(padded[:, None], kernel[None, None])[:, 0]
+
+    def fft(self, image: Tensor) -> Tensor:
+        """By FFT of the padded image: what wraps around falls in the padding that is cut off."""
+        (_, h, w), k = image.shape, len(self.values)
+        size = fast_length(h + k - 1), fast_length(w + k - 1)
+        padded = _pad(image, k // 2, self.edges)
+        spectrum = torch.fft.rfft2(padded, s=size).mul_(self.transform(*size, image.dtype, image.device))
+        return torch.fft.irfft2(spectrum, s=size)[:, k - 1 : k - 1 + h, k - 1 : k - 1 + w]

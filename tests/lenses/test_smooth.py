@@ -1,0 +1,37 @@
+"""What a fit assumes of a recipe."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from simulated import F, J, edited
+
+from darklens.lenses.fit import SmoothModel, fit
+from darklens.lenses.psf import moffat_kernel
+from darklens.lenses.recipes import RECIPES, robust
+from darklens.lenses.render import simulate
+from darklens.lenses.smooth import is_smooth, smooth_model
+
+
+@pytest.mark.parametrize("recipe", [F, J, robust(J)], ids=["f", "j", "robust"])
+def test_models_f_and_j_are_the_default(recipe):
+    found = smooth_model(recipe)
+    assert found.psf_sigma == pytest.approx(0.085, rel=1e-12)
+    assert dataclasses.replace(found, psf_sigma=0.085) == SmoothModel() and is_smooth(recipe)
+
+
+def test_what_recipes_vary_is_free():
+    wide, euclid, hst = (smooth_model(RECIPES[name]) for name in ("wide", "euclid", "hst"))
+    assert wide.free_index and wide.free_centre and wide.sersic_index == 1.75 and is_smooth(RECIPES["wide"])
+    assert euclid.pixel_scale == 0.1 and euclid.window == 99 and not is_smooth(RECIPES["euclid"])
+    assert np.allclose(hst.psf_kernel, moffat_kernel(0.15 / 0.08, 2.5))
+    assert not is_smooth(RECIPES["i"]) and smooth_model(edited(F, psf={"kind": "none", "fwhm": "none"})).psf_sigma == 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"psf": {"kind": "moffat", "fwhm": 0.25, "beta": 3.0}}], ids=["wide", "moffat"]
+)
+def test_the_smooth_lens_of_a_recipe_fits_its_images(changes):
+    recipe = edited("wide", **changes) if changes else edited("wide", psf={"fwhm": 0.2})
+    found = fit(simulate(recipe, "no", range(4)), smooth_model(recipe))
+    assert found.good.all() and np.abs(found.chi_square - 1).max() < 0.06
