@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from darklens.data.image import EXTENSIONS, find_extension, unread_kind, why_not
+from darklens.data.listing import entries, is_file
 from darklens.errors import DataError
 
 
@@ -22,27 +23,18 @@ def find_pictures(folder: str | Path) -> tuple[str, list[str], int]:
             raise DataError(f"{folder}: expected a folder, or an image: {why_not(folder)}")
         return os.path.dirname(folder), [os.path.basename(folder)], 0
     real = os.path.realpath(folder)
-    pending, seen, names, skipped = _entries(folder), {real}, [], 0
+    pending, seen, names, skipped = entries(folder)[::-1], {real}, [], 0
     while pending:
         entry = pending.pop()
         if _is_folder(entry, seen, real):
-            pending += _entries(entry.path)
-        elif _is_picture(entry):
+            pending += entries(entry.path)[::-1]
+        elif is_file(entry, lambda name: find_extension(name) or unread_kind(name)):
             names.append(os.path.relpath(entry.path, folder))
         else:
             skipped += 1
     if not names:
         raise DataError(f"{folder}: expected images ({', '.join(EXTENSIONS)}), found none; {skipped} other files")
     return folder, names, skipped
-
-
-def _entries(folder: str) -> list[os.DirEntry]:
-    """What lies in a folder, the first name last."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name, reverse=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot list this folder ({error.strerror or error})") from None
 
 
 def _is_folder(entry: os.DirEntry, seen: set[str], root: str) -> bool:
@@ -57,11 +49,3 @@ def _is_folder(entry: os.DirEntry, seen: set[str], root: str) -> bool:
         return False
     seen.add(real)
     return True
-
-
-def _is_picture(entry: os.DirEntry) -> bool:
-    try:
-        known = find_extension(entry.name) or unread_kind(entry.name)
-        return not entry.name.startswith(".") and known is not None and entry.is_file()
-    except OSError:
-        return False

@@ -9,13 +9,13 @@ import numpy as np
 
 from darklens.classifier.classifier import Classifier
 from darklens.data.folder import Split
-from darklens.data.image import read_image
-from darklens.errors import ResultsError
+from darklens.data.image import fingerprint, read_image
+from darklens.errors import DataError, ResultsError
 from darklens.metrics import summary
 from darklens.metrics.probabilities import softmax
 from darklens.plots import roc, run
 from darklens.storage import files, records
-from darklens.storage.records import Predictions
+from darklens.storage.records import PIXELS, Predictions
 
 SAMPLE = 16  # files that stand for a data set
 
@@ -47,14 +47,14 @@ def predictions_of(logits: np.ndarray, split: Split, classes: Sequence[str]) -> 
 
 
 def _sample(paths: Sequence[Path]) -> str:
-    """A hash of some of the files, evenly taken: other data sets may have files of the same names."""
+    """A hash of the pixels of some of the files, evenly taken: other data sets may have files of the same names."""
     digest = hashlib.sha256()
     for index in np.linspace(0, len(paths) - 1, min(SAMPLE, len(paths))).astype(int):
         try:
-            digest.update(paths[index].read_bytes())
-        except OSError as error:
-            raise ResultsError(f"{paths[index]}: cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
+            digest.update(fingerprint(paths[index]).encode())
+        except DataError as error:
+            raise ResultsError(str(error)) from error
+    return PIXELS + digest.hexdigest()
 
 
 def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split, found: dict) -> None:

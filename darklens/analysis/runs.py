@@ -18,7 +18,7 @@ from darklens.data.batches import open_batches
 from darklens.data.folder import LensFolder
 from darklens.errors import ResultsError
 from darklens.storage import records
-from darklens.storage.records import Predictions
+from darklens.storage.records import PIXELS, Predictions
 from darklens.storage.runs import describe_network, read_record, run_name, spell_group
 from darklens.training import evaluate
 
@@ -117,7 +117,7 @@ def _difference(a: Predictions, b: Predictions) -> str | None:
     if len(wrong):
         labels = (predictions.classes[predictions.labels[wrong[0]]] for predictions in (a, b))
         return f"{a.names[wrong[0]]} is labelled {' and '.join(labels)}"
-    if a.sample != b.sample:
+    if a.sample != b.sample and a.sample.startswith(PIXELS) == b.sample.startswith(PIXELS):
         return f"the files of {_place(a)} and {_place(b)} have the same names but not the same content"
     return None
 

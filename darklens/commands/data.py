@@ -6,6 +6,7 @@ import argparse
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -89,8 +90,15 @@ def _summary(record: dict, dst: str) -> str:
     strays = f"; {record['skipped']} other entries passed over" if record["skipped"] else ""
     filled = sum("NaN" in entry.get("note", "") for entry in record["files"].values())
     filled = f"; a border of NaN filled in {filled}" if filled else ""
-    text = f"{dst}: {record['size']} x {record['size']} pixels, channels {record['channels']}; {counts}{strays}{filled}"
-    return text
+    size = f"{record['size']} x {record['size']} pixels, channels {record['channels']}"
+    return f"{dst}: {size}; {counts}{strays}{filled}{_taken(record)}"
+
+
+def _taken(record: dict) -> str:
+    """Which HDU was taken where a file holds several images, and what was cropped."""
+    parts = [part for entry in record["files"].values() for part in entry.get("note", "").split("; ")]
+    kinds = Counter(part for part in parts if re.match(r"HDU \d+ .* of \d+ images$|the middle of", part))
+    return "".join(f"; {part} taken in {count}" for part, count in kinds.most_common(4))
 
 
 def _bytes(text: str) -> int:

@@ -3,8 +3,9 @@
     python dataset.py convert Model_I lenses                        # or: python convert.py Model_I lenses
     python dataset.py convert survey lenses --val 0.2 --test 0.2 --seed 1
 
-SRC holds a folder for each class, two or more, of square images that are all alike in size: .npy, FITS, PNG, TIFF
-(see images.py), and DeepLense's `[image, mass]` pairs, which are pickled. DST, which must not exist yet or be
+SRC holds a folder for each class, two or more, of images whose central squares are alike in size: .npy, FITS, PNG, TIFF
+(see image.py), and DeepLense's `[image, mass]` pairs, which are pickled. Or it holds train/, val/ and test/ with such
+folders in them: this split is kept, and only what is missing is taken out of train. DST, which must not exist yet or be
 empty, receives DST/{train,val,test}/CLASS/*.npy, plain arrays in their own number type, and DST/convert.json: where
 each came from, its mass, and what was done. SRC is only read.
 
@@ -20,7 +21,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +29,15 @@ import numpy as np
 
 from darklens.data import image, npy
 from darklens.data.image import Picture
+from darklens.data.listing import entries, is_file, is_folder, names
 from darklens.data.pickles import MAX_PICKLE, read_pair
 from darklens.errors import DataError, UsageError
 from darklens.storage.progress import progress
 
 SPLITS = ("train", "val", "test")
+ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {
+    name: name for name in SPLITS
+}
 
 
 class Source(NamedTuple):
@@ -82,40 +87,59 @@ def _check_call(src: Path, dst: Path, val: float, test: float) -> None:
 
 
 def find_sources(src: Path, val: float, test: float, seed: int) -> tuple[list[Source], int]:
-    """All images under `src` in order of class and name, with their splits, and the number of strays passed over."""
-    names, skipped = _list(src, lambda entry: entry.is_dir() and not entry.name.startswith("__"))
-    if len(names) < 2:
-        raise DataError(f"{src}: expected two or more folders, one for each class, found {', '.join(names) or 'none'}")
-    if set(names) <= set(SPLITS):
-        raise DataError(f"{src}: expected folders named after classes, found {', '.join(names)}: it is split already")
-    sources = []
-    for name in names:
-        files, strays = _list(src / name, lambda entry: entry.is_file() and bool(image.find_extension(entry.name)))
+    """All images under `src` in order of split, class and name, with their splits, and the number of strays."""
+    folders, skipped = names(src, is_folder)
+    splits = {ALIASES[folder.lower()]: folder for folder in folders if folder.lower() in ALIASES}
+    if not ({"train", "val"} <= splits.keys() or (folders and len(splits) == len(folders))):
+        return _find_classes(src, "train", val, test, seed)
+    if "train" not in splits:
+        raise DataError(f"{src}: expected train among the splits, found {', '.join(folders)}")
+    skipped, sources = skipped + len(folders) - len(splits), []
+    for split in (split for split in SPLITS if split in splits):
+        alone = split == "train" and "val" not in splits  # then that is taken out of it
+        parts = val if alone else 0, test if alone and "test" not in splits else 0
+        found, strays = _find_classes(src / splits[split], split, *parts, seed)
+        sources += [source._replace(name=f"{splits[split]}/{source.name}") for source in found]
         skipped += strays
-        splits = _split(files, name, val, test, seed)
-        targets = [f"{splits[file]}/{name}/{target}" for file, target in zip(files, _rename(files), strict=True)]
-        if "train" not in splits.values():
-            raise DataError(f"{src / name}: expected images for train, val and test in this class, found {len(files)}")
-        sources += [Source(src / name / file, f"{name}/{file}", t) for file, t in zip(files, targets, strict=True)]
+    _check_classes(src, sources)
     return sources, skipped
 
 
-def _list(folder: Path, keep: Callable[[os.DirEntry], bool]) -> tuple[list[str], int]:
-    """Sorted names of the entries to keep, none of them hidden, and the number of the others."""
+def _check_classes(src: Path, sources: Sequence[Source]) -> None:
+    """Every split must hold every class."""
+    found = {split: set(classes) for split, classes in _count(sources).items()}
+    for split, classes in found.items():
+        if lacking := sorted(set.union(*found.values()) - classes):
+            raise DataError(f"{src}: expected the same classes in all splits, {split} has no {', '.join(lacking)}")
 
-    def kept(entry: os.DirEntry) -> bool:
-        try:
-            return not entry.name.startswith(".") and keep(entry)
-        except OSError:  # a link to itself
-            return False
 
-    try:
-        with os.scandir(folder) as entries:
-            verdicts = [(entry.name, kept(entry)) for entry in entries]
-    except OSError as error:
-        raise DataError(f"{folder}: cannot list this folder ({error.strerror or error})") from None
-    names = sorted(name for name, verdict in verdicts if verdict)
-    return names, len(verdicts) - len(names)
+def _find_classes(folder: Path, split: str, val: float, test: float, seed: int) -> tuple[list[Source], int]:
+    """The images of the class folders in `folder`. split: where they go but for the fractions val and test."""
+    classes, skipped = names(folder, is_folder)
+    if len(classes) < 2:
+        found = ", ".join(classes) or "none"
+        raise DataError(f"{folder}: expected two or more folders, one for each class, found {found}")
+    sources = []
+    for name in classes:
+        files, strays = names(folder / name, lambda entry: is_file(entry, image.find_extension))
+        splits = _split(files, name, val, test, seed)
+        if "train" not in splits.values():
+            needed = ", ".join([split, *(part for part, share in (("val", val), ("test", test)) if share)])
+            found = _found(folder / name, files)
+            raise DataError(f"{folder / name}: expected images for {needed} in this class, {found}")
+        places = [split if splits[file] == "train" else splits[file] for file in files]
+        sources += [
+            Source(folder / name / file, f"{name}/{file}", f"{place}/{name}/{target}")
+            for file, place, target in zip(files, places, _rename(files), strict=True)
+        ]
+        skipped += strays
+    return sources, skipped
+
+
+def _found(folder: Path, files: Sequence[str]) -> str:
+    """How many images were found, and why others are none, for error messages."""
+    unread = [entry.name for entry in entries(folder) if is_file(entry, image.unread_kind)]
+    return f"found {len(files)}" + (f"; {unread[0]}: {image.unread_kind(unread[0])}" if unread else "")
 
 
 def _split(files: Sequence[str], class_name: str, val: float, test: float, seed: int) -> dict[str, str]:
@@ -158,12 +182,14 @@ def _write_images(sources: Sequence[Source], part: Path, quiet: bool) -> tuple[i
     expected, records = None, {}
     for source in progress(len(sources), "converting", "img", quiet, leave=True).over(sources):
         picture, mass = read_source(source.path)
-        expected = expected or picture.pixels.shape
-        if picture.pixels.shape != expected or expected[1] != expected[2]:
-            like = f"like {sources[0].name}" if expected[1] == expected[2] else "which is square"
-            raise DataError(f"{source.path}: expected (channels, height, width) {like}, found {picture.pixels.shape}")
-        np.save(part / source.target, picture.pixels[0] if len(picture.pixels) == 1 else picture.pixels)
-        entry = {"source": source.name, "mass": mass, "unit": picture.unit, "note": picture.note}
+        pixels, shape = image.as_square(picture.pixels), picture.pixels.shape
+        expected = expected or pixels.shape
+        if pixels.shape != expected:
+            raise DataError(f"{source.path}: expected {expected} in its middle, like {sources[0].name}, found {shape}")
+        np.save(part / source.target, pixels[0] if len(pixels) == 1 else pixels)
+        cropped = "" if pixels.shape == shape else f"the middle of {shape[1]} x {shape[2]} pixels"
+        note = "; ".join(filter(None, (picture.note, cropped)))
+        entry = {"source": source.name, "mass": mass, "unit": picture.unit, "note": note}
         records[source.target] = {key: value for key, value in entry.items() if value not in (None, "")}
     return expected[0], expected[1], records
 

@@ -23,13 +23,14 @@ memory or from disk.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from darklens.data.image import read_shape
+from darklens.data.image import find_extension, read_shape
+from darklens.data.listing import contents, entries, is_file, is_folder, is_npy, names
 from darklens.data.packed import is_packed, open_shards
 from darklens.errors import DataError
 
@@ -73,16 +74,16 @@ def scan(data_dir: str | Path) -> LensFolder:
         )
     if is_packed(root):
         return _scan_shards(root)
-    found, _ = _list(root, _is_folder)
+    found, _ = names(root, is_folder)
     missing = [name for name, required in SPLITS.items() if required and name not in found]
     if missing:
         hint = f"; `python dataset.py convert {root} DST` makes them from class folders"
-        raise DataError(f"{root}: expected {LAYOUT}; no folder {' or '.join(missing)} here, {_contents(root)}{hint}")
-    names = [name for name in SPLITS if name in found]
-    listings = {name: _list(root / name, _is_folder) for name in names}
+        raise DataError(f"{root}: expected {LAYOUT}; no folder {' or '.join(missing)} here, {contents(root)}{hint}")
+    there = [name for name in SPLITS if name in found]
+    listings = {name: names(root / name, is_folder) for name in there}
     classes = _common_classes(root, {name: listing[0] for name, listing in listings.items()})
     skipped, splits = sum(strays for _, strays in listings.values()), {}
-    for name in names:
+    for name in there:
         splits[name], strays = _find_images(root / name, classes)
         skipped += strays
     channels, size = read_shape(splits["train"].paths[0])
@@ -95,53 +96,15 @@ def _scan_shards(root: Path) -> LensFolder:
     return LensFolder(root, classes, channels, size, splits, 0)
 
 
-def _list(folder: Path, keep: Callable[[os.DirEntry], bool]) -> tuple[list[str], int]:
-    """Sorted names of the entries of `folder` to keep, and the number of the others."""
-    try:
-        with os.scandir(folder) as entries:
-            verdicts = [(entry.name, keep(entry)) for entry in entries]
-    except OSError as error:
-        advice = "; expected the folder with train/ and val/ in it" if isinstance(error, NotADirectoryError) else ""
-        raise DataError(f"{folder}: cannot list this folder ({error.strerror or error}){advice}") from None
-    names = sorted(name for name, kept in verdicts if kept)
-    return names, len(verdicts) - len(names)
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    """True for a folder that may be a split or class: not hidden, no link to a folder that it lies in."""
-    try:
-        if entry.name.startswith((".", "__")) or not entry.is_dir():
-            return False
-    except OSError:  # a link to itself
-        return False
-    here = Path(os.path.realpath(os.path.dirname(entry.path)))
-    return not (entry.is_symlink() and here.is_relative_to(os.path.realpath(entry.path)))
-
-
-def _is_image(entry: os.DirEntry) -> bool:
-    """True for a file `*.npy` that is not hidden; a link that leads nowhere is none."""
-    try:
-        return entry.name.endswith(".npy") and not entry.name.startswith(".") and entry.is_file()
-    except OSError:
-        return False
-
-
-def _contents(folder: Path) -> str:
-    """What a folder holds, for error messages: 'found: a, b, c and 7 more'."""
-    names, _ = _list(folder, lambda entry: True)
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"found: {', '.join(names[:5]) or 'nothing'}{more}"
-
-
 def _common_classes(root: Path, classes: dict[str, list[str]]) -> tuple[str, ...]:
     """The class names, once all splits agree on them. classes: split name -> its class folders."""
     train = classes["train"]
-    for name, names in classes.items():
-        if not names:
-            raise DataError(f"{root / name}: expected {LAYOUT}; no class folders here, {_contents(root / name)}")
-        left = ", ".join(sorted(set(train) - set(names))) or "none"
-        right = ", ".join(sorted(set(names) - set(train))) or "none"
-        if names != train:
+    for name, found in classes.items():
+        if not found:
+            raise DataError(f"{root / name}: expected {LAYOUT}; no class folders here, {contents(root / name)}")
+        left = ", ".join(sorted(set(train) - set(found))) or "none"
+        right = ", ".join(sorted(set(found) - set(train))) or "none"
+        if found != train:
             raise DataError(
                 f"{root}: train and {name} must hold the same classes; only in train: {left}; only in {name}: {right}"
             )
@@ -154,9 +117,13 @@ def _find_images(folder: Path, classes: Sequence[str]) -> tuple[Split, int]:
     """The split in `folder`, and the number of strays passed over."""
     paths, counts, skipped = [], [], 0
     for name in classes:
-        files, strays = _list(folder / name, _is_image)
+        files, strays = names(folder / name, is_npy)
         if not files:
-            raise DataError(f"{folder / name}: expected .npy images in this class folder, {_contents(folder / name)}")
+            others = any(is_file(entry, find_extension) for entry in entries(folder / name))
+            hint = f"; `python dataset.py convert {folder.parent} DST` reads these" if others else ""
+            raise DataError(
+                f"{folder / name}: expected .npy images in this class folder, {contents(folder / name)}{hint}"
+            )
         paths += [folder / name / file for file in files]
         counts.append(len(files))
         skipped += strays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -48,6 +49,18 @@ def read_image(
     except (OSError, MemoryError) as error:
         raise unreadable(path, error) from None
     return as_square(_clean(path, image, window)[0])
+
+
+def fingerprint(path: str | Path) -> str:
+    """The SHA-256 of an image's pixels: one and the same however the values are stored, in a file or packed.
+
+    That is for (1, H, W) and (H, W), byte order, number type, order of columns and version of the format. Raises
+    DataError.
+    """
+    pixels = read_image(path, window=MIN_SIZE)
+    digest = hashlib.sha256(str(pixels.shape).encode())
+    digest.update((np.ascontiguousarray(pixels, "<f8") + 0.0).tobytes())  # + 0.0: -0.0 is 0.0
+    return digest.hexdigest()
 
 
 def read_shape(path: str | Path) -> tuple[int, int]:

@@ -72,20 +72,15 @@ def _check_call(src: Path, dst: Path) -> LensFolder:
 
 
 def _pack_split(part: Path, split: Split, data: LensFolder, shard_size: int, bar: progress) -> dict:
-    """Write a split's files; returns its entry in the index."""
-    files = {kind: part / f"{split.name}-{kind}.npy" for kind in ("names", "crc32")}
-    np.save(files["names"], np.array([path.name.encode("utf-8", "surrogatepass") for path in split.paths]))
+    """Write a split's shards; returns its entry in the index."""
     shards, sums = [], []
     for number, images in groupby(_read(split.paths, data, bar), _numbers(shard_size)):
         path = part / f"{split.name}-{number:05}.npy"
         sums += _write_shard(path, images)
         header = np.load(path, mmap_mode="r", allow_pickle=False)
         shards.append({"images": len(header), "dtype": header.dtype.str, "sha256": sha256_of(path)})
-    np.save(files["crc32"], np.array(sums, "<u4"))
-    for path in files.values():
-        _flush(path)
     counts = np.bincount(split.labels, minlength=len(data.classes)).tolist()
-    return {"counts": counts, "shards": shards} | {kind: sha256_of(path) for kind, path in files.items()}
+    return {"counts": counts, "shards": shards, "names": [path.name for path in split.paths], "crc32": sums}
 
 
 def _read(paths: Sequence[Path], data: LensFolder, bar: progress) -> Iterator[np.ndarray]:

@@ -3,13 +3,17 @@
     classes, channels, size, splits = open_shards("shards_f")     # made by `python dataset.py pack images_f shards_f`
     image = splits["train"].read(17)                              # (C, S, S); splits["train"][17] is its path
 
-`--data_dir` takes a folder or its shards, with the same bits. Files: SPLIT-00000.npy, ..., the images (n, C, S, S) in
-their own number type (where it changes, a new shard begins); SPLIT-names.npy, their names, in order of class, then of
-name; SPLIT-crc32.npy, of their pixels; shards.json, written last: classes, counts, and a SHA-256 of every file.
+`--data_dir` takes a folder or its shards, with the same bits. Files: SPLIT-00000.npy, ..., plain arrays (n, C, S, S)
+that NumPy opens, the images in their own number type (where it changes, a new shard begins), in order of class, then of
+name; shards.json, written last: classes, and for each split the counts, the SHA-256 of its files, and the name and
+CRC-32 of every image.
+
+    images = np.load("shards_f/train-00000.npy", mmap_mode="r")
+    names = json.load(open("shards_f/shards.json"))["index"]["splits"]["train"]["names"]
 
 Shards are not trusted: nothing in them is executed, the index names no files (theirs follow from split and number), and
-nothing is allocated that a file's length does not back. `open_shards` checks the index, names and checksums whole, and
-every shard's header and length; reading an image checks its pixels. Every problem is a `DataError` of one line.
+nothing is allocated that a file's length does not back. `open_shards` checks the index whole, and every shard's header
+and length; reading an image checks its pixels. Every problem is a `DataError` of one line.
 """
 
 from __future__ import annotations
@@ -34,11 +38,10 @@ from darklens.data.image import open_file
 from darklens.data.npy import NUMBERS, read_header
 from darklens.errors import DataError
 
-INDEX, FORMAT, VERSION = "shards.json", "lens-shards", 1
+INDEX, FORMAT, VERSION = "shards.json", "lens-shards", 2
 SPLITS = ("train", "val", "test")
-SMALL = {"names": r"\|S\d{1,4}", "crc32": "<u4"}  # what a split has one of for each image, and its number type
 MAX_OPEN = 200  # shards of a split that are kept open; others are opened for every image
-NAME = re.compile(rb"(?!\.)[^/\\\0]+\.npy")  # of a file that stays where it is
+NAME = re.compile(rb"(?!\.)[^/\\\0]{1,1000}\.npy", re.IGNORECASE)  # of a file that stays where it is
 AGAIN = "pack the images again"
 
 
@@ -163,7 +166,8 @@ def _read_index(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise DataError(f"{path}: damaged, expected JSON; {AGAIN}") from None
     _check(path, f"format {FORMAT}", type(found) is dict and found.get("format") == FORMAT)
-    _check(path, f"version {VERSION}, found {found.get('version')!r:.40}", found.get("version") == VERSION)
+    if found.get("version") != VERSION:
+        raise DataError(f"{path}: expected version {VERSION}, found {found.get('version')!r:.40}; {AGAIN}")
     _check(path, "an index with its own SHA-256", found.get("sha256") == seal(found.get("index")))
     return found["index"]
 
@@ -179,17 +183,27 @@ def _open_split(path: Path, name: str, entry: dict, classes: Sequence[str], shap
     _check(path, f"counts of {name}, a class each, that add up to those of its shards", good)
     labels = np.repeat(np.arange(len(classes)), counts).astype(np.int64)
     packed = Packed(path.with_name(name), classes, labels, (*shape, shape[1]), shards)
-    files = {kind: path.with_name(f"{name}-{kind}.npy") for kind in SMALL}
-    packed.names, packed.sums = (_open_small(files[kind], SMALL[kind], end, entry[kind]) for kind in SMALL)
-    _check_names(files["names"], packed)
+    packed.names, packed.sums = _names(path, entry["names"], labels), _sums(path, entry["crc32"], end)
     return packed
 
 
-def _open_small(path: Path, dtype: str, count: int, sha256: str) -> np.ndarray:
-    """(count,) names or checksums, checked, mapped into memory."""
-    offset, number_type = _check_array(path, dtype, (count,))
-    _check(path, f"SHA-256 {str(sha256)[:12]}...", sha256_of(path) == sha256)
-    return np.memmap(path, number_type, "r", offset, (count,))
+def _names(path: Path, names: list[str], labels: np.ndarray) -> np.ndarray:
+    """(N,) bytes: names that stay where they are, each there once in its class, in order."""
+    _check(path, f"{len(labels)} names", type(names) is list and len(names) == len(labels))
+    before, found = (-1, b""), []
+    for label, text in zip(labels.tolist(), names, strict=True):
+        entry = label, text.encode("utf-8", "surrogatepass") if type(text) is str else b""
+        _check(path, "file names *.npy, once in a class, in order", entry > before and NAME.fullmatch(entry[1]))
+        found.append(entry[1])
+        before = entry
+    return np.array(found)
+
+
+def _sums(path: Path, sums: list[int], count: int) -> np.ndarray:
+    """(N,) uint32: the CRC-32 of each image."""
+    good = type(sums) is list and len(sums) == count and all(type(n) is int and 0 <= n < 2**32 for n in sums)
+    _check(path, f"{count} checksums", good)
+    return np.array(sums, np.uint32)
 
 
 def _check_array(path: Path, dtype: str, shape: tuple[int, ...]) -> tuple[int, np.dtype]:
@@ -202,20 +216,6 @@ def _check_array(path: Path, dtype: str, shape: tuple[int, ...]) -> tuple[int, n
     promised = offset + math.prod(shape) * np.dtype(header.descr).itemsize
     _check(path, f"{promised} bytes, found {length}", promised == length)
     return offset, np.dtype(header.descr)
-
-
-def _check_names(path: Path, packed: Packed) -> None:
-    """Names must stay where they are, and each be there once in its class, in order."""
-    before = -1, b""
-    for first in range(0, len(packed), 2**16):
-        block = slice(first, first + 2**16)
-        for entry in zip(packed.labels[block].tolist(), packed.names[block].tolist(), strict=True):
-            _check(path, "file names *.npy, once in a class, in order", entry > before and NAME.fullmatch(entry[1]))
-            before = entry
-        try:
-            np.char.decode(packed.names[block], "utf-8", "surrogatepass")
-        except UnicodeDecodeError:
-            _check(path, "file names in UTF-8", False)
 
 
 def _check(path: Path, expected: str, good: object) -> None:

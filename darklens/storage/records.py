@@ -12,6 +12,7 @@ from darklens.errors import ResultsError
 from darklens.storage.files import cannot_write, npy_bytes, read_arrays, save_arrays, write
 
 PREDICTIONS = "predictions.npz"
+PIXELS = "pixels "  # how a sample of pixels begins; older ones, of files, cannot be compared with it
 
 
 class Log:
@@ -65,7 +66,7 @@ class Predictions(NamedTuple):
     classes: list[str]  # K names
     split: str  # `val` or `test`
     data_dir: str  # name of the data set's folder
-    sample: str  # hash of some of the files: two data sets may use the same names
+    sample: str  # hash of some of the images: two data sets may use the same names
 
 
 _TEXTS = Predictions._fields[4:]

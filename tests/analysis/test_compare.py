@@ -16,6 +16,7 @@ from darklens.analysis import runs as analysis_runs
 from darklens.classifier import saved as classifier_saved
 from darklens.classifier.saved import new_classifier, save_model
 from darklens.data import folder as data_folder
+from darklens.data import pack
 from darklens.errors import ResultsError
 from darklens.metrics import probabilities as metrics_probabilities
 from darklens.metrics import significance, summary
@@ -396,3 +397,26 @@ def test_report_leaves_predictions(trained, tmp_path, monkeypatch):
     again = data_folder.scan(write_images(tmp_path / "images_t", seed=1)).splits["val"]
     other = report.predictions_of(logits, again, CLASSES)
     assert np.array_equal(other.names, one.predictions.names) and other.sample != one.predictions.sample
+
+
+@pytest.mark.parametrize("how", ["(1, H, W)", "big-endian", "Fortran", "packed"])
+def test_the_same_pixels_stored_otherwise_are_the_same_images(tmp_path, how):
+    root, store = (
+        write_images(tmp_path / "images_t"),
+        {
+            "(1, H, W)": lambda image: image[None],
+            "big-endian": lambda image: image.astype(">u2"),
+            "Fortran": np.asfortranarray,
+            "packed": lambda image: np.asfortranarray(image.astype(">u2"))[None],
+        },
+    )
+    logits = np.zeros((12, 3))
+    one = report.predictions_of(logits, data_folder.scan(root).splits["val"], CLASSES)
+    for path in root.rglob("*.npy"):
+        np.save(path, store[how](np.load(path)))
+    if how == "packed":
+        pack.pack(root, tmp_path / "shards")
+        root = tmp_path / "shards"
+    other = report.predictions_of(logits, data_folder.scan(root).splits["val"], CLASSES)
+    assert one.sample == other.sample
+    assert analysis_runs._difference(one, other._replace(sample="0" * 64)) is None  # written before pixels counted

@@ -19,6 +19,7 @@ from PIL import Image
 from darklens.commands import data as commands_data
 from darklens.data import convert
 from darklens.data import folder as data_folder
+from darklens.data.image import read_image
 from darklens.errors import DataError, UsageError
 
 
@@ -216,15 +217,35 @@ def spoil(src: Path, how: str) -> Path:
         for name in ("cdm", "no_sub"):
             shutil.rmtree(src / name)
         return src
-    if how == "split already":
+    if how == "classes called splits":
         for old, new in (("axion", "train"), ("cdm", "val"), ("no_sub", "test")):
             (src / old).rename(src / new)
+        return src / "train"
+    if how == "classes that differ":
+        for split, names in (("train", "ab"), ("val", "a")):
+            for name in names:
+                shutil.copytree(src / "cdm", src / split / name)
+        shutil.copytree(src / "cdm", src / "val" / "c")
         return src
+    if how == "no train":
+        for name in ("axion", "cdm", "no_sub"):
+            shutil.rmtree(src / name)
+        make_source(src / "val", 3)
+        return src
+    if how == "lossy pictures":
+        for path in (src / "cdm").iterdir():
+            path.rename(path.with_suffix(".jpg"))
+        return src / "cdm"
     if how in ("empty class", "two images"):
         for path in sorted((src / "cdm").iterdir())[0 if how == "empty class" else 2 :]:
             path.unlink()
         return src / "cdm"
-    shape = {"another size": (33, 33), "not square": (32, 33), "three channels": (3, 32, 32), "too small": (28, 28)}
+    shape = {
+        "another size": (33, 33),
+        "another size, oblong": (33, 40),
+        "three channels": (3, 32, 32),
+        "too small": (28, 28),
+    }
     image = np.ones(shape.get(how, (32, 32)))
     image[..., 5, 5] = np.nan if how == "NaN" else 1
     np.save(victim, image)
@@ -237,11 +258,14 @@ def spoil(src: Path, how: str) -> Path:
     ("how", "part"),
     [
         ("one class", "two or more folders"),
-        ("split already", "split already"),
+        ("classes called splits", "two or more folders"),
+        ("classes that differ", "train has no c"),
+        ("no train", "expected train among the splits, found val"),
+        ("lossy pictures", "found 0; cdm_0.jpg: a lossy picture"),
         ("empty class", "found 0"),
         ("two images", "found 2"),
         ("another size", "like axion/axion_0.npy, found (1, 33, 33)"),
-        ("not square", "found (1, 32, 33)"),
+        ("another size, oblong", "like axion/axion_0.npy, found (1, 33, 40)"),
         ("three channels", "found (3, 32, 32)"),
         ("too small", "29 x 29"),
         ("NaN", "1 NaN"),
@@ -256,14 +280,97 @@ def test_bad_sources_are_one_line_and_leave_nothing(tmp_path, capsys, how, part)
     assert os.listdir(tmp_path) == ["src"]
 
 
-def test_square_is_asked_for_even_where_all_are_alike(tmp_path):
+@pytest.mark.parametrize("shapes", [[(32, 40)], [(33, 32), (32, 33), (32, 32), (32, 60)]])
+def test_oblong_images_are_cropped_about_their_centre(tmp_path, capsys, shapes):
+    for name in ("a", "b"):
+        (tmp_path / "src" / name).mkdir(parents=True)
+        for i in range(12):
+            np.save(
+                tmp_path / "src" / name / f"{i}.npy",
+                scene(i, 60)[: shapes[i % len(shapes)][0], : shapes[i % len(shapes)][1]],
+            )
+    assert commands_data.main(["convert", str(tmp_path / "src"), str(tmp_path / "dst")]) == 0
+    assert f"the middle of {shapes[0][0]} x {shapes[0][1]} pixels taken in" in capsys.readouterr().out
+    data = data_folder.scan(tmp_path / "dst")
+    assert data.size == 32
+    for split in data.splits.values():
+        for path in split.paths:
+            source = tmp_path / "src" / path.parent.name / path.name
+            assert np.array_equal(read_image(path), read_image(source))
+
+
+def test_which_hdu_was_taken_is_said(tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / "src" / name).mkdir(parents=True)
         for i in range(3):
-            np.save(tmp_path / "src" / name / f"{i}.npy", np.ones((32, 40)))
-    with pytest.raises(DataError) as error:
-        convert.convert(tmp_path / "src", tmp_path / "dst")
-    assert_one_line(error, tmp_path / "src" / "a" / "0.npy", "square", "(1, 32, 40)")
+            hdus = [
+                fits.PrimaryHDU(),
+                fits.ImageHDU((scene(i) > 50).astype("u1"), name="MASK"),
+                fits.ImageHDU(scene(i), name="DATA"),
+            ]
+            fits.HDUList([*hdus, fits.ImageHDU(scene(i + 1), name="NOISE_MAP")]).writeto(
+                tmp_path / "src" / name / f"{i}.fits"
+            )
+    assert commands_data.main(["convert", str(tmp_path / "src"), str(tmp_path / "dst")]) == 0
+    assert "HDU 2 (DATA) of 3 images taken in 6" in capsys.readouterr().out
+    record = json.loads((tmp_path / "dst" / "convert.json").read_text())
+    for target, entry in record["files"].items():
+        assert entry["note"] == "HDU 2 (DATA) of 3 images"
+        assert np.array_equal(np.load(tmp_path / "dst" / target), scene(int(Path(target).stem)))
+
+
+@pytest.mark.parametrize(
+    "folders, expected",
+    [
+        (["train", "val", "test"], {"train": 6, "val": 6, "test": 6}),
+        (["train", "val"], {"train": 6, "val": 6}),
+        (["Train", "Validation"], {"train": 6, "val": 6}),
+        (["training", "valid", "testing", "plots"], {"train": 6, "val": 6, "test": 6}),
+        (["train", "test"], {"train": 5, "val": 1, "test": 6}),
+        (["train"], {"train": 4, "val": 1, "test": 1}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["npy", "fits", "pairs"])
+def test_a_split_that_is_there_is_kept(tmp_path, folders, expected, kind):
+    for number, folder in enumerate(folders):
+        make_source(tmp_path / "src" / folder, 6)
+        for path in (tmp_path / "src" / folder).rglob("*.npy"):
+            image = scene(int(path.stem.split("_")[-1]) + 10 * number)
+            if kind == "fits":
+                fits.PrimaryHDU(image).writeto(path.with_suffix(".fits"))
+                path.unlink()
+            else:
+                np.save(path, pair(image, 1.0) if kind == "pairs" else image, allow_pickle=True)
+    if "plots" in folders:
+        shutil.rmtree(tmp_path / "src" / "plots")
+        (tmp_path / "src" / "plots").mkdir()
+    record = convert.convert(tmp_path / "src", tmp_path / "dst")
+    assert {split: set(counts.values()) for split, counts in record["images"].items()} == {
+        k: {v} for k, v in expected.items()
+    }
+    for target, entry in record["files"].items():
+        split, name, file = target.split("/")
+        folder, *rest = entry["source"].split("/")
+        assert rest == [name, file if kind != "fits" else file.replace(".npy", ".fits")]
+        assert convert.ALIASES[folder.lower()] == split or folder == "train"
+        source = convert.read_source(tmp_path / "src" / entry["source"])[0].pixels[0]
+        assert np.array_equal(np.load(tmp_path / "dst" / target), source)
+    assert data_folder.scan(tmp_path / "dst").classes == ("axion", "cdm", "no_sub")
+
+
+@pytest.mark.parametrize("kind", ["fits", "pairs"])
+def test_training_and_convert_do_not_send_to_each_other(tmp_path, kind):
+    """What training says convert reads, convert does read."""
+    for split in ("train", "val"):
+        make_source(tmp_path / "src" / split, 3)
+        for path in (tmp_path / "src" / split).rglob("*.npy"):
+            if kind == "fits":
+                fits.PrimaryHDU(scene(1)).writeto(path.with_suffix(".fits"))
+                path.unlink()
+    with pytest.raises(DataError, match="dataset.py convert"):
+        data_folder.scan(tmp_path / "src")
+    convert.convert(tmp_path / "src", tmp_path / "dst")
+    assert len(data_folder.scan(tmp_path / "dst").splits["train"].paths) == 9
 
 
 @pytest.mark.parametrize("count", [0, 7])

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_sets import SIZE, assert_one_line, make_folder
+import torch
+from data_sets import SIZE, assert_one_line, make_folder, open_batches
 
+from darklens.data.checks import central
 from darklens.data.folder import scan
+from darklens.data.transforms import Preprocess, default_preprocess
 from darklens.errors import DataError
 
 
@@ -65,6 +68,47 @@ def test_strays_are_skipped_and_counted(tmp_path):
     assert found.classes == clean.classes
     assert found.splits["train"].paths == clean.splits["train"].paths
     assert found.skipped == len(strays) + 3 + 6
+
+
+@pytest.mark.parametrize("ending", [".NPY", ".Npy"])
+def test_endings_in_capitals_are_found(tmp_path, ending):
+    clean = scan(make_folder(tmp_path))
+    for path in [path for split in clean.splits.values() for path in split.paths][::2]:
+        path.rename(path.with_suffix(ending))
+    found = scan(tmp_path)
+    assert found.skipped == 0
+    for name, split in clean.splits.items():
+        assert found.splits[name].labels.tolist() == split.labels.tolist()
+        assert sorted(path.stem for path in found.splits[name].paths) == sorted(path.stem for path in split.paths)
+
+
+@pytest.mark.parametrize("shape", [(SIZE + 1, SIZE), (SIZE, SIZE + 20), (SIZE, SIZE)])
+def test_oblong_images_are_trained_on_about_their_centre(tmp_path, shape):
+    root = make_folder(tmp_path, shape=shape)
+    assert scan(root).size == SIZE
+    batch = next(iter(open_batches(root, "val", 64).epoch()))
+    for row, path in zip(batch.images, scan(root).splits["val"].paths, strict=True):
+        rows, columns = central(*shape, 33)
+        assert torch.equal(
+            row[0], default_preprocess(SIZE)(torch.from_numpy(np.load(path)[None, None, rows, columns]))[0, 0]
+        )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_dead_pixel_that_no_window_reaches(tmp_path, value, split):
+    """The window of 33 of 40 pixels, not shifted in training, does not reach the second row."""
+    root = make_folder(tmp_path, shape=(40, 40), dtype="float32")
+    preprocess = Preprocess(crop=33)
+    before = list(open_batches(root, split, preprocess=preprocess, train=True, shift=0).epoch())
+    path = scan(root).splits[split].paths[1]
+    image = np.load(path)
+    image[1, 20] = value
+    np.save(path, image)
+    after = open_batches(root, split, preprocess=preprocess, train=True, shift=0).epoch()
+    assert all(torch.equal(a.images, b.images) for a, b in zip(before, after, strict=True))
+    with pytest.raises(DataError, match="row 1, column 20"):
+        open_batches(root, split, preprocess=preprocess, train=True)
 
 
 def test_missing_folder_offers_both_ways_to_have_one(tmp_path):

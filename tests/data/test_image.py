@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ from image_files import (
 
 from darklens.data import checks
 from darklens.data import image as data_image
-from darklens.data.image import read_picture
+from darklens.data.image import fingerprint, read_picture
 from darklens.errors import DataError
 
 GZIPPED = packed(fits.PrimaryHDU(), fits.CompImageHDU(scene().astype("i4"), compression_type="GZIP_1"))
@@ -185,3 +186,38 @@ def test_oblong_images_of_a_data_set_become_squares(tmp_path):
     with pytest.raises(DataError, match="40 x 40 pixels"):
         np.save(tmp_path / "y.npy", picture(1, (41, 43)))
         data_image.read_image(tmp_path / "y.npy", 1, 40)
+
+
+# --- which image is it --------------------------------------------------------------------------------------
+
+
+def version2(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, image, version=(2, 0))
+    return file.getvalue()
+
+
+STORED = {
+    "(1, H, W)": lambda image: npy(image[None]),
+    "(H, W, 1)": lambda image: npy(image[..., None]),
+    "big-endian": lambda image: npy(image.astype(">u2")),
+    "Fortran": lambda image: npy(np.asfortranarray(image)),
+    "version 2": version2,
+    "float32": lambda image: npy(image.astype("f4")),
+    "float64, big-endian, Fortran, (1, H, W)": lambda image: npy(np.asfortranarray(image.astype(">f8"))[None]),
+}
+
+
+@pytest.mark.parametrize("how", STORED)
+def test_the_fingerprint_is_that_of_the_pixels(tmp_path, how):
+    image = picture(1)
+    (tmp_path / "a.npy").write_bytes(npy(image))
+    (tmp_path / "b.npy").write_bytes(STORED[how](image))
+    assert fingerprint(tmp_path / "a.npy") == fingerprint(tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize("other", [picture(2), picture(1)[::-1], picture(1).T, picture(1)[:, :-1], picture(1) + 1])
+def test_other_pixels_have_another_fingerprint(tmp_path, other):
+    np.save(tmp_path / "a.npy", picture(1))
+    np.save(tmp_path / "b.npy", other)
+    assert fingerprint(tmp_path / "a.npy") != fingerprint(tmp_path / "b.npy")

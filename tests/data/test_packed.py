@@ -194,6 +194,41 @@ def test_goes_to_other_processes_without_its_files(whole):
     assert np.array_equal(pickle.loads(pickle.dumps(images)).read(0), first)
 
 
+def test_anybody_opens_them_with_numpy(folder, whole):
+    """Plain arrays, and one JSON of names and checksums."""
+    index = json.loads((whole / "shards.json").read_text())["index"]
+    assert {path.name for path in whole.iterdir() if path.suffix != ".npy"} == {"shards.json"}
+    for split, entry in index["splits"].items():
+        parts = [np.load(path, mmap_mode="r") for path in sorted(whole.glob(f"{split}-*.npy"))]
+        assert [len(part) for part in parts] == [shard["images"] for shard in entry["shards"]]
+        images = np.concatenate(parts)
+        labels = np.repeat(index["classes"], entry["counts"])
+        assert len(images) == len(labels) == len(entry["names"]) == len(entry["crc32"])
+        for image, label, name, crc in zip(images, labels, entry["names"], entry["crc32"], strict=True):
+            assert np.array_equal(image[0], np.load(folder / split / label / name))
+            assert crc == zlib.crc32(image.tobytes())
+
+
+def test_names_of_every_kind(tmp_path):
+    """In capitals, not of ASCII, not of UTF-8."""
+    folder = write_images(tmp_path / "f", counts={"train": 4, "val": 1}, size=SIZE)
+    for number, name in enumerate(["B.NPY", "é ü 星.npy", os.fsdecode(b"caf\xe9.npy")]):
+        try:
+            (folder / "train" / "no" / f"000{number}.npy").rename(folder / "train" / "no" / name)
+        except OSError:
+            pytest.skip("this file system refuses such names")
+    pack.pack(folder, tmp_path / "s")
+    data, same = (scan(tmp_path / name).splits["train"] for name in "fs")
+    assert [path.name for path in data.paths] == [path.name for path in same.paths]
+    assert all(np.array_equal(same.paths.read(i), read_image(path)) for i, path in enumerate(data.paths))
+
+
+def test_the_first_version_is_refused_in_one_line(packed):
+    top(version=1)[1](packed)
+    with pytest.raises(DataError, match="expected version 2, found 1; pack the images again"):
+        scan(packed)
+
+
 def test_keeps_few_files_open(whole, monkeypatch):
     monkeypatch.setattr(data_packed, "MAX_OPEN", 2)
     batches = open_batches(whole, memory_limit=0, workers=0)
@@ -302,13 +337,9 @@ def edit(packed: Path, change) -> None:
 def forge(packed: Path, name: str, array: np.ndarray, **entry) -> None:
     """Replace a file, and what the index says about it."""
     np.save(packed / name, array)
-    split, kind = name.removesuffix(".npy").split("-")
-    sha256 = data_packed.sha256_of(packed / name)
-    if kind.isdigit():
-        entry = {"sha256": sha256} | entry
-        edit(packed, lambda index: index["splits"][split]["shards"][int(kind)].update(entry))
-    else:
-        edit(packed, lambda index: index["splits"][split].update({kind: sha256}))
+    split, number = name.removesuffix(".npy").split("-")
+    entry = {"sha256": data_packed.sha256_of(packed / name)} | entry
+    edit(packed, lambda index: index["splits"][split]["shards"][int(number)].update(entry))
 
 
 def top(**changes):
@@ -334,15 +365,26 @@ def shard(**changes):
     return "shards.json", lambda packed: edit(packed, change)
 
 
-def name(new: bytes, number: int = 3):
+def name(new: object, number: int = 3):
     """One image of the training split gets another name."""
 
-    def change(packed: Path) -> None:
-        names = np.load(packed / "train-names.npy").astype("S20")
-        names[number] = new
-        forge(packed, "train-names.npy", names)
+    def change(index: dict) -> None:
+        index["splits"]["train"]["names"][number] = new
 
-    return "train-names.npy", change
+    return "shards.json", lambda packed: edit(packed, change)
+
+
+def crc32(new: object, number: int = 3):
+    """One image of the training split gets another checksum."""
+
+    def change(index: dict) -> None:
+        index["splits"]["train"]["crc32"][number] = new
+
+    return "shards.json", lambda packed: edit(packed, change)
+
+
+def cut(kind: str):
+    return "shards.json", lambda packed: edit(packed, lambda index: index["splits"]["train"][kind].pop())
 
 
 def raw(file: str, content):
@@ -403,7 +445,8 @@ MALFORMED = {
     "index is endless": raw("shards.json", b"[" * 200_000),
     "index has huge numbers": raw("shards.json", b'{"format": ' + b"9" * 10_000 + b"}"),
     "index of another format": top(format="mds"),
-    "index of another version": top(version=2),
+    "index of another version": top(version=3),
+    "index of the first version": top(version=1),
     "index without version": top(version=None),
     "index changed": raw("shards.json", lambda data: data.replace(b'"vort"', b'"vorT"')),
     "index is no object": top(index=5, sha256=data_packed.seal(5)),
@@ -450,24 +493,31 @@ MALFORMED = {
     "shard of another shape": other("train-00000.npy", lambda array: array[:, 0]),
     "shard in Fortran order": other("train-00000.npy", np.asfortranarray),
     "a shape beyond the file": ("train-00000.npy", huge),
-    "names missing": ("val-names.npy", lambda packed: (packed / "val-names.npy").unlink()),
-    "names cut": other("train-names.npy", lambda names: names[:-1]),
-    "names are numbers": other("train-names.npy", lambda names: np.arange(len(names))),
-    "a name's byte flipped": raw("train-names.npy", lambda data: flip(data, len(data) - 8)),
-    "a name twice": name(b"0002.npy"),
-    "names out of order": name(b"0009.npy"),
-    "a name that leads out": name(b"../../x.npy"),
-    "an absolute name": name(b"/etc/x.npy"),
-    "a name with a backslash": name(b"..\\x.npy"),
-    "a hidden name": name(b".x.npy", 0),
-    "an empty name": name(b"", 0),
-    "a name of something else": name(b"0003.pkl"),
-    "a name with a zero": name(b"0003\0.npy"),
-    "a name that is no UTF-8": name(b"0003\xff.npy"),
-    "checksums cut": other("train-crc32.npy", lambda sums: sums[:-1]),
-    "checksums of another type": other("train-crc32.npy", lambda sums: sums.astype("<u8")),
-    "a checksum's byte flipped": raw("train-crc32.npy", lambda data: flip(data, len(data) - 1)),
-    "checksums are a link": link("train-crc32.npy"),
+    "names missing": train(names=None),
+    "names cut": cut("names"),
+    "names are numbers": train(names=list(range(21))),
+    "names are one text": train(names="0" * 21),
+    "a name that is a number": name(3),
+    "a name that is a list": name(["0003.npy"]),
+    "a name twice": name("0002.npy"),
+    "names out of order": name("0009.npy"),
+    "a name that leads out": name("../../x.npy"),
+    "an absolute name": name("/etc/x.npy"),
+    "a name with a backslash": name("..\\x.npy"),
+    "a hidden name": name(".x.npy", 0),
+    "an empty name": name("", 0),
+    "a name of something else": name("0003.pkl"),
+    "a name with a zero": name("0003\0.npy"),
+    "a name without end": name("0003" * 10_000 + ".npy"),
+    "a changed name": raw("shards.json", lambda data: data.replace(b'"0003.npy"', b'"0003a.npy"', 1)),
+    "checksums missing": train(crc32=None),
+    "checksums cut": cut("crc32"),
+    "checksums are text": train(crc32=["0"] * 21),
+    "a checksum that is true": crc32(True),
+    "a checksum that is negative": crc32(-1),
+    "a checksum of 33 bits": crc32(2**32),
+    "a checksum with a fraction": crc32(0.5),
+    "index is a link": link("shards.json"),
 }
 
 
@@ -522,7 +572,7 @@ def test_not_finite_pixels_are_refused_though_their_checksums_fit(tmp_path, valu
     array[2, 0, 5, 5] = value
     forge(tmp_path / "s", "train-00000.npy", array)
     sums = [zlib.crc32(image) for image in array]
-    forge(tmp_path / "s", "train-crc32.npy", np.array(sums, "<u4"))
+    edit(tmp_path / "s", lambda index: index["splits"]["train"].update(crc32=sums))
     with pytest.raises(DataError, match="NaN or infinity in") as error:
         list(open_batches(tmp_path / "s").epoch())
     assert_one_line(error, tmp_path / "s" / "train" / "sphere" / "0000.npy")
@@ -538,7 +588,7 @@ def test_a_shard_that_shrinks_while_it_is_read_is_one_line(packed, workers):
 
 
 def test_any_flipped_byte_is_found(packed, capsys):
-    """By opening, reading or verifying; in the index, the names, the checksums, headers and pixels."""
+    """By opening, reading or verifying; in the index with its names and checksums, in headers and pixels."""
     dice, files = random.Random(0), sorted(packed.glob("*.npy")) + [packed / "shards.json"] * 3
     for _ in range(60):
         path = dice.choice(files)
