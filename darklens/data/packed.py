@@ -159,6 +159,7 @@ def open_shards(folder: str | Path) -> tuple[tuple[str, ...], int, int, dict[str
 
 
 def _read_index(path: Path) -> dict[str, Any]:
+    _check(path, "a file in this folder, found a link", not os.path.islink(path))
     with _readable(path), open_file(path) as file:
         text = file.read()
     try:
