@@ -10,6 +10,7 @@ import pkgutil
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from contextlib import suppress
 from types import ModuleType
@@ -18,6 +19,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from conftest import ROOT, write_images
+
+from darklens.lenses import render
+from darklens.lenses.recipes import RECIPES
 
 CARDS = sorted([*ROOT.glob("pretrained/*.md"), *ROOT.glob("darklens/pretrained/*.md")])
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS]
@@ -192,6 +196,7 @@ def small(arguments: list[str]) -> list[str]:
     toy = "images_large" if window else "images_f"
     names = {"latest": STAMPS[1], "RUN_1": STAMPS[0], "RUN_2": STAMPS[1]}
     names |= dict.fromkeys(["images_demo", "images_f25", "images_j25", *(["images_j"] if window else [])], toy)
+    names |= {f"{kind}_{use}": "images_large" for kind in "fj" for use in ("robust", "test")}
     typed = [names.get(word, word) for word in arguments]
     if "Train" in given or not {"--mode", "--test_time", "--weights", "--resume", "--list"} & given:
         typed += ["--epochs", "1", *([] if "--use_CNN" in given else ["--arch", "compact"])]
@@ -207,7 +212,13 @@ def test_commands_of_main(toys, arguments):
 @pytest.mark.parametrize("arguments", calls("simulate"))
 def test_commands_of_simulate(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
-    run("simulate", [*shlex.split(re.sub(r"--(train|val|test) \d+", r"--\1 2", shlex.join(arguments))), "--quiet"])
+    shutil.copy(ROOT / "darklens" / "lenses" / "presets" / "euclid.toml", tmp_path / "my_survey.toml")
+    (tmp_path / "my_cutouts").mkdir()
+    for number, image in enumerate(render.simulate(RECIPES["f"], "no", range(2))):
+        np.save(tmp_path / "my_cutouts" / f"{number}.npy", image)
+    typed = shlex.split(re.sub(r"--(train|val|test) \d+", r"--\1 2", shlex.join(arguments)))
+    counts = [] if {"--train", "--like", "--sheet"} & {*arguments} else ["--train", "2", "--val", "2"]
+    run("simulate", [*typed, *counts, "--quiet"])
 
 
 @pytest.mark.parametrize("arguments", calls("dataset"))

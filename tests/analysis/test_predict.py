@@ -260,8 +260,9 @@ def test_strays_hidden_files_and_loops_are_skipped(classifier, survey, tmp_path)
     (survey / "zz").symlink_to(outside)
     counts, rows = run(classifier, survey)
     assert (counts.classified, counts.rejected, counts.skipped) == (13, 1, 4 + 2 + 3 + 2 + 2)
-    assert rows[-1]["file"] == "z/linked.npy"
-    assert "archive" in next(row["flag"] for row in rows if row["file"] == "x.npz")
+    assert rows[-1]["file"] == "z/linked.npy" and "archive" in next(
+        row["flag"] for row in rows if row["file"] == "x.npz"
+    )
 
 
 def test_link_to_a_folder_above_does_not_return(survey):
