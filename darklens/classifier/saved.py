@@ -168,7 +168,7 @@ def find_weights(name: str) -> Path:
 
     Raises UsageError where there is neither.
     """
-    found = [path for path in (PRETRAINED / f"{name}.pt", Path(name)) if path.is_file()]
+    found = [path for path in (PRETRAINED / f"{name}.pt", Path(name).expanduser()) if path.is_file()]
     if not found:
         names = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.pt"))) or "none"
         raise UsageError(f"--weights {name}: expected a checkpoint, or a network that comes with the program: {names}")

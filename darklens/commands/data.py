@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -59,21 +60,25 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _convert_flags(add("convert", convert, "make a data set of class folders of images", _convert))
     _pack_flags(add("pack", pack, "make a few large files of a data set", pack.pack))
     verify = add("verify", pack, "compare every byte with those that were packed", pack.verify)
-    verify.add_argument("folder", metavar="SHARDS")
+    verify.add_argument("folder", type=os.path.expanduser, metavar="SHARDS")
     return parser
 
 
 def _convert_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("src", metavar="SRC", help="folder that holds a folder of images for each class")
-    parser.add_argument("dst", metavar="DST", help="folder to make")
+    parser.add_argument(
+        "src", type=os.path.expanduser, metavar="SRC", help="folder that holds a folder of images for each class"
+    )
+    parser.add_argument("dst", type=os.path.expanduser, metavar="DST", help="folder to make")
     parser.add_argument("--val", type=float, default=0.1, help="fraction of each class for val (default: %(default)s)")
     parser.add_argument("--test", type=float, default=0.1, help="fraction for test, or 0 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
 
 
 def _pack_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("src", metavar="SRC", help="folder with train/CLASS/*.npy, val/CLASS/*.npy, maybe test")
-    parser.add_argument("dst", metavar="DST", help="folder to make")
+    parser.add_argument(
+        "src", type=os.path.expanduser, metavar="SRC", help="folder with train/CLASS/*.npy, val/CLASS/*.npy, maybe test"
+    )
+    parser.add_argument("dst", type=os.path.expanduser, metavar="DST", help="folder to make")
     sizes = "bytes, or 100K, 256M, 1G (default: 256M)"
     parser.add_argument("--shard_size", type=_bytes, default=pack.SHARD_SIZE, help=sizes)
 

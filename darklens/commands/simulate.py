@@ -57,6 +57,10 @@ from darklens.lenses.sheet import write_sheet
 from darklens.lenses.writer import write_dataset
 
 
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def _natural(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, not {text!r}")
@@ -79,14 +83,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--recipe", metavar="FILE.toml", help="a recipe of your own; darklens/lenses/presets has examples"
     )
     what.add_argument(
-        "--like", type=Path, metavar="FOLDER", help="measure the cutouts in it and write a recipe to --out FILE.toml"
+        "--like", type=_path, metavar="FOLDER", help="measure the cutouts in it and write a recipe to --out FILE.toml"
     )
-    parser.add_argument("--out", type=Path, help="folder (default: images_NAME, none if only --sheet is asked for)")
+    parser.add_argument("--out", type=_path, help="folder (default: images_NAME, none if only --sheet is asked for)")
     parser.add_argument("--train", type=_natural, default=25000, help="training images a class (default: 25000)")
     parser.add_argument("--val", type=_natural, default=2500, help="validation images a class (default: 2500)")
     parser.add_argument("--test", type=_natural, default=0, help="test images a class (default: 0)")
     parser.add_argument("--seed", type=_natural, default=0, help="random seed (default: 0)")
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a 5 x 5 picture of examples")
+    parser.add_argument("--sheet", type=_path, metavar="FILE.png", help="write a 5 x 5 picture of examples")
     parser.add_argument(
         "--published", action="store_true", help="write float64 (1, n, n) from 0 to 1, as DeepLense's files are"
     )

@@ -1,6 +1,8 @@
 """predict.py: a row for every file, whatever the files are; a whole table or the old one."""
 
+import bz2
 import csv
+import gzip
 import os
 import warnings
 import weakref
@@ -409,3 +411,71 @@ def test_the_table_replaces_no_image(classifier, survey, monkeypatch, output):
     with pytest.raises(UsageError):
         predict_folder(classifier, survey / "02.npy" if output == "link.npy" else survey, output, quiet=True)
     assert (survey / "02.npy").read_bytes() == before and not (survey / "table.fits").exists()
+
+
+# --- what is not looked at, and what holds several images ---------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(61, 60), (60, 61), (45, 80), (40, 40)])
+def test_oblong_images_are_cropped_each_axis_about_its_own_centre(classifier, tmp_path, shape):
+    folder = tmp_path / "survey"
+    folder.mkdir()
+    image = np.random.default_rng(0).poisson(50, shape).astype("f4")
+    rows, columns = ((length - 39) // 2 for length in shape)
+    np.save(folder / "a.npy", image)
+    np.save(folder / "b.npy", image[rows : rows + 39, columns : columns + 39])
+    image[0, 1] = np.nan if shape != (40, 40) else image[0, 1]  # an island far from the window
+    np.save(folder / "c.npy", image)
+    _, rows = run(classifier, folder)
+    figures = numbers(rows, [*P, "novelty"])
+    np.testing.assert_allclose(figures, figures[[0]].repeat(3, 0), rtol=1e-3)
+    np.testing.assert_allclose(numbers(rows[:1], CALIBRATED), classifier.predict(np.load(folder / "a.npy")), atol=2e-6)
+
+
+def test_the_python_api_refuses_what_predict_refuses(classifier, survey):
+    """The same reason, for the same pixels."""
+    strange = write_strange(survey)
+    _, rows = run(classifier, survey)
+    for row in rows:
+        if row["file"] in strange and row["file"].endswith(".npy") and row["file"] not in ("empty.npy", "cut.npy"):
+            image = np.load(survey / row["file"])
+            if row["class"]:
+                np.testing.assert_allclose(numbers([row], CALIBRATED), classifier.predict(image), atol=2e-6)
+            elif image.dtype.kind in "uif":
+                with pytest.raises(DataError) as error:
+                    classifier.predict([image])
+                assert str(error.value) == f"image 0: {row['flag']}"
+
+
+def test_files_of_many_hdus_and_packings(classifier, survey):
+    image = np.load(survey / "02.npy").astype("f4")
+    mask = (image > 50).astype("u1")
+    hdus = [fits.PrimaryHDU(mask), fits.ImageHDU(image, name="DATA"), fits.ImageHDU(image**0.5, name="NOISE_MAP")]
+    hdus[0].header["EXTNAME"] = "MASK"
+    fits.HDUList(hdus).writeto(survey / "z1.fits")
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(mask, name="ERR"), fits.ImageHDU(image, name="SCI")]).writeto(
+        survey / "z2.fits"
+    )
+    content = (survey / "z1.fits").read_bytes()
+    (survey / "z3.fit.gz").write_bytes(gzip.compress(content))
+    (survey / "z4.fits.bz2").write_bytes(bz2.compress(content))
+    fits.CompImageHDU(image.astype("i4"), compression_type="RICE_1").writeto(survey / "z5.fz")
+    for name in ("z6.jpg", "z7.h5", "z8.npz"):
+        (survey / name).write_bytes(b"x")
+    counts, rows = run(classifier, survey)
+    found = {row["file"]: row for row in rows}
+    assert (counts.classified, counts.rejected) == (17, 3)
+    for name in ("z1.fits", "z2.fits", "z3.fit.gz", "z4.fits.bz2", "z5.fz"):
+        np.testing.assert_allclose(numbers([found[name]], P), numbers([found["02.npy"]], P), atol=1e-5)
+    assert found["z1.fits"]["note"] == "HDU 1 (DATA) of 3 images" and "HDU 2 (SCI)" in found["z2.fits"]["note"]
+    assert all("save" in found[name]["flag"] for name in ("z6.jpg", "z7.h5", "z8.npz"))
+
+
+def test_a_constant_window_is_flagged_whatever_is_around_it(classifier, tmp_path):
+    folder = tmp_path / "survey"
+    folder.mkdir()
+    image = np.random.default_rng(0).poisson(50, (60, 60))
+    image[10:49, 10:49] = 7
+    np.save(folder / "x.npy", image)
+    _, (row,) = run(classifier, folder)
+    assert predict.CONSTANT in row["flag"]

@@ -95,3 +95,28 @@ def test_robust(tmp_path):
     assert {image.dtype for image in images} == {np.dtype(np.float32)}
     whole = [image.max() == 255 and (image == image.round()).all() for image in images]
     assert 0 < sum(whole) < len(images) / 2
+
+
+@pytest.mark.parametrize(
+    "sheet", ["images_f/train/no/000000.npy", "images_f/sheet.png", "images_f/val/no/x.PNG", "new.npy", "new.fits"]
+)
+def test_a_sheet_replaces_no_image_and_lies_among_none(tmp_path, monkeypatch, capsys, sheet):
+    """With the data set that is being made, and with one that is there."""
+    monkeypatch.chdir(tmp_path)
+    numbers = ["--train", "1", "--val", "1", "--device", "cpu", "--quiet"]
+    assert simulate.main(["--model", "f", "--out", "images_f", *numbers]) == 0
+    before = contents(tmp_path)
+    for out in ([], ["--out", "images_f", *numbers]):
+        with pytest.raises(SystemExit) as stop:
+            simulate.main(["--model", "f", "--sheet", sheet, *out])
+        assert stop.value.code == 2 and "--sheet" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("flag", ["--out", "--sheet"])
+def test_a_home_folder(tmp_path, monkeypatch, flag):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name = "images" if flag == "--out" else "sheet.png"
+    numbers = ["--train", "1", "--val", "1"] if flag == "--out" else []
+    assert simulate.main(["--model", "f", f"{flag}=~/{name}", *numbers, "--device", "cpu", "--quiet"]) == 0
+    assert (tmp_path / name).exists()
