@@ -31,6 +31,7 @@ from image_files import (
 
 from darklens.data import checks
 from darklens.data import image as data_image
+from darklens.data.convert import read_source
 from darklens.data.image import fingerprint, read_picture
 from darklens.errors import DataError
 
@@ -221,3 +222,14 @@ def test_other_pixels_have_another_fingerprint(tmp_path, other):
     np.save(tmp_path / "a.npy", picture(1))
     np.save(tmp_path / "b.npy", other)
     assert fingerprint(tmp_path / "a.npy") != fingerprint(tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize("shape", [(60, 60), (61, 60), (60, 90)])
+def test_a_border_of_nan_is_treated_alike_by_training_predict_and_convert(tmp_path, shape):
+    image = scene(shape)
+    image[:9] = image[:, -7:] = np.nan
+    np.save(tmp_path / "x.npy", image)
+    trained = data_image.read_image(tmp_path / "x.npy", 1, 60)
+    predicted = data_image.as_square(read_picture(tmp_path / "x.npy", window=39).pixels)
+    converted = data_image.as_square(read_source(tmp_path / "x.npy")[0].pixels)
+    assert np.isfinite(trained).all() and np.array_equal(trained, predicted) and np.array_equal(trained, converted)
