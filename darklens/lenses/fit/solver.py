@@ -24,7 +24,7 @@ RIDGE = 1e-7  # of a curvature scaled to 1 on its diagonal
 class State:
     """Where B fits stand. `curvature` and `gradient` are of chi-square / 2; P free parameters."""
 
-    q: Tensor  # (B, 11) float64
+    q: Tensor  # (B, 12) float64
     chi2: Tensor  # (B,) float64
     linear: Tensor  # (B, 2) float64: amplitude, sky
     curvature: Tensor  # (B, P, P) float64
@@ -68,7 +68,7 @@ class Solver:
         self.largest = torch.as_tensor(model.largest_step(), device=device)[self.free]
 
     def evaluate(self, q: Tensor, problem: Problem) -> State:
-        """Chi-square, linear parameters, curvature and gradient at q (B, 11)."""
+        """Chi-square, linear parameters, curvature and gradient at q (B, 12)."""
         share = self.share or max(len(q), 1)
         shares = [slice(i, i + share) for i in range(0, max(len(q), 1), share)]
         parts = [self._products(q[rows], problem[rows] if len(shares) > 1 else problem) for rows in shares]
@@ -116,7 +116,7 @@ class Solver:
         return _solve(scaled, gradient * scale) * scale
 
     def _trial(self, state: State) -> Tensor:
-        """(B, 11) where the next step goes, no farther than allowed."""
+        """(B, 12) where the next step goes, no farther than allowed."""
         step = self._step(state, state.damping)
         shrink = (step.abs() / self.largest).amax(1, keepdim=True).clamp(min=1)
         q = state.q.clone()
@@ -148,7 +148,7 @@ class Solver:
         return state
 
     def finish(self, state: State) -> Tensor:
-        """(B, 11) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
+        """(B, 12) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
         step = self._step(state, 0.0) * (state.distance < 1)[:, None]
         q = state.q.clone()
         q[:, self.free] = torch.minimum(torch.maximum(q[:, self.free] + step, self.low), self.high)
