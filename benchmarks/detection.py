@@ -166,9 +166,9 @@ def figure(folder: str) -> None:
     images = np.concatenate(images).astype(float)
     titles = [
         "no substructure",
-        "with one of 5e9",
-        "one of 2e9, another lens",
-        "subhalos (circles: above 1e9)",
+        "the same with one of 5e9",
+        "another with one of 2e9",
+        "many (circles: above 1e9)",
         "vortex",
     ]
     found = fit(images)
