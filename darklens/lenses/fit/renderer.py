@@ -104,8 +104,12 @@ class Renderer:
         _, _, light = self._profile(q, (u * u, u * v, v * v), self._shapes(q)[0])
         return self._blur(self._pixels(light)[:, :, None])[:, :, 0].flatten(1)
 
-    def columns(self, q: Tensor) -> Tensor:
-        """q (B, 11) -> (B, 1 + P, size, size): the light, then its derivatives by the free parameters."""
+    def columns(self, q: Tensor, bends: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
+        """q (B, 11) -> (B, 1 + P + K, size, size): the light, then its derivatives by the free parameters.
+
+        bends: K more deflections of the rays `x`, `y`, arcsec, each (B, s^2 h^2) or one for all: the last K columns
+        are the derivatives by how much of each there is.
+        """
         u, v, cos, sin = self._rays(q)
         squares, (shape, *by_shape) = (u * u, u * v, v * v), self._shapes(q)
         rho2, power, light = self._profile(q, squares, shape)
@@ -119,7 +123,8 @@ class Renderer:
         if self.model.free_ellipticity:
             planes += [_form(by_squares, matrix) for matrix in by_shape]
         by_centre = self._by_centre(q, gu, gv, cos, sin) if self.model.free_centre else []
-        return self._blur(torch.stack((*planes, *by_index, *by_centre), 2)).transpose(1, 2)
+        by_bends = [self._pixels((gu * x).addcmul_(gv, y)).neg_() for x, y in bends]
+        return self._blur(torch.stack((*planes, *by_index, *by_centre, *by_bends), 2)).transpose(1, 2)
 
     def _column(self, values: Tensor) -> Tensor:
         """(B,) float64 -> (B, 1) in the working precision."""
