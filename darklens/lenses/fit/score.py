@@ -36,21 +36,26 @@ QUIET = 2.0  # standard deviations of chi-square: an excess of no more needs no 
 
 
 def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """How x and y of the deflection change, (B, s^2 h^2) each, with each parameter that is held, at q (B, 11).
+    """How x and y of the deflection change with each parameter that is held, per arcsec of the Einstein radius.
 
-    "halo_1", "halo_2": the halo's ellipticity; "centre_x", "centre_y" (arcsec), unless the model has them free.
+    (n,) each for the camera's n rays, or (B, n) where the model has a free centre, in q (B, 11). "halo_1", "halo_2":
+    the halo's ellipticity; "centre_x", "centre_y" (arcsec), unless they are free.
     """
-    x, y = camera.x - _column(q[:, 9], camera), camera.y - _column(q[:, 10], camera)
-    inverse, theta = (x * x + y * y + 1e-20).rsqrt(), _column(q[:, 0], camera)
+    x, y, free = camera.x, camera.y, camera.model.free_centre
+    if free:
+        x, y = x - q[:, 9:10].to(x.dtype), y - q[:, 10:11].to(x.dtype)
+    inverse = (x * x + y * y + 1e-20).rsqrt()
     cos, sin = x * inverse, y * inverse
-    cos2, sin2 = (cos * cos - sin * sin) * (theta / 6), sin * cos * (theta / 3)  # theta_E / 6 cos 2phi, sin 2phi
+    cos2, sin2 = (cos * cos - sin * sin) / 6, sin * cos / 3  # cos 2phi / 6, sin 2phi / 6
     found = {
         "halo_1": (-cos2 * cos - 2 * sin2 * sin, 2 * sin2 * cos - cos2 * sin),
         "halo_2": (2 * cos2 * sin - sin2 * cos, -sin2 * sin - 2 * cos2 * cos),
     }
-    if not camera.model.free_centre:
-        turn_x, turn_y = -sin * inverse * theta, cos * inverse * theta  # d alpha / d phi / r
-        found |= {"centre_x": (turn_x * sin, turn_y * sin), "centre_y": (-turn_x * cos, -turn_y * cos)}
+    if not free:
+        found |= {
+            "centre_x": (-sin * sin * inverse, sin * cos * inverse),
+            "centre_y": (sin * cos * inverse, -cos * cos * inverse),
+        }
     return found
 
 
@@ -71,11 +76,12 @@ def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor
     least, all_steps = gain([])[0], gain(names)[1]
     tested = {reason: wanted for reason, (wanted, _) in DOUBTS.items() if set(wanted) <= set(names)}
     gains = {reason: gain(wanted)[0] - least for reason, wanted in tested.items()}
-    return gains, dict(zip(names, all_steps[:, free:].unbind(1), strict=True))
+    steps = all_steps[:, free:] / q[:, :1]
+    return gains, dict(zip(names, steps.unbind(1), strict=True))
 
 
 def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> np.ndarray:
-    """(B,) str: which of DOUBTS explains its share of `excess` (B,), chi-square minus the number of pixels; "": none."""
+    """(B,) str: which of DOUBTS explains its share of `excess`, chi-square less the number of pixels (B,); "": none."""
     pixels = (problem.weight > 0).sum(1)
     rows = (excess > QUIET * (2 * pixels).sqrt()).nonzero()[:, 0]
     said = np.full(len(q), "", dtype=f"<U{max(map(len, DOUBTS))}")
@@ -91,8 +97,3 @@ def _newton(curvature: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     scaled = curvature * scale[:, :, None] * scale[:, None] + RIDGE * torch.eye(scale.shape[1]).to(scale)
     step = solve(scaled, gradient * scale) * scale
     return (step * gradient).sum(1), step
-
-
-def _column(values: Tensor, camera: Renderer) -> Tensor:
-    """(B,) float64 -> (B, 1) in the camera's precision."""
-    return values.to(camera.x.dtype)[:, None]
