@@ -170,7 +170,7 @@ class _Job:
         return data, problem, self._solver(data.shape[-1], b)
 
     def _coarse(self, variance: Tensor) -> Tensor:
-        """Starts (B, 11), given or from the moments of the binned images, improved on these."""
+        """Starts (B, 12), given or from the moments of the binned images, improved on these."""
         data, problem, solver = self._binned(variance)
         if self.start is not None:
             q = self._given()
@@ -186,7 +186,7 @@ class _Job:
         for row in rows.nonzero():
             data, problem, solver = self._binned(variance, row)
             q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
-            q = starts.grid(q, self.model)[0]  # (G, 11)
+            q = starts.grid(q, self.model)[0]  # (G, 12)
             many = Problem(problem.data.expand(len(q), -1), problem.weight.expand(len(q), -1))
             tried = solver.minimise(solver.evaluate(q, many), many, RETRY_STEPS, 1.0)
             best = tried[tried.chi2.argsort()[:KEEP]]

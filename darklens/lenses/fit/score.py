@@ -38,7 +38,7 @@ QUIET = 2.0  # standard deviations of chi-square: an excess of no more needs no 
 def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """How x and y of the deflection change with each parameter that is held, per arcsec of the Einstein radius.
 
-    (n,) each for the camera's n rays, or (B, n) where the model has a free centre, in q (B, 11). "halo_1", "halo_2":
+    (n,) each for the camera's n rays, or (B, n) where the model has a free centre, in q (B, 12). "halo_1", "halo_2":
     the halo's ellipticity; "centre_x", "centre_y" (arcsec), unless they are free.
     """
     x, y, free = camera.x, camera.y, camera.model.free_centre
@@ -60,7 +60,7 @@ def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The test at the minimum q (B, 11) of a fit.
+    """The test at the minimum q (B, 12) of a fit.
 
     Returns by how much chi-square would fall for each of DOUBTS that the model holds, (B,) by reason, and what the step
     with all of them free finds for each parameter, (B,) by name.
