@@ -77,8 +77,12 @@ class Renderer:
         _, _, light = self._profile(q, (u * u, u * v, v * v), self._shapes(q)[0])
         return self._psf(self._pixels(light)[:, :, None], q)[:, :, 0].flatten(1)
 
-    def columns(self, q: Tensor) -> Tensor:
-        """q (B, 12) -> (B, 1 + P, size, size): the light, then its derivatives by the free parameters."""
+    def columns(self, q: Tensor, bends: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
+        """q (B, 12) -> (B, 1 + P + K, size, size): the light, then its derivatives by the free parameters.
+
+        bends: K more deflections of the rays `x`, `y`, arcsec, each (B, s^2 h^2) or one for all: the last K columns
+        are the derivatives by how much of each there is.
+        """
         u, v, cos, sin = self._rays(q)
         squares, (shape, *by_shape) = (u * u, u * v, v * v), self._shapes(q)
         rho2, power, light = self._profile(q, squares, shape)
@@ -93,9 +97,11 @@ class Renderer:
         if self.model.free_ellipticity:
             planes += [_form(by_squares, matrix) for matrix in by_shape]
         by_centre = self._by_centre(q, gu, gv, cos, sin) if self.model.free_centre else []
-        images = self._psf(torch.stack((*planes, *by_index, *by_centre), 2), q)
+        by_bends = [self._pixels((gu * x).addcmul_(gv, y)).neg_() for x, y in bends]
+        images = self._psf(torch.stack((*planes, *by_index, *by_centre, *by_bends), 2), q)
         if self.model.free_psf:
-            images = torch.cat((images, self._psf.derivative(bare[:, :, None], q)), 2)
+            own, more = images.tensor_split([images.shape[2] - len(bends)], 2)
+            images = torch.cat((own, self._psf.derivative(bare[:, :, None], q), more), 2)
         return images.transpose(1, 2)
 
     def _column(self, values: Tensor) -> Tensor:

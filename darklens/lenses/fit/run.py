@@ -10,6 +10,7 @@ from torch import Tensor
 
 from darklens.lenses.fit import noise as noises
 from darklens.lenses.fit import result as results
+from darklens.lenses.fit import score as scores
 from darklens.lenses.fit import start as starts
 from darklens.lenses.fit.model import NAMES, SmoothModel
 from darklens.lenses.fit.renderer import renderer
@@ -241,6 +242,7 @@ class _Job:
         }
         arrays |= {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
         flag = self._flags(state, q, arrays["chi_square"], (gain > FAINT) & (a > 0))
+        flag = np.where(flag == "", scores.doubts(self.fine, q, self._problem(variance), chi2 - pixels), flag)
         return Fit(self.model, flag=flag, **{name: value.cpu().numpy() for name, value in arrays.items()})
 
     def _flags(self, state: State, q: Tensor, chi_square: Tensor, seen: Tensor) -> np.ndarray:
