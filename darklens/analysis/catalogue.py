@@ -78,7 +78,8 @@ def _header(path: str | Path, names: list[str], file_column: str) -> list[str]:
         )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or "" in names:
-        raise DataError(f"{path}: expected a name of its own for each column, found {found}")
+        hint = "; pandas: to_csv(..., index=False)" if names[0] == "" else ""
+        raise DataError(f"{path}: expected a name of its own for each column, found {found}{hint}")
     return names
 
 

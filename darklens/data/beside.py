@@ -29,7 +29,7 @@ def split_hdu(name: str, root: str = "") -> tuple[str, str | None]:
 
 
 def read_plane(path: str | Path, hdu: str | None, like: re.Pattern) -> np.ndarray:
-    """(H, W) float64 of a .npy, FITS or TIFF file, of any size. like: names of HDUs to choose from. Raises DataError."""
+    """(H, W) float64 of a file, of any size. like: what names of HDUs are like to choose from. Raises DataError."""
     array = read_file(path, hdu=hdu, least=1, like=like).array
     if array.dtype.kind not in "uif" or array.dtype.itemsize > 8 or layout(array.shape)[0] != 1:
         raise DataError(f"{path}: expected one plane of numbers, found {array.dtype} of shape {array.shape}")

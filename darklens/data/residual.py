@@ -49,9 +49,10 @@ def residual_view(
 ) -> tuple[Tensor, Fit]:
     """The network's input (B, 1, crop, crop) float32 and the fits, of images (B, 1, H, W) in any unit.
 
-    Pixels that are not finite don't count. start, noise: as in `fit`. An oblong image is cut to the square about its middle,
-    and the centre of its lens, which may lie half a pixel off that of the square, is fitted too. Values are rounded to
-    float16, in which views are kept. Raises DataError for images that are smaller or have more than one channel.
+    Pixels that are not finite don't count. start, noise: as in `fit`. An oblong image is cut to the square about its
+    middle, and the centre of its lens, which may lie half a pixel off that of the square, is fitted too. Values are
+    rounded to float16, in which views are kept. Raises DataError for images that are smaller or have more than one
+    channel.
     """
     if images.shape[1] != 1:
         raise DataError(f"the residual view takes images of one channel, found {images.shape[1]}")
