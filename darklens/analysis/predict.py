@@ -14,6 +14,8 @@ table (UTF-8, RFC 4180), in order of folder and name:
     novelty       above 1.0: unlike the training data; empty where the network has no such score
     einstein_radius, shear, source_x, ... and their standard deviations ..._sd, chi_square per pixel: of the smooth
                   lens (arcsec, radians), where the network sees what it leaves of the image
+    CLASS_...     how much dark matter, given the class: median, 16% and 84% of its posterior, ..._above_limit the
+                  probability of more than the detection limit; where the network has learned it
     flag          empty, or what to beware of, or why the file was rejected
     unit          of the pixels, where the file says; nothing depends on it
     note          what the reader of the file has to say
@@ -42,6 +44,7 @@ from torch.utils.data import Dataset
 from darklens import machine
 from darklens.analysis.pictures import find_pictures
 from darklens.classifier.classifier import Classifier
+from darklens.classifier.features import Probe
 from darklens.data.checks import central
 from darklens.data.image import check_channels, read_picture
 from darklens.data.outputs import check_output
@@ -76,7 +79,7 @@ class Item:
     """One file: what the network sees of it (C, S, S), or None and the reason why it was rejected.
 
     lens: the table of its smooth lens, where the network sees residuals. figures: class, probabilities, calibrated
-    ones and novelty, as text, once the network has seen the image.
+    ones and novelty, as text, and dark_matter: what its posterior says, once the network has seen the image.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Item:
     note: str = ""
     lens: dict[str, float] = field(default_factory=dict)
     figures: list[str] = field(default_factory=list)
+    dark_matter: list[float] = field(default_factory=list)
 
 
 def predict_folder(
@@ -178,7 +182,18 @@ def read_item(root: str, preprocess: Preprocess, channels: int, name: str) -> It
 def columns(classifier: Classifier) -> list[str]:
     """The names of the table's columns."""
     probabilities = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in classifier.classes]
-    return ["file", "class", *probabilities, "novelty", *_lens_columns(classifier), "flag", "unit", "note"]
+    dark_matter = classifier.inference.columns() if classifier.inference else []
+    return [
+        "file",
+        "class",
+        *probabilities,
+        "novelty",
+        *_lens_columns(classifier),
+        *dark_matter,
+        "flag",
+        "unit",
+        "note",
+    ]
 
 
 def _lens_columns(classifier: Classifier) -> list[str]:
@@ -189,7 +204,8 @@ def _lens_columns(classifier: Classifier) -> list[str]:
 
 def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[Item]], None]:
     """A function that gives items their figures, and flags those that are unlike the training data."""
-    run = classifier.observer(precision, device)
+    probe = Probe() if classifier.inference else None
+    run = classifier.observer(precision, device, probe)
 
     def classify(items: list[Item]) -> None:
         items = [item for item in items if item.image is not None]
@@ -200,6 +216,10 @@ def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[
         for item, cells, score in zip(items, _figures(classifier, logits.cpu().double()), scores, strict=True):
             item.figures = [*cells, "" if score is None else f"{score:.4g}"]
             item.flags += [UNLIKE] if score is not None and score > 1 else []
+        if probe:
+            fits = {name: np.array([item.lens[name] for item in items]) for name in items[0].lens}
+            for item, row in zip(items, classifier.inference.rows(probe.take(), fits), strict=True):
+                item.dark_matter = row.tolist()
 
     return classify
 
@@ -220,6 +240,6 @@ def _row(item: Item, names: Sequence[str]) -> list[str]:
     """The cells of one file. names: of the columns."""
     name = os.fsencode(item.name).decode("utf-8", "backslashreplace")
     last = [item.reason or "; ".join(item.flags), item.unit, item.note]
-    lens = [f"{value:.6g}" for value in item.lens.values()]
-    empty = [""] * (len(names) - 1 - len(last) - len(item.figures) - len(lens))
-    return [name, *item.figures, *lens, *empty, *last]
+    numbers = [f"{value:.6g}" for value in [*item.lens.values(), *item.dark_matter]]
+    empty = [""] * (len(names) - 1 - len(last) - len(item.figures) - len(numbers))
+    return [name, *item.figures, *numbers, *empty, *last]
