@@ -13,7 +13,7 @@ Everything is described in docs/api.md.
 
 from darklens.version import __version__
 
-__all__ = ["__version__", "fit", "load", "simulate", "train"]
+__all__ = ["__version__", "fit", "load", "population", "simulate", "train"]
 
 
 def __getattr__(name: str) -> object:

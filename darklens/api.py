@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from darklens.analysis import population as populations
+from darklens.analysis.population import Population
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import find_weights, load_model
 from darklens.commands import flags
@@ -12,6 +14,7 @@ from darklens.commands import train as training
 from darklens.lenses import render
 from darklens.lenses.fit import Fit, SmoothModel, fit_many
 from darklens.lenses.recipes import load_recipe
+from darklens.metrics.posterior import Posterior
 
 
 def load(name: str | Path, device: str = "cpu") -> Classifier:
@@ -39,6 +42,16 @@ def fit(images: np.ndarray, **model: object) -> Fit:
     standard deviations of the noise, `image`, `flag`. Raises ValueError for images that aren't square.
     """
     return fit_many(images, SmoothModel(**model))
+
+
+def population(posterior: Posterior, model: str, class_name: str = "sphere", **grids: object) -> Population:
+    """What the lenses of a posterior, `net.infer(images)["sphere"]["log_mass_fraction"]`, say of their population.
+
+    model: "f", "j" or another recipe, whose class has the subhalos' limits of mass, and their slope unless it is to be
+    found. grids: log_mean_fractions, of the mean mass fraction's log10, and slopes, of dN/dm. The result has
+    `interval("log_mean_fraction")`: 16%, 50%, 84%. Raises RecipeError for a recipe that has no such subhalos.
+    """
+    return populations.population(posterior, load_recipe(model), class_name, **grids)
 
 
 def train(data_dir: str | Path, **settings: object) -> Path:

@@ -27,7 +27,8 @@ from darklens.lenses.unknowns import LEAST
 from darklens.metrics.posterior import Posterior
 
 DRAWS, CHUNK = 20_000, 2_500  # lenses drawn for each p(theta | h), and as many at a time
-FRACTIONS = np.linspace(-2.3, -0.8, 61)  # log10 of the mean mass fraction
+FRACTIONS = np.linspace(-2.4, -0.8, 17)  # log10 of the mean mass fraction
+FINER = 40  # steps of a hyperparameter between two points of its grid, by a cubic spline of the log-likelihood
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,24 +42,31 @@ class Population:
     log_likelihood: np.ndarray
     lenses: int
 
-    @property
-    def probability(self) -> np.ndarray:
-        """(A, B) posterior with a flat prior on the grid."""
-        likelihood = np.exp(self.log_likelihood)
-        return likelihood / likelihood.sum()
-
     def quantile(self, name: str, level: float | np.ndarray) -> np.ndarray:
-        """Quantiles of one hyperparameter, the other marginalised over."""
-        axis = list(self.axes).index(name)
-        marginal, grid = self.probability.sum(1 - axis), self.axes[name]
+        """Quantiles of one hyperparameter, the other marginalised over; the prior is flat on the grid."""
+        fine = _finer(self)
+        axis, grid = list(fine.axes).index(name), fine.axes[name]
         if len(grid) == 1:
             return np.full(np.shape(level), grid[0])
+        marginal = np.exp(fine.log_likelihood - fine.log_likelihood.max()).sum(1 - axis)
         cumulative = np.concatenate([[0.0], np.cumsum((marginal[1:] + marginal[:-1]) / 2 * np.diff(grid))])
         return np.interp(level, cumulative / cumulative[-1], grid)
 
     def interval(self, name: str, level: float = 0.68) -> tuple[float, float, float]:
         """Lower end, median and upper end of the central interval of a hyperparameter."""
         return tuple(self.quantile(name, np.array([0.5 - level / 2, 0.5, 0.5 + level / 2])).tolist())
+
+
+def _finer(found: Population) -> Population:
+    """The same on a grid FINER times as fine, between its points by cubic splines."""
+    from scipy.interpolate import CubicSpline
+
+    axes, values = dict(found.axes), found.log_likelihood
+    for axis, (name, grid) in enumerate(found.axes.items()):
+        if len(grid) > 1:
+            axes[name] = np.linspace(grid[0], grid[-1], FINER * (len(grid) - 1) + 1)
+            values = CubicSpline(grid, values, axis=axis)(axes[name])
+    return Population(axes, values, found.lenses)
 
 
 def population(
