@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.analysis.sensitivity import threshold
+from darklens.analysis.sensitivity import FALSE_POSITIVES
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.features import Probe, feature_count
 from darklens.classifier.inference import Inference, join_features
@@ -21,10 +21,9 @@ from darklens.data.folder import LensFolder, Split
 from darklens.data.views import network_inputs, open_views
 from darklens.errors import DataError, UsageError
 from darklens.lenses.truth import Truth, is_simulated, read_truth
-from darklens.lenses.unknowns import NEAR_RING, unknowns
+from darklens.lenses.unknowns import LABELS, NEAR_RING, unknowns
 from darklens.metrics.auc import without_substructure
 from darklens.metrics.coverage import coverage_report
-from darklens.metrics.probabilities import log_odds
 from darklens.plots.coverage import plot_coverage
 from darklens.storage.progress import progress
 from darklens.training.inference import LEAST, fit_head
@@ -34,11 +33,10 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Known:
-    """n lenses of one class: features (n, D), the table of their smooth lenses, logits (n, K), and the truth (n,)."""
+    """n lenses of one class: features (n, D), the table of their smooth lenses, and the truth, (n,) each."""
 
     features: Tensor
     fits: dict[str, np.ndarray]
-    logits: np.ndarray
     truth: dict[str, np.ndarray]
 
 
@@ -87,44 +85,36 @@ def train_inference(
             name: fit_head(inputs[0], values, inputs[1], others.truth[name], seed)
             for name, values in ours.truth.items()
         }
-    return Inference(heads, detection_limit(known, without_substructure(data.classes)))
+    none = without_substructure(data.classes)
+    return Inference(heads, None if none is None else detection_limit(heads, known[none]))
 
 
 def observed(classifier: Classifier, root: Path, split: Split, label: int, quiet: bool = True) -> Known:
     """The lenses of a class in a split of views, as the network sees them, and what is in them."""
     chosen, truth = np.flatnonzero(split.labels == label), unknowns(_truth(root, split, label))
-    probe, features, logits = Probe(), [], []
+    probe, features = Probe(), []
     run = classifier.observer(probe=probe)
     with progress(len(chosen), f"features of {split.name}/{classifier.classes[label]}", "img", quiet) as bar:
         for start in range(0, len(chosen), BATCH):
             views = network_inputs(split.paths, chosen[start : start + BATCH], classifier.preprocess)
-            logits.append(run(views)[0].cpu())
+            run(views)
             features.append(probe.take())
             bar.update(len(views))
     fits = {name: np.array(column)[chosen] for name, column in split.paths.fits().items()}
-    return Known(torch.cat(features), fits, torch.cat(logits).numpy(), truth)
+    return Known(torch.cat(features), fits, truth)
 
 
-def detection_limit(known: list[Known], none: int | None) -> float | None:
-    """log10 of the mass fraction near the ring at which half of the lenses are told from smooth ones.
+def detection_limit(heads: dict[str, dict], smooth: Known) -> float | None:
+    """What 99% of lenses without substructure seem to have less of: the limit of the blank (Currie 1968).
 
-    At 1% false positives; the half is that of a logistic regression of detection on the logarithm of the mass.
-    known: validation lenses by class; none: the class without substructure. None where there is no such class, or
-    where all lenses are found, or none.
+    log10 of the mass fraction near the ring, the quantile of the posterior's median. smooth: validation lenses. None
+    where no class has subhalos. Currie 1968, Anal. Chem. 40, 586.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    found = [one for one in known if NEAR_RING in one.truth]
-    if none is None or not found:
+    found = [one[NEAR_RING] for one in heads.values() if NEAR_RING in one]
+    if not found:
         return None
-    least = threshold(-log_odds(known[none].logits)[:, none])
-    masses = np.concatenate([one.truth[NEAR_RING] for one in found])
-    detected = np.concatenate([-log_odds(one.logits)[:, none] > least for one in found])
-    if detected.all() or not detected.any():
-        return None
-    curve = LogisticRegression(C=np.inf).fit(masses[:, None], detected)
-    slope = float(curve.coef_[0, 0])
-    return float(-curve.intercept_[0] / slope) if slope > 0 else None
+    seen = join_features(smooth.features, smooth.fits)
+    return float(np.quantile(found[0].posterior(seen, LABELS[NEAR_RING]).quantile(0.5), 1 - FALSE_POSITIVES))
 
 
 def check_coverage(classifier: Classifier, root: Path, split: Split, folder: Path, quiet: bool = True) -> dict:

@@ -59,8 +59,8 @@ class PosteriorHead(nn.Module):
 class Inference:
     """Heads by class and quantity, in evaluation mode on the CPU.
 
-    limit: the detection limit, log10 of the mass fraction near the ring above which the classifier tells more than
-    half of the lenses from those without substructure, at 1% false positives; None where that is not known.
+    limit: the detection limit, log10 of the mass fraction near the ring that 99% of lenses without substructure seem to
+    stay below, by the medians of their posteriors; None where that is not known.
     """
 
     heads: dict[str, dict[str, PosteriorHead]]

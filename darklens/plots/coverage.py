@@ -26,7 +26,7 @@ def plot_coverage(folder: str | Path, report: dict) -> Path:
     axes[-1, 0].set_xlabel("rank of the truth in its posterior")
     axes[-1, 1].set_xlabel("claimed probability of the central interval")
     handles = axes[0, 1].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return style.save_figure(figure, folder, "coverage")
 
 
