@@ -15,11 +15,13 @@ KERNEL = 1.0  # bins: the truth counts as this wide, since neighbouring bins mea
 LEAST = 2 * BINS  # lenses of a class, with fewer there is nothing to learn
 
 
-def fit_head(features: Tensor, values: np.ndarray, others: Tensor, other_values: np.ndarray, seed: int = 0):
+def fit_head(
+    features: Tensor, values: np.ndarray, others: Tensor, other_values: np.ndarray, seed: int = 0
+) -> PosteriorHead:
     """A head trained on features (n, D) with the quantity's values (n,), its temperature fitted on others.
 
-    AdamW with one cycle of the learning rate and dropout; the same bits for the same seed. Takes seconds.
-    Returns a `PosteriorHead` in evaluation mode. Raises ValueError for fewer than LEAST lenses.
+    AdamW with one cycle of the learning rate and dropout; the same bits for the same seed. Takes seconds. In
+    evaluation mode. Raises ValueError for fewer than LEAST lenses.
     """
     if len(values) < LEAST:
         raise ValueError(f"expected {LEAST} training lenses of a class or more, found {len(values)}")

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def network(finished):
 
 
 def test_training_ends_with_a_posterior_and_its_coverage(finished, network):
-    assert network.inference.columns()[:12] == COLUMNS
+    assert network.inference.columns() == [*COLUMNS[:6], "sphere_above_limit", *COLUMNS[6:]]
     found = json.loads((finished / "metrics.json").read_text())["inference"]
     assert set(found) == {"sphere", "vort"} and set(found["vort"]) == {"mass_fraction", "length"}
     one = found["sphere"]["log_mass_fraction"]
@@ -92,6 +93,8 @@ def test_predictions_are_what_python_gives(here, network):
     rows = list(csv.DictReader(open(here / "predictions.csv")))
     assert [row[name] for name in COLUMNS for row in rows[2:]] == [""] * len(COLUMNS)
     found = network.infer(np.stack([np.load(here / "table" / f"{name}.npy") for name in "ab"]))
+    above = found["sphere"]["log_mass_near_ring"].above(network.inference.limit)
+    assert [float(row["sphere_above_limit"]) for row in rows[:2]] == pytest.approx(above, rel=1e-4)
     for level, end in ((0.16, "_16"), (0.5, ""), (0.84, "_84")):
         values = [float(row[f"vort_length{end}"]) for row in rows[:2]]
         assert values == pytest.approx(found["vort"]["length"].quantile(level), rel=1e-4)
@@ -125,6 +128,13 @@ def test_a_network_without_a_posterior_says_so():
     network.inference = None
     with pytest.raises(UsageError, match="--infer"):
         network.infer(np.zeros((150, 150)))
+
+
+def test_the_limit_is_what_smooth_lenses_stay_below(here, network):
+    """Of the four smooth lenses that it was taken from, the highest median, nearly (the 99% quantile)."""
+    smooth = np.stack([np.load(path) for path in sorted(Path("images_f/val/no").glob("*.npy"))])
+    medians = network.infer(smooth)["sphere"]["log_mass_near_ring"].quantile(0.5)
+    assert network.inference.limit == pytest.approx(np.quantile(medians, 0.99), abs=1e-4)
 
 
 def test_images_whose_truth_is_not_known_are_refused_before_training(here, capsys):
