@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from darklens import machine
-from darklens.analysis import report
+from darklens.analysis import inference, report
 from darklens.classifier import calibrate, saved
 from darklens.classifier.saved import load_model, save_model
 from darklens.commands import flags
@@ -82,7 +82,7 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
         run = _trainer(settings, recipe, folder, batches, classifier, log, ranks)
         run.on_epoch = board.epoch if board else None
         _fit(run, settings, log)
-        found = _finish(run, batches, log)
+        found = _finish(run, data, batches, log)
         if board:
             board.finish(found)
         if settings.demo:
@@ -115,6 +115,8 @@ def _open(settings: Namespace, recipe, lenses: Recipe | None, device, folder: Pa
     saved.check_savable(classifier)
     if begin:
         saved.start_from(classifier, begin)
+    if settings.infer:
+        inference.check_inferable(classifier, data)
     options = {"seed": settings.seed, "shift": recipe.shift, "workers": settings.num_workers}
     options["progress"] = not settings.quiet
     if not ranks.alone:
@@ -276,7 +278,7 @@ def _fit(run, settings: Namespace, log: Callable[[str], None]) -> None:
         raise
 
 
-def _finish(run, batches: dict, log: Callable[[str], None]) -> dict | None:
+def _finish(run, data, batches: dict, log: Callable[[str], None]) -> dict | None:
     """Report the best epoch: on val from the logits it had then, on a test split with one pass over it."""
     path = run.folder / "best-model-parameters.pt"
     best = load_model(path, run.train.device)
@@ -293,7 +295,12 @@ def _finish(run, batches: dict, log: Callable[[str], None]) -> dict | None:
         save_model(best, path)
     except ValueError as error:
         log(f"no novelty score: {error}")
-    found = report.write_report(run.folder, best, logits, split, report.details(best.record, run.timing()))
+    details = report.details(best.record, run.timing())
+    if best.record["arguments"].get("infer"):
+        best.inference = inference.train_inference(best, data, seed=best.record["seed"], quiet=run.quiet)
+        save_model(best, path)
+        details |= inference.coverage_details(best, data.root, split, run.folder, run.quiet)
+    found = report.write_report(run.folder, best, logits, split, details)
     log(report.table(found))
     log(f"results: {run.folder}")
     return found
