@@ -26,6 +26,7 @@ DEFAULTS = {
     "batch_size": None,
     "lr": None,
     "average": None,
+    "balance": False,
     "mode": "Train",
     "test_time": "",
     "weights": "",
@@ -56,7 +57,7 @@ NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoi
 # what a run repeats when it is started with --config
 REPEATED = (
     "data_dir simulate epoch_images weights sym_group N use_CNN arch head crop view recipe epochs batch_size lr "
-    "average seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
+    "average balance seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
 ).split()
 
 
@@ -204,6 +205,7 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
         metavar="DECAY",
         help="evaluate and keep an exponential moving average of the weights, with this decay, as 0.99 (0: none)",
     )
+    add("--balance", **switch, help="weight the loss so that all classes count the same, however many images (False)")
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add(
         "--conv",
@@ -316,6 +318,7 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
         ("epoch_images" in given and not settings.simulate, "--epoch_images goes with --simulate"),
         (settings.demo and mode != "Train", f"--demo trains a network: not with --mode {mode}"),
         (settings.export and mode != "Test", "--export goes with --mode Test"),
+        ("balance" in given and mode != "Train", "--balance goes with training"),
         (settings.compile and settings.deterministic_ranks, "--deterministic_ranks: not with --compile"),
         (settings.explain and mode != "Test", "--explain goes with --mode Test"),
         ("output" in given and mode != "Predict", "--output goes with --mode Predict"),
