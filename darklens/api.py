@@ -74,6 +74,6 @@ def train(data_dir: str | Path, **settings: object) -> Path:
     settings: flags without their dashes, `darklens.train("images_f", arch="compact", epochs=5)`. Raises UsageError
     for flags that cannot be, DataError for bad images, TrainingError where training cannot go on.
     """
-    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir} | settings).items()]
+    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir, "mode": "Train"} | settings).items()]
     parsed, given, _ = flags.parse("", words)
     return training.run_training(parsed, given)

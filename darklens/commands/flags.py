@@ -27,6 +27,7 @@ DEFAULTS = {
     "batch_size": None,
     "lr": None,
     "average": None,
+    "balance": False,
     "mode": "Train",
     "test_time": "",
     "weights": "",
@@ -59,7 +60,7 @@ NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoi
 # what a run repeats when it is started with --config
 REPEATED = (
     "data_dir simulate epoch_images weights sym_group N use_CNN arch head crop view recipe epochs batch_size lr "
-    "average infer seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
+    "average balance infer seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
 ).split()
 
 
@@ -207,6 +208,7 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
         metavar="DECAY",
         help="evaluate and keep an exponential moving average of the weights, with this decay, as 0.99 (0: none)",
     )
+    add("--balance", **switch, help="weight the loss so that all classes count the same, however many images (False)")
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add(
         "--conv",
@@ -326,6 +328,7 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
         (settings.infer and mode != "Train", f"--infer goes with --mode Train: not with --mode {mode}"),
         (settings.infer and bool(settings.simulate), "--infer: not with --simulate, whose lenses are not kept"),
         (settings.export and mode != "Test", "--export goes with --mode Test"),
+        ("balance" in given and mode != "Train", "--balance goes with training"),
         (settings.compile and settings.deterministic_ranks, "--deterministic_ranks: not with --compile"),
         (settings.explain and mode != "Test", "--explain goes with --mode Test"),
         *survey_flags.contradictions(settings, given),
