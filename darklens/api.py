@@ -1,6 +1,6 @@
 """The functions of `import darklens`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ from darklens.classifier.saved import find_weights, load_model
 from darklens.commands import flags
 from darklens.commands import train as training
 from darklens.lenses import render
-from darklens.lenses.fit import Fit, SmoothModel, fit_many
+from darklens.lenses.fit import DetectionMap, Fit, SmoothModel, fit_many
+from darklens.lenses.fit import detect as detection
+from darklens.lenses.fit.detect import MASSES
 from darklens.lenses.recipes import load_recipe
 from darklens.metrics.posterior import Posterior
 
@@ -44,6 +46,18 @@ def fit(images: np.ndarray, **model: object) -> Fit:
     return fit_many(images, SmoothModel(**model))
 
 
+def detect(
+    found: Fit, masses: Sequence[float] = MASSES, positions: np.ndarray | None = None, **settings: object
+) -> DetectionMap:
+    """Where one subhalo of each mass (Msun) would be seen in each of the fits, and where the residual asks for one.
+
+    positions: (G, 2) arcsec from the image's centre, y up; None: a grid. settings: `total_mass` within the Einstein
+    radius (1e12 Msun), `profile` ("point" or "sis"), `device`. The result has `positions`, `expected` (n, M, G) delta
+    chi-square, `observed` (n, M, G) standard deviations. Raises ValueError for what doesn't fit. docs/where.md.
+    """
+    return detection(found, masses, positions, **settings)
+
+
 def population(posterior: Posterior, model: str, class_name: str = "sphere", **grids: object) -> Population:
     """What the lenses of a posterior, `net.infer(images)["sphere"]["log_mass_fraction"]`, say of their population.
 
@@ -60,6 +74,6 @@ def train(data_dir: str | Path, **settings: object) -> Path:
     settings: flags without their dashes, `darklens.train("images_f", arch="compact", epochs=5)`. Raises UsageError
     for flags that cannot be, DataError for bad images, TrainingError where training cannot go on.
     """
-    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir} | settings).items()]
+    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir, "mode": "Train"} | settings).items()]
     parsed, given, _ = flags.parse("", words)
     return training.run_training(parsed, given)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from darklens.commands import survey_flags
 from darklens.errors import UsageError
 
 DEFAULTS = {
@@ -26,6 +27,7 @@ DEFAULTS = {
     "batch_size": None,
     "lr": None,
     "average": None,
+    "balance": False,
     "mode": "Train",
     "test_time": "",
     "weights": "",
@@ -33,6 +35,7 @@ DEFAULTS = {
     "results_dir": ".",
     "runs": [],
     "output": "predictions.csv",
+    **survey_flags.DEFAULTS,
     "list": False,
     "infer": False,
     "explain": False,
@@ -57,7 +60,7 @@ NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoi
 # what a run repeats when it is started with --config
 REPEATED = (
     "data_dir simulate epoch_images weights sym_group N use_CNN arch head crop view recipe epochs batch_size lr "
-    "average infer seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
+    "average balance infer seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
 ).split()
 
 
@@ -205,6 +208,7 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
         metavar="DECAY",
         help="evaluate and keep an exponential moving average of the weights, with this decay, as 0.99 (0: none)",
     )
+    add("--balance", **switch, help="weight the loss so that all classes count the same, however many images (False)")
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add(
         "--conv",
@@ -234,9 +238,10 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
     add("--explain", **switch, help="with Test: also show which pixels decide, on some of the images (False)")
-    add("--output", type=os.path.expanduser, metavar="FILE", help="with Predict: the table to write (predictions.csv)")
     add("--list", **switch, help="show the runs that there are (False)")
     add("--results_dir", type=os.path.expanduser, metavar="DIR", help="where runs are kept (the current folder)")
+
+    survey_flags.add_flags(parser, switch)
 
     add = parser.add_argument_group("machine").add_argument
     add("--use_cuda", **switch, help="use a GPU if there is one (True)")
@@ -323,9 +328,10 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
         (settings.infer and mode != "Train", f"--infer goes with --mode Train: not with --mode {mode}"),
         (settings.infer and bool(settings.simulate), "--infer: not with --simulate, whose lenses are not kept"),
         (settings.export and mode != "Test", "--export goes with --mode Test"),
+        ("balance" in given and mode != "Train", "--balance goes with training"),
         (settings.compile and settings.deterministic_ranks, "--deterministic_ranks: not with --compile"),
         (settings.explain and mode != "Test", "--explain goes with --mode Test"),
-        ("output" in given and mode != "Predict", "--output goes with --mode Predict"),
+        *survey_flags.contradictions(settings, given),
         (mode == "Predict" and "data_dir" not in given, "--mode Predict needs --data_dir FOLDER, the images"),
         (mode == "Compare" and len(settings.runs) < 2, "--mode Compare needs two or more runs: timestamps or folders"),
         (mode != "Compare" and bool(settings.runs), f"unrecognized arguments: {' '.join(settings.runs)}"),

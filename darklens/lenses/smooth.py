@@ -11,8 +11,9 @@ WINDOW = 105  # pixels on a side, or what the image has
 def smooth_model(recipe: Recipe) -> SmoothModel:
     """The smooth lens of a recipe: its pixels, PSF and source, each by the middle of its prior.
 
-    Ellipticity is free, the Sersic index where the recipe varies it or has stamps, the centre where it scatters it;
-    what [robust] varies is what a fit doesn't know. The halo is a sphere and there is no lens light: see `is_smooth`.
+    Ellipticity is free, the Sersic index where the recipe varies it or has stamps, the centre where it scatters it,
+    the width of a Gaussian PSF where it varies it; what [robust] varies is what a fit doesn't know. The halo is a
+    sphere and there is no lens light: see `is_smooth`.
     Raises ValueError or OSError where the PSF's file can't be used.
     """
     image, source = recipe.image, recipe.source
@@ -43,7 +44,8 @@ def _psf(recipe: Recipe) -> dict:
     if psf.kind == "none":
         return {"psf_sigma": 0.0}
     if psf.kind == "gaussian":
-        return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_truncate": psf.truncate}
+        free = not psf.fwhm.is_fixed
+        return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_truncate": psf.truncate, "free_psf": free}
     if psf.kind == "file":
         kernel = load_kernel(psf.file)
     else:

@@ -22,7 +22,8 @@ def test_models_f_and_j_are_the_default(recipe):
 
 def test_what_recipes_vary_is_free():
     wide, euclid, hst = (smooth_model(RECIPES[name]) for name in ("wide", "euclid", "hst"))
-    assert wide.free_index and wide.free_centre and wide.sersic_index == 1.75 and is_smooth(RECIPES["wide"])
+    assert wide.free_index and wide.free_centre and wide.free_psf and not hst.free_psf
+    assert wide.sersic_index == 1.75 and is_smooth(RECIPES["wide"])
     assert euclid.pixel_scale == 0.1 and euclid.window == 99 and not is_smooth(RECIPES["euclid"])
     assert np.allclose(hst.psf_kernel, moffat_kernel(0.15 / 0.08, 2.5))
     assert not is_smooth(RECIPES["i"]) and smooth_model(edited(F, psf={"kind": "none", "fwhm": "none"})).psf_sigma == 0

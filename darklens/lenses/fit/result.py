@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from darklens.lenses.fit.model import NAMES, SmoothModel
+from darklens.lenses.psf import FWHM
 
 CONSTANT, NO_LENS, NOT_CONVERGED, AT_BOUND, POOR = (
     "nothing to fit",
@@ -21,7 +22,7 @@ class Fit:
     """B fits of P free parameters in windows of S x S pixels; float64 arrays, images in float32."""
 
     model: SmoothModel
-    parameters: np.ndarray  # (B, 11) in the order of `model.NAMES`: what isn't free has its held value
+    parameters: np.ndarray  # (B, 12) in the order of `model.NAMES`: what isn't free has its held value
     covariance: np.ndarray  # (B, P, P) of the free ones, `model.names`; marginalised over amplitude and sky
     amplitude: np.ndarray  # (B,) source light at its effective radius, in the image's units a pixel
     sky: np.ndarray  # (B,) in the image's units a pixel
@@ -37,6 +38,11 @@ class Fit:
 
     def __len__(self) -> int:
         return len(self.parameters)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "Fit":
+        """The fits in some rows."""
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+        return Fit(self.model, **{name: values[rows] for name, values in arrays.items()})
 
     @property
     def good(self) -> np.ndarray:
@@ -73,6 +79,9 @@ class Fit:
             columns["sersic_index"] = (index, index * deviations[8])
         if self.model.free_centre:
             columns |= {"centre_x": (p[9], deviations[9]), "centre_y": (p[10], deviations[10])}
+        if self.model.free_psf:
+            fwhm = FWHM * self.model.psf_sigma * np.exp(p[11])
+            columns["psf_fwhm"] = (fwhm, fwhm * deviations[11])
         table = {}
         for name, (value, deviation) in columns.items():
             table |= {name: value, f"{name}_sd": deviation}

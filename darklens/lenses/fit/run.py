@@ -10,6 +10,7 @@ from torch import Tensor
 
 from darklens.lenses.fit import noise as noises
 from darklens.lenses.fit import result as results
+from darklens.lenses.fit import score as scores
 from darklens.lenses.fit import start as starts
 from darklens.lenses.fit.model import NAMES, SmoothModel
 from darklens.lenses.fit.renderer import renderer
@@ -63,7 +64,7 @@ def fit(
         mask = torch.as_tensor(mask, device=device).expand(images.shape)
     batch = batch or (16 if device.type == "cpu" else 512)
     fits = []
-    with _plain_arithmetic(device):
+    with plain_arithmetic(device):
         for i in range(0, max(len(images), 1), batch):
             rows = slice(i, i + batch)
             part = [value if value is None or isinstance(value, str) else value[rows] for value in (start, noise, mask)]
@@ -74,7 +75,7 @@ def fit(
 
 
 @contextlib.contextmanager
-def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+def plain_arithmetic(device: torch.device) -> Iterator[None]:
     """One thread on a CPU (small matrices; cores are for processes), no TF32 on a GPU."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if device.type == "cpu":
@@ -169,7 +170,7 @@ class _Job:
         return data, problem, self._solver(data.shape[-1], b)
 
     def _coarse(self, variance: Tensor) -> Tensor:
-        """Starts (B, 11), given or from the moments of the binned images, improved on these."""
+        """Starts (B, 12), given or from the moments of the binned images, improved on these."""
         data, problem, solver = self._binned(variance)
         if self.start is not None:
             q = self._given()
@@ -185,7 +186,7 @@ class _Job:
         for row in rows.nonzero():
             data, problem, solver = self._binned(variance, row)
             q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
-            q = starts.grid(q, self.model)[0]  # (G, 11)
+            q = starts.grid(q, self.model)[0]  # (G, 12)
             many = Problem(problem.data.expand(len(q), -1), problem.weight.expand(len(q), -1))
             tried = solver.minimise(solver.evaluate(q, many), many, RETRY_STEPS, 1.0)
             best = tried[tried.chi2.argsort()[:KEEP]]
@@ -241,6 +242,7 @@ class _Job:
         }
         arrays |= {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
         flag = self._flags(state, q, arrays["chi_square"], (gain > FAINT) & (a > 0))
+        flag = np.where(flag == "", scores.doubts(self.fine, q, self._problem(variance), chi2 - pixels), flag)
         return Fit(self.model, flag=flag, **{name: value.cpu().numpy() for name, value in arrays.items()})
 
     def _flags(self, state: State, q: Tensor, chi_square: Tensor, seen: Tensor) -> np.ndarray:
