@@ -264,7 +264,9 @@ def test_each_images_psf_is_its_own():
     images, _, found = wide()
     assert np.abs(fit(images[5:8], found.model, batch=1).residual - found.residual[5:8]).max() <= 2e-3
     turned = fit(np.rot90(images[:4], 1, (1, 2)), found.model)
-    assert np.abs(turned.residual - np.rot90(found.residual[:4], 1, (1, 2))).max() <= 1e-2  # within the tolerance of a fit
+    assert (
+        np.abs(turned.residual - np.rot90(found.residual[:4], 1, (1, 2))).max() <= 1e-2
+    )  # within the tolerance of a fit
     assert np.abs(turned.parameters[:, 11] - found.parameters[:4, 11]).max() <= 1e-3
 
 

@@ -35,11 +35,11 @@ def test_image_equals_the_simulators(name):
 
 
 def test_derivatives_equal_autograd():
-    model = SmoothModel(window=30, free_index=True, free_centre=True, free_psf=True)
+    model = SmoothModel(window=30, free_index=True, free_centre=True, free_psf=True, free_halo=True)
     renderer = Renderer(model, 30, 1, CPU, F64)
-    q = torch.tensor([0.6, 0.1, -0.05, 0.1, 0.2, -0.9, 0.3, -0.2, 0.3, 0.03, -0.02, 0.2], dtype=F64)
+    q = torch.tensor([0.6, 0.1, -0.05, 0.1, 0.2, -0.9, 0.3, -0.2, 0.3, 0.03, -0.02, 0.2, 0.1, -0.3], dtype=F64)
     for e in ((0.3, -0.2), (0.0, 0.0), (1e-3, 0.0)):
-        q[6:8] = torch.tensor(e)
+        q[6:8] = q[12:] = torch.tensor(e)
         columns = renderer.columns(q[None])[0].flatten(1)
         expected = torch.func.jacfwd(lambda p: renderer.light(p[None])[0])(q)
         assert torch.allclose(columns[0], renderer.light(q[None])[0], atol=1e-12)

@@ -27,7 +27,7 @@ def camera(model=None):
 
 
 def parameters():
-    return torch.tensor([[0.6, 0.1, -0.05, 0.1, 0.2, -0.9, 0.3, -0.2, 0.3, 0.0, 0.0, 0.0]], dtype=F64)
+    return torch.tensor([[0.6, 0.1, -0.05, 0.1, 0.2, -0.9, 0.3, -0.2, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0]], dtype=F64)
 
 
 def lensed(name, reason, class_name="no", count=6):

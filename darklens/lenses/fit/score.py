@@ -18,12 +18,15 @@ References: Rao 1948, Math. Proc. Cambridge Phil. Soc. 44, 50; Kormann, Schneide
 (isothermal ellipsoids).
 """
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from darklens.lenses.fit import halo
+from darklens.lenses.fit.model import SmoothModel
 from darklens.lenses.fit.renderer import Renderer
 from darklens.lenses.fit.solver import RIDGE, Problem, Solver, solve
 
@@ -38,29 +41,21 @@ QUIET = 2.0  # standard deviations of chi-square: an excess of no more needs no 
 def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """How x and y of the deflection change with each parameter that is held, per arcsec of the Einstein radius.
 
-    (n,) each for the camera's n rays, or (B, n) where the model has a free centre, in q (B, 12). "halo_1", "halo_2":
-    the halo's ellipticity; "centre_x", "centre_y" (arcsec), unless they are free.
+    (n,) each for the camera's n rays, or (B, n) where centre or halo are free, in q (B, 14). "halo_1", "halo_2": the
+    halo's ellipticity; "centre_x", "centre_y" (arcsec): those of them that aren't free.
     """
-    x, y, free = camera.x, camera.y, camera.model.free_centre
-    if free:
-        x, y = x - q[:, 9:10].to(x.dtype), y - q[:, 10:11].to(x.dtype)
-    inverse = (x * x + y * y + 1e-20).rsqrt()
-    cos, sin = x * inverse, y * inverse
-    cos2, sin2 = (cos * cos - sin * sin) / 6, sin * cos / 3  # cos 2phi / 6, sin 2phi / 6
-    found = {
-        "halo_1": (-cos2 * cos - 2 * sin2 * sin, 2 * sin2 * cos - cos2 * sin),
-        "halo_2": (2 * cos2 * sin - sin2 * cos, -sin2 * sin - 2 * cos2 * cos),
-    }
-    if not free:
-        found |= {
-            "centre_x": (-sin * sin * inverse, sin * cos * inverse),
-            "centre_y": (sin * cos * inverse, -cos * cos * inverse),
-        }
-    return found
+    model, zero = camera.model, torch.zeros_like(camera.x[:1])
+    if model.free_centre or model.free_halo:
+        found = halo.bends(*camera.about(q), *camera.ellipticity(q))
+    else:
+        found = halo.bends(camera.x, camera.y, zero, zero)
+    free = {"centre_x": model.free_centre, "centre_y": model.free_centre}
+    free |= {"halo_1": model.free_halo, "halo_2": model.free_halo}
+    return {name: bend for name, bend in found.items() if not free[name]}
 
 
 def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The test at the minimum q (B, 12) of a fit.
+    """The test at the minimum q (B, 14) of a fit.
 
     Returns by how much chi-square would fall for each of DOUBTS that the model holds, (B,) by reason, and what the step
     with all of them free finds for each parameter, (B,) by name.
@@ -89,6 +84,16 @@ def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> np.nd
     for reason, gain in reversed(gains.items()):
         said[rows[gain > DOUBTS[reason][1] * excess[rows]].cpu().numpy()] = reason
     return said
+
+
+def freed(model: SmoothModel) -> dict[str, SmoothModel]:
+    """The model with what is in doubt set free, by the reason."""
+
+    def free(names: Iterable[str]) -> SmoothModel:
+        centre, shape = model.free_centre or "centre_x" in names, model.free_halo or "halo_1" in names
+        return dataclasses.replace(model, free_centre=centre, free_halo=shape)
+
+    return {reason: free(names) for reason, (names, _) in DOUBTS.items()}
 
 
 def _newton(curvature: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
