@@ -1,6 +1,6 @@
 """The functions of `import darklens`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,9 @@ from darklens.classifier.saved import find_weights, load_model
 from darklens.commands import flags
 from darklens.commands import train as training
 from darklens.lenses import render
-from darklens.lenses.fit import Fit, SmoothModel, fit_many
+from darklens.lenses.fit import DetectionMap, Fit, SmoothModel, fit_many
+from darklens.lenses.fit import detect as detection
+from darklens.lenses.fit.detect import MASSES
 from darklens.lenses.recipes import load_recipe
 
 
@@ -39,6 +41,18 @@ def fit(images: np.ndarray, **model: object) -> Fit:
     standard deviations of the noise, `image`, `flag`. Raises ValueError for images that aren't square.
     """
     return fit_many(images, SmoothModel(**model))
+
+
+def detect(
+    found: Fit, masses: Sequence[float] = MASSES, positions: np.ndarray | None = None, **settings: object
+) -> DetectionMap:
+    """Where one subhalo of each mass (Msun) would be seen in each of the fits, and where the residual asks for one.
+
+    positions: (G, 2) arcsec from the image's centre, y up; None: a grid. settings: `total_mass` within the Einstein
+    radius (1e12 Msun), `profile` ("point" or "sis"), `device`. The result has `positions`, `expected` (n, M, G) delta
+    chi-square, `observed` (n, M, G) standard deviations. Raises ValueError for what doesn't fit. docs/where.md.
+    """
+    return detection(found, masses, positions, **settings)
 
 
 def train(data_dir: str | Path, **settings: object) -> Path:

@@ -5,6 +5,7 @@ probabilities = classifier.predict(images)      # images: (n, H, W), counts or a
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from darklens.data.arrays import Images, prepare
 from darklens.data.transforms import Preprocess
 from darklens.machine import autocast
 from darklens.networks.equivariant import Equivariant_Network
+
+PUBLISHED_SCALE = 0.05  # arcsec a pixel of Models F and J, which the original's networks were trained on
 
 
 @dataclass
@@ -43,6 +46,14 @@ class Classifier:
     def channels(self) -> int:
         """Channels of the images that it takes; its network may see others of them."""
         return self.network.config["channels"] if self.preprocess.view == "image" else 1
+
+    @property
+    def pixel_scale(self) -> float | None:
+        """Arcsec a pixel of the images that it was trained on; None where that isn't known."""
+        if self.preprocess.lens is not None or self.preprocess.stretch == "original":
+            return self.preprocess.lens.pixel_scale if self.preprocess.lens else PUBLISHED_SCALE
+        scale = ((self.record.get("lenses") or {}).get("image") or {}).get("pixel_scale")
+        return scale if isinstance(scale, float) and 0 < scale < math.inf else None
 
     def predict(self, images: Images, batch_size: int = 64, precision: str = "fp32") -> np.ndarray:
         """Class probabilities (n, K) of raw images, each axis cropped about its own centre.

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from darklens.commands import survey_flags
 from darklens.errors import UsageError
 
 DEFAULTS = {
@@ -33,6 +34,7 @@ DEFAULTS = {
     "results_dir": ".",
     "runs": [],
     "output": "predictions.csv",
+    **survey_flags.DEFAULTS,
     "list": False,
     "explain": False,
     "tensorboard": False,
@@ -232,9 +234,10 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
     add("--explain", **switch, help="with Test: also show which pixels decide, on some of the images (False)")
-    add("--output", type=os.path.expanduser, metavar="FILE", help="with Predict: the table to write (predictions.csv)")
     add("--list", **switch, help="show the runs that there are (False)")
     add("--results_dir", type=os.path.expanduser, metavar="DIR", help="where runs are kept (the current folder)")
+
+    survey_flags.add_flags(parser, switch)
 
     add = parser.add_argument_group("machine").add_argument
     add("--use_cuda", **switch, help="use a GPU if there is one (True)")
@@ -318,7 +321,7 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
         (settings.export and mode != "Test", "--export goes with --mode Test"),
         (settings.compile and settings.deterministic_ranks, "--deterministic_ranks: not with --compile"),
         (settings.explain and mode != "Test", "--explain goes with --mode Test"),
-        ("output" in given and mode != "Predict", "--output goes with --mode Predict"),
+        *survey_flags.contradictions(settings, given),
         (mode == "Predict" and "data_dir" not in given, "--mode Predict needs --data_dir FOLDER, the images"),
         (mode == "Compare" and len(settings.runs) < 2, "--mode Compare needs two or more runs: timestamps or folders"),
         (mode != "Compare" and bool(settings.runs), f"unrecognized arguments: {' '.join(settings.runs)}"),

@@ -131,6 +131,7 @@ def test_training_goes_on_from_weights_that_see_residuals(here):
 def test_explain_draws_the_fits(here):
     assert main("--mode Test --test_time latest --explain --precision fp32".split()) == 0
     assert (finished(here) / "fits.png").stat().st_size > 10_000
+    assert (finished(here) / "detection.png").stat().st_size > 10_000
 
 
 def test_trained_networks_know_their_view(here):

@@ -70,9 +70,11 @@ class Renderer:
         self.x, self.y, self.cos, self.sin = to(x), to(y), to(x / r), to(y / r)
         self.basis = torch.stack((self.x, self.y, self.cos, self.sin, torch.ones_like(self.x)))  # (5, s^2 h^2)
 
-    def light(self, q: Tensor) -> Tensor:
-        """q (B, 14) -> (B, size^2)."""
+    def light(self, q: Tensor, bend: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """q (B, 14) -> (B, size^2); bend: what else deflects the rays `x`, `y`, (B, s^2 h^2) arcsec each."""
         u, v, _, _ = self._rays(q)
+        if bend is not None:
+            u, v = u - bend[0], v - bend[1]
         _, _, light = self._profile(q, (u * u, u * v, v * v), self._shapes(q)[0])
         return self._psf(self._pixels(light)[:, :, None], q)[:, :, 0].flatten(1)
 

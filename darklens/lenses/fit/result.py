@@ -39,6 +39,11 @@ class Fit:
     def __len__(self) -> int:
         return len(self.parameters)
 
+    def __getitem__(self, rows: slice | np.ndarray) -> "Fit":
+        """The fits in some rows."""
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+        return Fit(self.model, **{name: values[rows] for name, values in arrays.items()})
+
     @property
     def good(self) -> np.ndarray:
         """(B,) bool: fits without a flag."""

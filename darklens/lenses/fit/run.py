@@ -64,7 +64,7 @@ def fit(
         mask = torch.as_tensor(mask, device=device).expand(images.shape)
     batch = batch or (16 if device.type == "cpu" else 512)
     fits = []
-    with _plain_arithmetic(device):
+    with plain_arithmetic(device):
         for i in range(0, max(len(images), 1), batch):
             rows = slice(i, i + batch)
             part = [value if value is None or isinstance(value, str) else value[rows] for value in (start, noise, mask)]
@@ -75,7 +75,7 @@ def fit(
 
 
 @contextlib.contextmanager
-def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+def plain_arithmetic(device: torch.device) -> Iterator[None]:
     """One thread on a CPU (small matrices; cores are for processes), no TF32 on a GPU."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if device.type == "cpu":

@@ -11,8 +11,8 @@ Gauss-Newton step says by how much chi-square would fall: Rao's score test, the 
 
 Substructure is imitated in part: a vortex pulls the centre to its side. What remains tells them apart: an offset alone
 explains the residual down to the noise, a vortex is more than an offset. So a lens is doubted where the parameters set
-free explain most of what chi-square exceeds its expectation by, as DOUBTS says: shares that few of the lenses of Models
-F and J reach which are round, in their place, and have substructure (docs/residual.md has how many).
+free explain most of what chi-square exceeds its expectation by, as DOUBTS says: shares that few lenses with
+substructure reach whose centre and halo are as held (docs/residual.md has how many, in Models F and J).
 
 References: Rao 1948, Math. Proc. Cambridge Phil. Soc. 44, 50; Kormann, Schneider & Bartelmann 1994, A&A 284, 285
 (isothermal ellipsoids).
@@ -35,7 +35,7 @@ DOUBTS = {  # reason: which are set free, and the share of the excess that they 
     "its halo may be elliptical": (("halo_1", "halo_2"), 0.55),
     "its centre and shape may be off": (("centre_x", "centre_y", "halo_1", "halo_2"), 0.85),
 }
-QUIET = 2.0  # standard deviations of chi-square: an excess of no more needs no explanation
+LEAST = 2.5  # standard deviations of chi-square: what a smaller excess counts as, lest noise make it up
 
 
 def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -77,12 +77,13 @@ def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor
 
 def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> np.ndarray:
     """(B,) str: which of DOUBTS explains its share of `excess`, chi-square less the number of pixels (B,); "": none."""
-    pixels = (problem.weight > 0).sum(1)
-    rows = (excess > QUIET * (2 * pixels).sqrt()).nonzero()[:, 0]
+    rows = (excess > 0).nonzero()[:, 0]
     said = np.full(len(q), "", dtype=f"<U{max(map(len, DOUBTS))}")
     gains = score(solver, q[rows], problem[rows])[0] if len(rows) else {}
+    least = LEAST * (2 * (problem.weight > 0).sum(1)).sqrt()
     for reason, gain in reversed(gains.items()):
-        said[rows[gain > DOUBTS[reason][1] * excess[rows]].cpu().numpy()] = reason
+        enough = gain > DOUBTS[reason][1] * torch.maximum(excess, least)[rows]
+        said[rows[enough].cpu().numpy()] = reason
     return said
 
 
