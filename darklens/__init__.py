@@ -14,7 +14,7 @@ Everything is described in docs/api.md.
 
 from darklens.version import __version__
 
-__all__ = ["__version__", "detect", "fit", "load", "simulate", "train"]
+__all__ = ["__version__", "detect", "fit", "load", "population", "simulate", "train"]
 
 
 def __getattr__(name: str) -> object:

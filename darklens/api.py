@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from darklens.analysis import population as populations
+from darklens.analysis.population import Population
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import find_weights, load_model
 from darklens.commands import flags
@@ -14,6 +16,7 @@ from darklens.lenses.fit import DetectionMap, Fit, SmoothModel, fit_many
 from darklens.lenses.fit import detect as detection
 from darklens.lenses.fit.detect import MASSES
 from darklens.lenses.recipes import load_recipe
+from darklens.metrics.posterior import Posterior
 
 
 def load(name: str | Path, device: str = "cpu") -> Classifier:
@@ -55,12 +58,22 @@ def detect(
     return detection(found, masses, positions, **settings)
 
 
+def population(posterior: Posterior, model: str, class_name: str = "sphere", **grids: object) -> Population:
+    """What the lenses of a posterior, `net.infer(images)["sphere"]["log_mass_fraction"]`, say of their population.
+
+    model: "f", "j" or another recipe, whose class has the subhalos' limits of mass, and their slope unless it is to be
+    found. grids: log_mean_fractions, of the mean mass fraction's log10, and slopes, of dN/dm. The result has
+    `interval("log_mean_fraction")`: 16%, 50%, 84%. Raises RecipeError for a recipe that has no such subhalos.
+    """
+    return populations.population(posterior, load_recipe(model), class_name, **grids)
+
+
 def train(data_dir: str | Path, **settings: object) -> Path:
     """Train a network as the program does with flags of these names; the run's folder.
 
     settings: flags without their dashes, `darklens.train("images_f", arch="compact", epochs=5)`. Raises UsageError
     for flags that cannot be, DataError for bad images, TrainingError where training cannot go on.
     """
-    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir} | settings).items()]
+    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir, "mode": "Train"} | settings).items()]
     parsed, given, _ = flags.parse("", words)
     return training.run_training(parsed, given)

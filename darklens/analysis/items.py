@@ -42,7 +42,7 @@ class Item:
     """One image: what the network sees of it (C, S, S), or None and the reason why it was rejected.
 
     lens: the table of its smooth lens, where the network sees residuals. figures: class, probabilities, calibrated
-    ones and novelty, as text, and features (D,), once the network has seen the image.
+    ones and novelty, as text, features (D,) and dark_matter: what its posterior says, once the network has seen it.
     """
 
     entry: Entry
@@ -55,6 +55,7 @@ class Item:
     lens: dict[str, float] = field(default_factory=dict)
     figures: list[str] = field(default_factory=list)
     features: np.ndarray | None = None
+    dark_matter: list[float] = field(default_factory=list)
 
 
 class Lens(NamedTuple):
