@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from darklens.lenses import physics
-from darklens.lenses.fit import SmoothModel
+from darklens.lenses import physics, profiles
+from darklens.lenses.fit import SmoothModel, halo
 from darklens.lenses.fit.model import NAMES, gaussian_kernel, separable
 from darklens.lenses.fit.renderer import Renderer, shape_matrices
 from darklens.lenses.fit.window import middle
@@ -46,6 +46,18 @@ def test_derivatives_equal_autograd():
         assert columns.shape == (1 + len(NAMES), 900)
         scale = expected.abs().amax(0)
         assert ((columns[1:].T - expected).abs() / scale).max() <= 1e-8
+
+
+@pytest.mark.parametrize("axis_ratio", [1.0, 0.99, 0.8, 0.6])
+def test_halo_is_the_isothermal_ellipsoid(axis_ratio):
+    """Against `profiles.sie`, which is tested against lenstronomy."""
+    (x, y), angle, eta = torch.randn(2, 1, 500, dtype=F64), torch.tensor(0.7, dtype=F64), -math.log(axis_ratio)
+    h1, h2 = (torch.tensor([[eta * f(1.4)]], dtype=F64) for f in (math.cos, math.sin))
+    one = torch.ones((), dtype=F64)
+    for ours, theirs in zip(
+        halo.deflection(x, y, h1, h2), profiles.sie(x, y, one, one * axis_ratio, angle), strict=True
+    ):
+        assert (ours - theirs).abs().max() <= (1e-8 if axis_ratio > 0.9 else 1e-9)
 
 
 def test_ellipticity_is_the_axis_ratio_of_the_physics():

@@ -63,7 +63,7 @@ class SmoothModel:
     free_centre: bool = False
     free_psf: bool = False  # the width of a Gaussian one
     free_halo: bool = False  # its axis ratio and angle
-    free_doubted: bool = False  # fit again, centre or halo free, where `score` says that this explains the residual
+    free_doubted: bool = False  # fit again, centre or halo free, where `score` says that it is that
 
     def __post_init__(self) -> None:
         if self.pixel_scale <= 0 or self.window < 8 or self.supersample < 1:

@@ -96,13 +96,14 @@ def _whole(
     mask: Tensor | None,
     dtype: torch.dtype,
 ) -> Fit:
-    """The fit of one batch; with `free_doubted` those whose centre or halo is in doubt once more, these free.
+    """The fit of one batch; with `free_doubted` those whose centre or halo is in grave doubt once more, these free.
 
     Such a fit keeps its flag. It has the covariance of the parameters that `model` frees, marginalised over the others.
     """
-    found = _Job(images, model, start, noise, mask, dtype).run()
+    job = _Job(images, model, start, noise, mask, dtype)
+    found = job.run()
     for reason, freed in scores.freed(model).items() if model.free_doubted else ():
-        rows = np.flatnonzero(found.flag == reason)
+        rows = np.flatnonzero((found.flag == reason) & job.sure)
         if len(rows) == 0:
             continue
         given = [value[rows] if isinstance(value, Tensor) else value for value in (noise, mask)]
@@ -266,7 +267,8 @@ class _Job:
         }
         arrays |= {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
         flag = self._flags(state, q, arrays["chi_square"], (gain > FAINT) & (a > 0))
-        flag = np.where(flag == "", scores.doubts(self.fine, q, self._problem(variance), chi2 - pixels), flag)
+        doubt, self.sure = scores.doubts(self.fine, q, self._problem(variance), chi2 - pixels)
+        flag = np.where(flag == "", doubt, flag)
         return Fit(self.model, flag=flag, **{name: value.cpu().numpy() for name, value in arrays.items()})
 
     def _flags(self, state: State, q: Tensor, chi_square: Tensor, seen: Tensor) -> np.ndarray:

@@ -30,10 +30,10 @@ from darklens.lenses.fit.model import SmoothModel
 from darklens.lenses.fit.renderer import Renderer
 from darklens.lenses.fit.solver import RIDGE, Problem, Solver, solve
 
-DOUBTS = {  # reason: which are set free, and the share of the excess that they must explain
-    "its centre may be off": (("centre_x", "centre_y"), 0.7),
-    "its halo may be elliptical": (("halo_1", "halo_2"), 0.55),
-    "its centre and shape may be off": (("centre_x", "centre_y", "halo_1", "halo_2"), 0.85),
+DOUBTS = {  # reason: which are held, what share of the excess they must explain for doubt, and to be set free
+    "its centre may be off": (("centre_x", "centre_y"), 0.7, 0.8),
+    "its halo may be elliptical": (("halo_1", "halo_2"), 0.55, 0.7),
+    "its centre and shape may be off": (("centre_x", "centre_y", "halo_1", "halo_2"), 0.85, 0.9),
 }
 LEAST = 2.5  # standard deviations of chi-square: what a smaller excess counts as, lest noise make it up
 
@@ -69,22 +69,25 @@ def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor
         return _newton(curvature[:, rows][:, :, rows], gradient[:, rows])
 
     least, all_steps = gain([])[0], gain(names)[1]
-    tested = {reason: wanted for reason, (wanted, _) in DOUBTS.items() if set(wanted) <= set(names)}
+    tested = {reason: wanted for reason, (wanted, *_) in DOUBTS.items() if set(wanted) <= set(names)}
     gains = {reason: gain(wanted)[0] - least for reason, wanted in tested.items()}
     steps = all_steps[:, free:] / q[:, :1]
     return gains, dict(zip(names, steps.unbind(1), strict=True))
 
 
-def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> np.ndarray:
-    """(B,) str: which of DOUBTS explains its share of `excess`, chi-square less the number of pixels (B,); "": none."""
+def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) str: which of DOUBTS explains its share of `excess`, chi-square less the number of pixels (B,), "": none.
+    And (B,) bool: enough of it to be set free."""
     rows = (excess > 0).nonzero()[:, 0]
     said = np.full(len(q), "", dtype=f"<U{max(map(len, DOUBTS))}")
+    sure = np.zeros(len(q), dtype=bool)
     gains = score(solver, q[rows], problem[rows])[0] if len(rows) else {}
     least = LEAST * (2 * (problem.weight > 0).sum(1)).sqrt()
     for reason, gain in reversed(gains.items()):
-        enough = gain > DOUBTS[reason][1] * torch.maximum(excess, least)[rows]
-        said[rows[enough].cpu().numpy()] = reason
-    return said
+        share = (gain / torch.maximum(excess, least)[rows]).cpu().numpy()
+        doubted = rows.cpu().numpy()[share > DOUBTS[reason][1]]
+        said[doubted], sure[doubted] = reason, share[share > DOUBTS[reason][1]] > DOUBTS[reason][2]
+    return said, sure
 
 
 def freed(model: SmoothModel) -> dict[str, SmoothModel]:
@@ -94,7 +97,7 @@ def freed(model: SmoothModel) -> dict[str, SmoothModel]:
         centre, shape = model.free_centre or "centre_x" in names, model.free_halo or "halo_1" in names
         return dataclasses.replace(model, free_centre=centre, free_halo=shape)
 
-    return {reason: free(names) for reason, (names, _) in DOUBTS.items()}
+    return {reason: free(names) for reason, (names, *_) in DOUBTS.items()}
 
 
 def _newton(curvature: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
