@@ -10,7 +10,7 @@ from torch import Tensor
 from darklens.classifier.inference import BINS, FINE, PosteriorHead
 from darklens.metrics.probabilities import fit_temperature
 
-EPOCHS, BATCH, RATE, DECAY = 10, 128, 2e-3, 1.0
+EPOCHS, BATCH, RATE, DECAY = 15, 128, 2e-3, 1.0
 KERNEL = 1.0  # bins: the truth counts as this wide, since neighbouring bins mean neighbouring values
 LEAST = 2 * BINS  # lenses of a class, with fewer there is nothing to learn
 
