@@ -56,6 +56,7 @@ DEFAULTS = {
 MODES = "Train", "Test", "Predict", "Compare", "Infer"
 DEMO = {"data_dir": "images_demo", "sym_group": "Dihyderal", "N": 4, "arch": "compact", "recipe": "fast", "epochs": 5}
 DEMO_IMAGES = {"train": 900, "val": 700}  # per class
+USUAL = "compact-wide"  # the network that Predict takes when none is named
 NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoint knows better
 # what a run repeats when it is started with --config
 REPEATED = (
@@ -228,12 +229,12 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     add = parser.add_argument_group("what to do").add_argument
     add("--mode", type=any_case(MODES), choices=MODES, help="what to do (Train, or Test if --test_time is given)")
     add("--infer", **switch, help="with Train: then learn how much dark matter there is, as --mode Infer does (False)")
-    add("--test_time", metavar="TIMESTAMP", help="the run to test or to predict with: timestamp, folder, or latest")
+    add("--test_time", metavar="TIMESTAMP", help="the run to test or predict with: timestamp, folder, or latest")
     add(
         "--weights",
         metavar="NAME",
-        help="instead of a run: a network that comes with the program, or a checkpoint's path; with --mode Train: the "
-        "weights to start from",
+        help="instead of a run: a network that comes with the program (with Predict: compact-wide), or a checkpoint's "
+        "path; with --mode Train: the weights to start from",
     )
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
@@ -292,6 +293,8 @@ def parse(
     settings.cuda_asked = given.get("use_cuda", False) or "cuda_idx" in given
     if named and "mode" not in given:
         settings.mode = "Test"
+    if settings.mode == "Predict" and not (settings.test_time or settings.weights):
+        settings.weights = USUAL
     for wrong, message in _contradictions(settings, given):
         if wrong:
             parser.error(message)
@@ -313,10 +316,7 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
         (not trained and "test_time" in given, "--test_time goes with --mode Test, Predict or Infer"),
         (mode == "Compare" and "weights" in given, "--weights: not with --mode Compare, which takes runs"),
         (weights and bool(settings.test_time), "--weights or --test_time, not both"),
-        (
-            weights and mode in ("Test", "Infer") and "data_dir" not in given,
-            "--weights needs --data_dir FOLDER, the images",
-        ),
+        (weights and mode in ("Test", "Infer") and "data_dir" not in given, "--weights needs --data_dir, the images"),
         (bool(settings.resume) and mode != "Train", f"--resume goes on with a training run: not with --mode {mode}"),
         (bool(settings.resume) and settings.demo, "--resume goes on with a training run: not with --demo"),
         (bool(settings.simulate) and mode != "Train", f"--simulate trains a network: not with --mode {mode}"),

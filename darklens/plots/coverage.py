@@ -47,7 +47,7 @@ def _draw_coverage(axis, one: dict) -> None:
     """Coverage minus what is claimed; the band is the binomial 95% of all lenses."""
     band = 1.96 * np.array([c["deviation"] for c in one["coverage"].values()])
     axis.fill_between(CLAIMED, -band, band, color=BAND, alpha=0.4, linewidth=0)
-    for (name, parts), colour in zip(one["slices"].items(), LINES, strict=True):
+    for (name, parts), colour in zip(one["slices"].items(), LINES, strict=False):
         for number, part in enumerate(parts):
             places = CLAIMED + 0.006 * (number - 1)
             axis.plot(places, _excess(part), "_v^"[number % 3], color=colour, markersize=5, alpha=0.8)

@@ -6,6 +6,7 @@ from scipy.stats import norm
 
 from darklens.metrics.coverage import calibration, coverage_report, sharpness, table
 from darklens.metrics.posterior import Posterior
+from darklens.plots.coverage import plot_coverage
 
 BINS, NOISE = 200, 0.5
 EDGES = norm.ppf(np.linspace(1e-6, 1 - 1e-6, BINS + 1))
@@ -68,3 +69,9 @@ def test_slices_have_all_lenses_once():
         assert sum(part["images"] for part in parts) == 301
         assert all(one["high"] <= two["low"] for one, two in zip(parts, parts[1:], strict=False))
     assert "nats" in table({"sphere": {"x": report}})
+
+
+def test_the_plot_takes_reports_with_and_without_slices(tmp_path):
+    posterior, truth, *_ = known(200)
+    reports = [coverage_report(posterior, truth, slices) for slices in ({}, {"size": truth**2, "more": truth})]
+    assert plot_coverage(tmp_path, {"sphere": dict(zip("ab", reports, strict=True))}).stat().st_size > 10_000
