@@ -27,7 +27,7 @@ def camera(model=None):
 
 
 def parameters():
-    return torch.tensor([[0.6, 0.1, -0.05, 0.1, 0.2, -0.9, 0.3, -0.2, 0.3, 0.0, 0.0, 0.0]], dtype=F64)
+    return torch.tensor([[0.6, 0.1, -0.05, 0.1, 0.2, -0.9, 0.3, -0.2, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0]], dtype=F64)
 
 
 def lensed(name, reason, class_name="no", count=6):
@@ -155,3 +155,20 @@ def test_flags_turn_with_the_image_and_its_unit():
 def test_what_is_free_is_not_doubted():
     images, _ = lensed("j", OFFSET)
     assert OFFSET in fit(images).flag and set(fit(images, SmoothModel(free_centre=True)).flag) == {""}
+
+
+@pytest.mark.parametrize("reason", CHANGES)
+def test_what_is_doubted_is_freed(reason):
+    images = np.concatenate([lensed("j", reason)[0], fit_data.images(fit_data.J, "no", 2)[0].astype(float)])
+    held, found = fit(images), fit(images, SmoothModel(free_doubted=True))
+    doubted = held.flag != ""
+    assert doubted.sum() >= 5 and (found.flag == held.flag).all()
+    assert held.chi_square[doubted].min() > 1.02 and (np.abs(found.chi_square - 1) < 0.06).sum() >= len(images) - 1
+    for name in ("residual", "parameters", "covariance", "chi_square"):
+        assert (getattr(found, name)[~doubted] == getattr(held, name)[~doubted]).all()
+    assert found.covariance.shape == held.covariance.shape and set(found.table()) == set(held.table())
+    for turned in (lambda x: np.rot90(x, 1, (-2, -1)), lambda x: x[..., ::-1]):
+        again = fit(turned(images), found.model)
+        assert np.abs(again.residual - turned(found.residual)).max() <= 1e-2 and (again.flag == found.flag).all()
+    unit = fit(images / 565 - 3, found.model)
+    assert np.abs(unit.residual - found.residual).max() <= 2e-3

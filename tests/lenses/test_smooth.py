@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from simulated import F, J, edited
 
+from darklens.lenses.draw import draw
 from darklens.lenses.fit import SmoothModel, fit
 from darklens.lenses.psf import moffat_kernel
-from darklens.lenses.recipes import RECIPES, robust
+from darklens.lenses.recipes import RECIPES, changed, robust
 from darklens.lenses.render import simulate
 from darklens.lenses.smooth import is_smooth, smooth_model
 
@@ -18,6 +19,19 @@ def test_models_f_and_j_are_the_default(recipe):
     found = smooth_model(recipe)
     assert found.psf_sigma == pytest.approx(0.085, rel=1e-12)
     assert dataclasses.replace(found, psf_sigma=0.085) == SmoothModel() and is_smooth(recipe)
+
+
+def test_an_elliptical_halo_is_fitted():
+    recipe = changed(J, {"lens.axis_ratio": [0.6, 1], "lens.angle": [0, 360]})
+    model, drawn = smooth_model(recipe), draw(recipe, "no", 0, "test", range(24))
+    assert model.free_halo and not model.free_centre and not is_smooth(recipe)
+    found = fit(simulate(recipe, "no", range(24), 0, "test"), model)
+    table = found.table()
+    assert found.good.all() and abs(found.chi_square.mean() - 1) < 4 * 0.0134 / 24**0.5
+    pull = (table["halo_axis_ratio"] - drawn["lens.axis_ratio"]) / table["halo_axis_ratio_sd"]
+    assert np.abs(pull).max() < 4 and abs(pull.mean()) < 4 / 24**0.5 and 0.6 < pull.std() < 1.5
+    assert np.abs(table["halo_axis_ratio"] - drawn["lens.axis_ratio"]).max() < 0.05
+    assert set(model.columns) == set(table)
 
 
 def test_what_recipes_vary_is_free():

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from darklens.lenses.fit import halo
 from darklens.lenses.fit.blur import FreePsf, HeldPsf
 from darklens.lenses.fit.model import SmoothModel
 
@@ -51,7 +52,7 @@ class Renderer:
     """Images of one camera: `size` pixels of `binning` image pixels each, amplitude 1 and no sky.
 
     `light` gives (B, size^2), `columns` (B, 1 + P, size, size): the light and its derivatives by the free parameters.
-    Both take all parameters, q (B, 12).
+    Both take all parameters, q (B, 14).
     """
 
     def __init__(self, model: SmoothModel, size: int, binning: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -70,7 +71,7 @@ class Renderer:
         self.basis = torch.stack((self.x, self.y, self.cos, self.sin, torch.ones_like(self.x)))  # (5, s^2 h^2)
 
     def light(self, q: Tensor, bend: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """q (B, 12) -> (B, size^2); bend: what else deflects the rays `x`, `y`, (B, s^2 h^2) arcsec each."""
+        """q (B, 14) -> (B, size^2); bend: what else deflects the rays `x`, `y`, (B, s^2 h^2) arcsec each."""
         u, v, _, _ = self._rays(q)
         if bend is not None:
             u, v = u - bend[0], v - bend[1]
@@ -78,7 +79,7 @@ class Renderer:
         return self._psf(self._pixels(light)[:, :, None], q)[:, :, 0].flatten(1)
 
     def columns(self, q: Tensor, bends: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
-        """q (B, 12) -> (B, 1 + P + K, size, size): the light, then its derivatives by the free parameters.
+        """q (B, 14) -> (B, 1 + P + K, size, size): the light, then its derivatives by the free parameters.
 
         bends: K more deflections of the rays `x`, `y`, arcsec, each (B, s^2 h^2) or one for all: the last K columns
         are the derivatives by how much of each there is.
@@ -96,11 +97,11 @@ class Renderer:
         planes = [bare, *self._by_rays(gu, gv, cos, sin), _form(by_squares, shape).mul_(-2)]
         if self.model.free_ellipticity:
             planes += [_form(by_squares, matrix) for matrix in by_shape]
-        by_centre = self._by_centre(q, gu, gv, cos, sin) if self.model.free_centre else []
-        by_bends = [self._pixels((gu * x).addcmul_(gv, y)).neg_() for x, y in bends]
-        images = self._psf(torch.stack((*planes, *by_index, *by_centre, *by_bends), 2), q)
+        by_centre, by_halo = self._by_halo(q, gu, gv, cos, sin)
+        by_halo += [self._by_bend(gu, gv, bend) for bend in bends]
+        images = self._psf(torch.stack((*planes, *by_index, *by_centre, *by_halo), 2), q)
         if self.model.free_psf:
-            own, more = images.tensor_split([images.shape[2] - len(bends)], 2)
+            own, more = images.tensor_split([images.shape[2] - len(by_halo)], 2)
             images = torch.cat((own, self._psf.derivative(bare[:, :, None], q), more), 2)
         return images.transpose(1, 2)
 
@@ -114,17 +115,21 @@ class Renderer:
         return [list(matrix) for matrix in matrices.to(self.x.dtype)[..., None]]  # (3, 3, B, 1)
 
     def _rays(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """u, v (B, n) arcsec in the source plane about the source; cos, sin (n,), or (B, n) about a free centre."""
+        """u, v (B, n) arcsec in the source plane about the source; the halo's deflection per arcsec of its Einstein
+        radius, for a sphere cos and sin: (n,), or (B, n) about a free centre or of a free halo."""
         zero, (t, g1, g2, xs, ys) = torch.zeros_like(q[:, 0]), q[:, :5].unbind(1)
-        free = self.model.free_centre
+        free = self.model.free_centre or self.model.free_halo
         bend = zero if free else -t
         u, v = (1 - g1, -g2, bend, zero, -xs), (-g2, 1 + g1, zero, bend, -ys)
         u, v = (torch.stack(row, 1).to(self.x.dtype) @ self.basis for row in (u, v))  # (B, 5) @ (5, n) -> (B, n)
         if not free:
             return u, v, self.cos, self.sin
-        dx, dy = self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
-        inverse = (dx * dx + dy * dy + 1e-20).rsqrt_()
-        cos, sin = dx.mul_(inverse), dy.mul_(inverse)
+        dx, dy = self.about(q)
+        if self.model.free_halo:
+            cos, sin = halo.deflection(dx, dy, *self.ellipticity(q))
+        else:
+            inverse = (dx * dx + dy * dy + 1e-20).rsqrt_()
+            cos, sin = dx.mul_(inverse), dy.mul_(inverse)
         return u.addcmul_(cos, self._column(-t)), v.addcmul_(sin, self._column(-t)), cos, sin
 
     def _profile(self, q: Tensor, squares: tuple[Tensor, ...], shape: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,9 +151,31 @@ class Renderer:
         by_log = rho2.log().mul_(self._column(-0.5 * (-q[:, 8]).exp())).add_(self._column(slope / b))
         return self._pixels(by_log.mul_(power).sub_(self._column(slope)).mul_(light)).neg_()
 
+    def about(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """x, y (B, n) arcsec of the rays about the halo's centre."""
+        return self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
+
+    def ellipticity(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """The halo's, (B, 1) each."""
+        return self._column(q[:, 12]), self._column(q[:, 13])
+
+    def _by_bend(self, gu: Tensor, gv: Tensor, bend: tuple[Tensor, Tensor]) -> Tensor:
+        """Derivative by how much there is of another deflection of the rays, (B, h, h)."""
+        return self._pixels((gu * bend[0]).addcmul_(gv, bend[1])).neg_()
+
+    def _by_halo(self, q: Tensor, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> tuple[list, list]:
+        """Derivatives by the halo's centre and by its ellipticity, where they are free, (B, h, h) each."""
+        if not self.model.free_halo:
+            return self._by_centre(q, gu, gv, cos, sin) if self.model.free_centre else [], []
+        theta = self._column(q[:, 0])
+        found = halo.bends(*self.about(q), *self.ellipticity(q)).items()
+        planes = {name: self._by_bend(gu * theta, gv * theta, bend) for name, bend in found}
+        centre = [planes["centre_x"], planes["centre_y"]] if self.model.free_centre else []
+        return centre, [planes["halo_1"], planes["halo_2"]]
+
     def _by_centre(self, q: Tensor, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
         """Derivatives by the lens's centre, (B, h, h) each: d(cos, sin)/dx = (-sin, cos) sin / r, and so on."""
-        dx, dy = self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
+        dx, dy = self.about(q)
         turn = (gu * sin).addcmul_(gv, cos, value=-1).mul_((dx * dx + dy * dy + 1e-20).rsqrt_())
         turn.mul_(self._column(q[:, 0]))
         return [self._pixels(turn * sin), self._pixels(turn * cos).neg_()]

@@ -18,19 +18,22 @@ References: Rao 1948, Math. Proc. Cambridge Phil. Soc. 44, 50; Kormann, Schneide
 (isothermal ellipsoids).
 """
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from darklens.lenses.fit import halo
+from darklens.lenses.fit.model import SmoothModel
 from darklens.lenses.fit.renderer import Renderer
 from darklens.lenses.fit.solver import RIDGE, Problem, Solver, solve
 
-DOUBTS = {  # reason: which are set free, and the share of the excess that they must explain
-    "its centre may be off": (("centre_x", "centre_y"), 0.7),
-    "its halo may be elliptical": (("halo_1", "halo_2"), 0.55),
-    "its centre and shape may be off": (("centre_x", "centre_y", "halo_1", "halo_2"), 0.85),
+DOUBTS = {  # reason: which are held, what share of the excess they must explain for doubt, and to be set free
+    "its centre may be off": (("centre_x", "centre_y"), 0.7, 0.8),
+    "its halo may be elliptical": (("halo_1", "halo_2"), 0.55, 0.7),
+    "its centre and shape may be off": (("centre_x", "centre_y", "halo_1", "halo_2"), 0.85, 0.9),
 }
 LEAST = 2.5  # standard deviations of chi-square: what a smaller excess counts as, lest noise make it up
 
@@ -38,29 +41,21 @@ LEAST = 2.5  # standard deviations of chi-square: what a smaller excess counts a
 def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """How x and y of the deflection change with each parameter that is held, per arcsec of the Einstein radius.
 
-    (n,) each for the camera's n rays, or (B, n) where the model has a free centre, in q (B, 12). "halo_1", "halo_2":
-    the halo's ellipticity; "centre_x", "centre_y" (arcsec), unless they are free.
+    (n,) each for the camera's n rays, or (B, n) where centre or halo are free, in q (B, 14). "halo_1", "halo_2": the
+    halo's ellipticity; "centre_x", "centre_y" (arcsec): those of them that aren't free.
     """
-    x, y, free = camera.x, camera.y, camera.model.free_centre
-    if free:
-        x, y = x - q[:, 9:10].to(x.dtype), y - q[:, 10:11].to(x.dtype)
-    inverse = (x * x + y * y + 1e-20).rsqrt()
-    cos, sin = x * inverse, y * inverse
-    cos2, sin2 = (cos * cos - sin * sin) / 6, sin * cos / 3  # cos 2phi / 6, sin 2phi / 6
-    found = {
-        "halo_1": (-cos2 * cos - 2 * sin2 * sin, 2 * sin2 * cos - cos2 * sin),
-        "halo_2": (2 * cos2 * sin - sin2 * cos, -sin2 * sin - 2 * cos2 * cos),
-    }
-    if not free:
-        found |= {
-            "centre_x": (-sin * sin * inverse, sin * cos * inverse),
-            "centre_y": (sin * cos * inverse, -cos * cos * inverse),
-        }
-    return found
+    model, zero = camera.model, torch.zeros_like(camera.x[:1])
+    if model.free_centre or model.free_halo:
+        found = halo.bends(*camera.about(q), *camera.ellipticity(q))
+    else:
+        found = halo.bends(camera.x, camera.y, zero, zero)
+    free = {"centre_x": model.free_centre, "centre_y": model.free_centre}
+    free |= {"halo_1": model.free_halo, "halo_2": model.free_halo}
+    return {name: bend for name, bend in found.items() if not free[name]}
 
 
 def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The test at the minimum q (B, 12) of a fit.
+    """The test at the minimum q (B, 14) of a fit.
 
     Returns by how much chi-square would fall for each of DOUBTS that the model holds, (B,) by reason, and what the step
     with all of them free finds for each parameter, (B,) by name.
@@ -74,22 +69,35 @@ def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor
         return _newton(curvature[:, rows][:, :, rows], gradient[:, rows])
 
     least, all_steps = gain([])[0], gain(names)[1]
-    tested = {reason: wanted for reason, (wanted, _) in DOUBTS.items() if set(wanted) <= set(names)}
+    tested = {reason: wanted for reason, (wanted, *_) in DOUBTS.items() if set(wanted) <= set(names)}
     gains = {reason: gain(wanted)[0] - least for reason, wanted in tested.items()}
     steps = all_steps[:, free:] / q[:, :1]
     return gains, dict(zip(names, steps.unbind(1), strict=True))
 
 
-def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> np.ndarray:
-    """(B,) str: which of DOUBTS explains its share of `excess`, chi-square less the number of pixels (B,); "": none."""
+def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) str: which of DOUBTS explains its share of `excess`, chi-square less the number of pixels (B,), "": none.
+    And (B,) bool: enough of it to be set free."""
     rows = (excess > 0).nonzero()[:, 0]
     said = np.full(len(q), "", dtype=f"<U{max(map(len, DOUBTS))}")
+    sure = np.zeros(len(q), dtype=bool)
     gains = score(solver, q[rows], problem[rows])[0] if len(rows) else {}
     least = LEAST * (2 * (problem.weight > 0).sum(1)).sqrt()
     for reason, gain in reversed(gains.items()):
-        enough = gain > DOUBTS[reason][1] * torch.maximum(excess, least)[rows]
-        said[rows[enough].cpu().numpy()] = reason
-    return said
+        share = (gain / torch.maximum(excess, least)[rows]).cpu().numpy()
+        doubted = rows.cpu().numpy()[share > DOUBTS[reason][1]]
+        said[doubted], sure[doubted] = reason, share[share > DOUBTS[reason][1]] > DOUBTS[reason][2]
+    return said, sure
+
+
+def freed(model: SmoothModel) -> dict[str, SmoothModel]:
+    """The model with what is in doubt set free, by the reason."""
+
+    def free(names: Iterable[str]) -> SmoothModel:
+        centre, shape = model.free_centre or "centre_x" in names, model.free_halo or "halo_1" in names
+        return dataclasses.replace(model, free_centre=centre, free_halo=shape)
+
+    return {reason: free(names) for reason, (names, *_) in DOUBTS.items()}
 
 
 def _newton(curvature: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ Bends = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 class State:
     """Where B fits stand. `curvature` and `gradient` are of chi-square / 2; P free parameters."""
 
-    q: Tensor  # (B, 12) float64
+    q: Tensor  # (B, 14) float64
     chi2: Tensor  # (B,) float64
     linear: Tensor  # (B, 2) float64: amplitude, sky
     curvature: Tensor  # (B, P, P) float64
@@ -70,7 +70,7 @@ class Solver:
         self.largest = torch.as_tensor(model.largest_step(), device=device)[self.free]
 
     def evaluate(self, q: Tensor, problem: Problem) -> State:
-        """Chi-square, linear parameters, curvature and gradient at q (B, 12)."""
+        """Chi-square, linear parameters, curvature and gradient at q (B, 14)."""
         chi2, linear, curvature, gradient = self.normal(q, problem)
         zero, done = torch.zeros_like(chi2), torch.zeros_like(chi2, dtype=torch.bool)
         state = State(q, chi2, linear, curvature, gradient, zero + 1e-3, zero, done, zero, zero + 1)
@@ -78,7 +78,7 @@ class Solver:
         return state
 
     def normal(self, q: Tensor, problem: Problem, bends: Bends | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Chi-square (B,), amplitude and sky (B, 2), and the normal equations at q (B, 12): curvature (B, P, P) and
+        """Chi-square (B,), amplitude and sky (B, 2), and the normal equations at q (B, 14): curvature (B, P, P) and
         gradient (B, P) of chi-square / 2, amplitude and sky projected out.
 
         bends: gives, for some of the q, more deflections (`Renderer.columns`), which count as more parameters.
@@ -126,7 +126,7 @@ class Solver:
         return solve(scaled, gradient * scale) * scale
 
     def _trial(self, state: State) -> Tensor:
-        """(B, 12) where the next step goes, no farther than allowed."""
+        """(B, 14) where the next step goes, no farther than allowed."""
         step = self._step(state, state.damping)
         shrink = (step.abs() / self.largest).amax(1, keepdim=True).clamp(min=1)
         q = state.q.clone()
@@ -158,7 +158,7 @@ class Solver:
         return state
 
     def finish(self, state: State) -> Tensor:
-        """(B, 12) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
+        """(B, 14) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
         step = self._step(state, 0.0) * (state.distance < 1)[:, None]
         q = state.q.clone()
         q[:, self.free] = torch.minimum(torch.maximum(q[:, self.free] + step, self.low), self.high)
