@@ -130,7 +130,7 @@ def _about(item: Item, found: Read, reading: Reading) -> tuple[float, float]:
         return step
     ratio = tuple(reading.scale / scale for scale in found.scale)
     off = max(abs(1 / r - 1) for r in ratio)
-    pixels = " x ".join(f"{side:.4g}" for side in dict.fromkeys(found.scale))
+    pixels = " x ".join(dict.fromkeys(f"{side:.4g}" for side in found.scale))
     if reading.resample and off > SAME:
         step = ratio
         item.flags += [f"resampled from pixels of {pixels} arcsec, which correlates the noise"]
