@@ -247,6 +247,16 @@ def test_noise_map_and_psf_are_those_of_the_fit(lens, tmp_path):
     assert "noise measured in the image: noise_map" in found[4]["flag"] and "psf" in found[4]["flag"]
 
 
+def test_a_psf_of_its_own_is_not_fitted(lens, tmp_path):
+    save(tmp_path / "a.fits", lens)
+    np.save(tmp_path / "psf.npy", np.outer(*[np.exp(-0.5 * (np.arange(-7, 8) / 1.7) ** 2)] * 2))
+    model = smooth()
+    model.preprocess = Preprocess(59, view="residual", lens=SmoothModel(window=59, free_psf=True))
+    own, fitted = run(model, write_list(tmp_path / "list.csv", "file,psf\na.fits,psf.npy\na.fits,\n"))
+    assert own["psf_fwhm"] == own["psf_fwhm_sd"] == "" and abs(float(fitted["psf_fwhm"]) - 0.2) < 0.05
+    np.testing.assert_allclose(figures([own], "einstein_radius"), figures([fitted], "einstein_radius"), rtol=0.01)
+
+
 def test_kernels_become_odd_centred_and_small(tmp_path):
     steps = np.arange(-40, 41)
     wide = np.exp(-0.5 * (np.hypot(*np.meshgrid(steps, steps)) / 2) ** 2)
