@@ -81,7 +81,9 @@ def figures(table: list[dict], *columns: str) -> np.ndarray:
 def wcs(scale: float, kind: str = "CD", turn: float = 0.5) -> dict:
     cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 30.0, "CRVAL2": 40.0}
     c, s = np.cos(turn), np.sin(turn)
-    matrix = {f"{i}_{j}": float(value) for (i, j), value in zip(((1, 1), (1, 2), (2, 1), (2, 2)), (-c, s, s, c))}
+    matrix = {
+        f"{i}_{j}": float(value) for (i, j), value in zip(((1, 1), (1, 2), (2, 1), (2, 2)), (-c, s, s, c), strict=True)
+    }
     if kind == "CD":
         return cards | {f"CD{key}": value * scale / 3600 for key, value in matrix.items()}
     cards |= {"CDELT1": scale / 3600, "CDELT2": scale / 3600}
@@ -108,7 +110,7 @@ def test_pixel_scale_is_a_column_and_flagged(classifier, lens, tmp_path):
     found = {row["file"][:-5]: row for row in run(classifier, tmp_path / "survey")}
     for name, (_, scale, flag) in HEADERS.items():
         assert found[name]["pixel_scale"] == scale, name
-        assert (flag in found[name]["flag"]) if flag else found[name]["flag"] == "", (name, found[name]["flag"])
+        assert (flag in found[name]["flag"]) if flag else found[name]["flag"] == "", name
     unknown = run(new(scale=None), tmp_path / "survey")
     assert {row["flag"] for row in unknown} == {""} and unknown[0]["pixel_scale"] == "0.1"
 
@@ -142,8 +144,8 @@ def test_resampling_conserves_flux_and_turns_with_the_image(step):
         sums = noise.reshape(into, n, into, n).sum((1, 3))
         np.testing.assert_allclose(resample(noise, (into, into), (step, step)), sums, atol=1e-10)
     variance = resample(np.ones((60, 60)), (into, into), (step, step), variance=True)[into // 2, into // 2]
-    many = resample(np.random.default_rng(1).normal(size=(4000, 60, 60)), (into, into), (step, step))
-    assert many[:, into // 2, into // 2].var() == pytest.approx(variance, rel=0.1)
+    many = resample(np.random.default_rng(1).normal(size=(1000, 60, 60)), (into, into), (step, step))
+    assert many[:, into // 2, into // 2].var() == pytest.approx(variance, rel=0.2)
 
 
 def test_resampled_images_are_seen_as_those_of_the_networks_scale(classifier, lens, tmp_path):
@@ -223,8 +225,8 @@ def test_noise_map_and_psf_are_those_of_the_fit(lens, tmp_path):
     """Row by row what `fit` finds with them, FITS or npy, or HDUs of the image's own file."""
     noise, kernel = np.sqrt(lens), np.outer(*[np.exp(-0.5 * (np.arange(-7, 8) / 2.2) ** 2)] * 2)
     noise[20:24, 30] = [0, -1, np.nan, np.inf]
-    hdus = fits.PrimaryHDU(lens), fits.ImageHDU(noise, name="ERR"), fits.ImageHDU(kernel * 7, name="PSF")
-    fits.HDUList([*hdus]).writeto(tmp_path / "all.fits")
+    hdus = [fits.PrimaryHDU(lens), fits.ImageHDU(noise, name="ERR"), fits.ImageHDU(kernel * 7, name="PSF")]
+    fits.HDUList(hdus).writeto(tmp_path / "all.fits")
     np.save(tmp_path / "noise.npy", noise)
     np.save(tmp_path / "psf.npy", kernel)
     bad = lens.copy()
@@ -233,8 +235,8 @@ def test_noise_map_and_psf_are_those_of_the_fit(lens, tmp_path):
     text = "file,noise_map,psf\nall.fits,,\nall.fits,all.fits[ERR],\nall.fits,noise.npy,all.fits[2]\n"
     text += "bad.fits,all.fits,psf.npy\nall.fits,none.npy,bad.fits[SCI]\n"
     found = run(smooth(), write_list(tmp_path / "list.csv", text))
-    plain = SmoothModel(window=59)
-    with_psf = SmoothModel(window=59, psf_kernel=read_psf("psf.npy", str(tmp_path))[0])
+    narrow, _ = read_psf("psf.npy", str(tmp_path))
+    plain, with_psf = SmoothModel(window=59), SmoothModel(window=59, psf_kernel=narrow)
     expected = [fit(lens, plain), fit(lens, plain, noise=noise), fit(lens, with_psf, noise=noise)]
     radii = figures(found, "einstein_radius", "chi_square")
     for row, one in zip([*radii[:4], radii[4]], [*expected, expected[2], expected[0]], strict=True):
@@ -312,7 +314,7 @@ def test_parts_merge_to_the_whole(classifier, survey, tmp_path):
     subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
     merged = (tmp_path / "predictions.csv").read_bytes()
     assert merged == (tmp_path / "out.csv").read_bytes() and len(whole) == 11
-    sizes = {len(rows(path)) for path in tmp_path.glob("predictions-*.csv")} - {11}
+    sizes = {len(rows(path)) for path in tmp_path.glob("predictions-*.csv")}
     assert sizes <= {0, 1}
 
 
@@ -400,7 +402,7 @@ def test_slurm_gives_each_job_its_part(tmp_path):
 
 
 def test_embeddings_turn_to_themselves_and_are_in_order(classifier, lens, tmp_path):
-    lens = lens[:59, :59]  # odd, as the window is: their middles agree
+    lens = lens[1:, 1:]  # odd, as the window is
     images = [np.rot90(lens, k) for k in range(4)] + [lens.T, lens[::-1] ** 0.5]
     (tmp_path / "survey").mkdir()
     for number, image in enumerate(images):
