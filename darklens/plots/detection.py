@@ -10,7 +10,7 @@ from darklens.plots.style import new_figure, save_figure
 
 SHOWN = 1e9  # Msun: the map of the mass nearest to it is drawn
 LEVELS = (10.0, 50.0)  # of the expected delta chi-square
-ALARM = 4.5  # standard deviations: docs/where.md has how often smooth lenses reach it
+ALARM = 4.1  # standard deviations: 1% of smooth lenses reach it (docs/where.md)
 LEAST = 6.0  # standard deviations: the least that the ends of the observed map's colours stand for
 COLUMNS = "image", "expected Δχ²", "observed / σ"
 

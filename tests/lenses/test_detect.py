@@ -10,8 +10,10 @@ import torch
 from matplotlib import image as pictures
 
 import darklens
-from darklens.lenses.fit import detect, fit, highest_by_chance, peak
+from darklens.lenses import render
+from darklens.lenses.fit import SmoothModel, detect, fit, highest_by_chance, peak
 from darklens.lenses.fit.detect import MASSES, grid
+from darklens.lenses.recipes import changed
 from darklens.plots.detection import plot_detection
 
 F, J = fit_data.F, fit_data.J
@@ -170,6 +172,17 @@ def test_more_free_parameters_hide_more():
     free = detect(darklens.fit(images[:1], free_index=True, free_centre=True, free_psf=True), seen.masses, COARSE)
     ratio = free.expected[0] / seen.expected[0]
     assert np.median(ratio) < 1 and free.expected.sum() < seen.expected[0].sum()
+
+
+def test_lenses_that_were_fitted_again_are_seen_as_they_were_fitted():
+    """Off the centre: with `free_doubted` the map is that of the fit whose centre is free."""
+    drawn = changed(J, {"robust.registration": 1})
+    images = render.simulate(drawn, "no", range(2), 0, "test")
+    again, free = (fit(images, SmoothModel(**{name: True})) for name in ("free_doubted", "free_centre"))
+    assert again.parameters[:, 9:11].any(1).all() and not again.model.free_centre
+    one, two = (detect(found, (1e9,), COARSE) for found in (again, free))
+    assert np.allclose(one.expected, two.expected, rtol=0.02, atol=1e-3)
+    assert np.allclose(one.observed, two.observed, atol=0.05) and np.abs(one.observed).max() < 5
 
 
 def test_masked_pixels_show_nothing():

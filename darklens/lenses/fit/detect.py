@@ -25,12 +25,14 @@ References: Rao 1948, Math. Proc. Cambridge Phil. Soc. 44, 50 (score test); Vege
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from darklens.lenses.fit.model import NAMES, SmoothModel
 from darklens.lenses.fit.renderer import Renderer, renderer
 from darklens.lenses.fit.result import CONSTANT, NO_LENS, Fit
 from darklens.lenses.fit.run import plain_arithmetic
@@ -104,7 +106,7 @@ def detect(
     """
     scan = _Scan(found, masses, positions, total_mass, profile, dtype, torch.device(device))
     maps = np.zeros((2, len(found), len(scan.masses), len(scan.positions)))
-    with plain_arithmetic(scan.camera.x.device):
+    with plain_arithmetic(torch.device(device)):
         for k, lens in scan.lenses():
             for row, mass in enumerate(scan.masses / scan.total[k]):
                 expected, observed = zip(*lens.scores(mass, scan.positions, lens.residual), strict=True)
@@ -131,7 +133,7 @@ def highest_by_chance(
     """
     scan = _Scan(found, masses, positions, total_mass, profile, dtype, torch.device(device))
     highest = np.zeros((len(found), draws))
-    with plain_arithmetic(scan.camera.x.device):
+    with plain_arithmetic(torch.device(device)):
         for k, lens in scan.lenses():
             noise, highest[k] = lens.noise(draws, seed + k), -np.inf
             for mass in scan.masses / scan.total[k]:
@@ -182,7 +184,7 @@ class _Scan:
         self.masses, self.positions = np.atleast_1d(np.asarray(masses, dtype=float)), np.asarray(positions, dtype=float)
         self.total = np.broadcast_to(np.asarray(total_mass, dtype=float), len(found))
         self._check()
-        self.camera = renderer(found.model, size, 1, str(device), dtype)
+        self.camera = functools.partial(renderer, size=size, binning=1, device=str(device), dtype=dtype)
 
     def _check(self) -> None:
         if self.found.deviation.shape != self.found.residual.shape:
@@ -198,7 +200,15 @@ class _Scan:
     def lenses(self) -> Iterator[tuple[int, "_Lens"]]:
         """The fits that are lenses, and their numbers."""
         for k in np.flatnonzero(~np.isin(self.found.flag, (CONSTANT, NO_LENS))):
-            yield k, _Lens(self.found, k, self.camera, self.profile)
+            yield k, _Lens(self.found, k, self.camera(_model(self.found, k)), self.profile)
+
+
+def _model(found: Fit, k: int) -> SmoothModel:
+    """The model of fit k, with what `free_doubted` has freed there."""
+    moved = {name for name, value in zip(NAMES, found.parameters[k], strict=True) if value != 0}
+    centre = found.model.free_centre or not moved.isdisjoint({"centre_x", "centre_y"})
+    shape = found.model.free_halo or not moved.isdisjoint({"halo_1", "halo_2"})
+    return dataclasses.replace(found.model, free_centre=centre, free_halo=shape)
 
 
 class _Lens:
