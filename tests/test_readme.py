@@ -34,6 +34,7 @@ SMALL = {  # what makes the commands small, wherever the program keeps it
     "DEMO_IMAGES": {"train": 6, "val": 3},
     "HELD": {"train": 6, "val": 3},
     "RESAMPLES": 10,
+    "LEAST": 2,
     "sample_size": lambda _: 2,
     "_draw": lambda *_: None,
 }
@@ -180,6 +181,7 @@ def toys(tmp_path_factory):
         for name, size in {"images_f": 60, "images_j": 60, "images_large": 120}.items():
             write_images(here / name, size=size)
         run("dataset", ["pack", "images_f", "shards_f"])
+        run("simulate", ["--model", "j", "--out", "images_infer", "--train", "4", "--val", "2", "--quiet"])
         (here / "survey").mkdir()
         lens = np.random.default_rng(0).poisson(30.0, (120, 120))
         np.save(here / "survey" / "lens.npy", lens)

@@ -4,89 +4,71 @@
     counts = predict_folder(classifier, "survey", "predictions.csv")
     print(counts.summary())
 
-Any folder of .npy, FITS, PNG and TIFF files, folders in it too, or one file. Every image file gets a row in a CSV
-table (UTF-8, RFC 4180), in order of folder and name:
+Any folder of .npy, FITS, PNG and TIFF files, folders in it too, or one file, or a table of files (catalogue.py). Every
+image gets a row in a CSV table (UTF-8, RFC 4180), in order of folder and name, or of the list:
 
     file          relative to the folder; bytes that are no UTF-8 as \xff
+    ...           the list's other columns
     class         the likeliest; empty for a file that was rejected
     p_...         probability of each class
     calibrated_...   the same at the temperature fitted on validation images; empty where the network has none
     novelty       above 1.0: unlike the training data; empty where the network has no such score
     einstein_radius, shear, source_x, ... and their standard deviations ..._sd, chi_square per pixel: of the smooth
                   lens (arcsec, radians), where the network sees what it leaves of the image
+    CLASS_...     how much dark matter, given the class: median, 16% and 84% of its posterior, ..._above_limit the
+                  probability of more than the detection limit; where the network has learned it
     flag          empty, or what to beware of, or why the file was rejected
     unit          of the pixels, where the file says; nothing depends on it
+    pixel_scale   arcsec, where the file says; more than 5% off the network's are flagged, or resampled
     note          what the reader of the file has to say
 
 Images larger than the network's input are cropped, each axis about its own centre; what is not looked at need not be
-finite. Smaller ones, or with another number of channels, are rejected, never resized: a lens has the size on the
-detector that it has. The network knows arcseconds only as pixels of its training images (0.05" in the simulated ones),
-and no file is checked for that.
+finite. Smaller ones, or with another number of channels, are rejected.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from darklens import machine
-from darklens.analysis.pictures import find_pictures
+from darklens.analysis import parts, tables
+from darklens.analysis.catalogue import Catalogue, check_columns, find_survey
+from darklens.analysis.items import UNLIKE, Item, Items, Reading
 from darklens.classifier.classifier import Classifier
-from darklens.data.checks import central
-from darklens.data.image import check_channels, read_picture
+from darklens.classifier.features import Probe
 from darklens.data.outputs import check_output
 from darklens.data.reader import read_ahead
-from darklens.data.transforms import Preprocess
-from darklens.errors import DataError
-from darklens.storage.files import cannot_write, replacing
+from darklens.errors import DataError, UsageError
 from darklens.storage.progress import progress
-
-UNLIKE, CONSTANT, FILLED = "unlike training data", "constant image", "NaN border filled"
 
 
 class Counts(NamedTuple):
-    """Files that were classified, those among them with a flag, files rejected; strays and hidden files skipped."""
+    """Files that were classified, those among them with a flag, files rejected; strays and hidden files skipped.
+
+    before: how many of them had been in the table before, of a part that was killed.
+    """
 
     classified: int
     flagged: int
     rejected: int
     skipped: int
+    before: int = 0
 
     def summary(self) -> str:
         """One line for people."""
         why = " (the column `flag` says why)" if self.rejected else ""
+        before = f"; {self.before} rows were there before" if self.before else ""
         return (
             f"{self.classified} images classified, {self.flagged} of them flagged; {self.rejected} rejected{why}; "
-            f"{self.skipped} other files and folders skipped"
+            f"{self.skipped} other files and folders skipped{before}"
         )
-
-
-@dataclass(eq=False)
-class Item:
-    """One file: what the network sees of it (C, S, S), or None and the reason why it was rejected.
-
-    lens: the table of its smooth lens, where the network sees residuals. figures: class, probabilities, calibrated
-    ones and novelty, as text, once the network has seen the image.
-    """
-
-    name: str
-    image: np.ndarray | None = None
-    reason: str = ""
-    flags: list[str] = field(default_factory=list)
-    unit: str = ""
-    note: str = ""
-    lens: dict[str, float] = field(default_factory=dict)
-    figures: list[str] = field(default_factory=list)
 
 
 def predict_folder(
@@ -98,108 +80,92 @@ def predict_folder(
     device: str | torch.device | None = None,
     workers: int | None = None,
     quiet: bool = False,
+    hdu: str | None = None,
+    resample: bool = False,
+    file_column: str = "file",
+    part: tuple[int, int] | None = None,
+    embeddings: str | Path | None = None,
 ) -> Counts:
-    """Classify every image under `folder`, or the one file that it is, and write the table to `output`.
+    """Classify every image under `folder`, or the one file or those of the list that it is; write a table to `output`.
 
-    device: None: where the network is. workers: processes that read, and fit (None: one a core). Only names, and a few
-    batches, are ever in memory. The table appears whole or not at all: a file that was there stays until the last row
-    is written. The order and, up to rounding, the figures depend on neither batch size nor workers.
+    device: None: where the network is. workers: processes that read, and fit (None: one a core). hdu: name or number,
+    of FITS files. resample: bring images to the network's pixel scale. file_column: of the list. embeddings: a .npy
+    file for the features (rows, D) float32 that the network's last layer reads, NaN for rejected images.
 
-    Raises DataError if there is no image or if all were rejected, UsageError if the table would replace an image,
-    ResultsError if it cannot be written.
+    part: (k, n): the k-th of n parts, which goes on where it stopped, see parts.py. Else the table appears whole or not
+    at all: a file that was there stays until the last row is written. Only the list, and a few batches, are ever in
+    memory. The order and, up to rounding, the figures depend on neither batch size nor workers.
+
+    Raises DataError if there is no image or, of the whole, if all were rejected, UsageError if the table would replace
+    an image or a flag makes no sense, ResultsError if a file cannot be written.
     """
     check_output("--output", output, folder)
-    root, names, skipped = find_pictures(folder)
-    reader = Items(root, names, classifier.preprocess, classifier.channels)
-    chunks = [np.arange(i, min(i + batch_size, len(names))) for i in range(0, len(names), batch_size)]
-    workers = machine.usable_cores() if workers is None else workers
-    items = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
-    classify = _classify(classifier, precision, device)
-    counts, reason = {"classified": 0, "flagged": 0, "rejected": 0}, ""
-    with progress(len(names), "predicting", quiet=quiet) as bar, contextlib.closing(items), _table(output) as file:
-        table = csv.writer(file)
-        table.writerow(columns(classifier))
-        for batch in items:
-            classify(batch)
-            for item in batch:
-                table.writerow(_row(item, columns(classifier)))
-                kind = "classified" if item.image is not None else "rejected"
-                counts[kind] += 1
-                counts["flagged"] += bool(item.flags)
-                reason = reason or item.reason
-            bar.update(len(batch))
-        if not counts["classified"]:
-            raise DataError(f"{folder}: no file of {len(names)} is an image for this network; the first: {reason}")
-    return Counts(**counts, skipped=skipped)
+    _check_resample(resample, classifier)
+    survey = find_survey(folder, file_column)
+    check_columns(folder, tables.columns(classifier), survey.columns)
+    tables.check_embeddings(embeddings, output, folder, tables.width(classifier))
+    options = {"precision": precision, "hdu": hdu, "resample": resample, "embeddings": embeddings is not None}
+    target = _target(classifier, survey, output, embeddings, part, options)
+    survey = survey.part(*part) if part else survey
+    reader = Items(survey, classifier, Reading(hdu, resample, classifier.pixel_scale))
+    workers, reason = machine.usable_cores() if workers is None else workers, ""
+    with target as (writer, before), progress(len(reader), "predicting", quiet=quiet, start=before) as bar:
+        chunks = [np.arange(i, min(i + batch_size, len(reader))) for i in range(before, len(reader), batch_size)]
+        items = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
+        classify = _classify(classifier, precision, device)
+        with contextlib.closing(items):
+            for batch in items:
+                classify(batch)
+                writer.write(batch)
+                reason = reason or next((item.reason for item in batch if item.reason), "")
+                bar.update(len(batch))
+        if not (part or writer.counts["classified"]):
+            raise DataError(f"{folder}: no file of {len(reader)} is an image for this network; the first: {reason}")
+    return Counts(*(writer.counts[kind] for kind in Counts._fields[:3]), survey.skipped, before)
 
 
-@contextlib.contextmanager
-def _table(path: str | Path) -> Iterator[TextIO]:
-    try:
-        with replacing(path) as file:
-            yield file
-    except OSError as error:
-        raise cannot_write(Path(path), error) from error
+def _check_resample(resample: bool, classifier: Classifier) -> None:
+    if resample and classifier.pixel_scale is None:
+        raise UsageError("--resample: this network does not say which pixel scale it was trained at")
 
 
-class Items(Dataset):
-    """The files of a folder, read, checked and as the network sees them, by their numbers."""
-
-    def __init__(self, root: str, names: Sequence[str], preprocess: Preprocess, channels: int):
-        self.root, self.names, self.preprocess, self.channels = root, names, preprocess, channels
-
-    def __getitem__(self, numbers: np.ndarray) -> list[Item]:
-        return [read_item(self.root, self.preprocess, self.channels, self.names[i]) for i in numbers]
-
-
-def read_item(root: str, preprocess: Preprocess, channels: int, name: str) -> Item:
-    """Read and check one file, and what the network sees of it; what is wrong with it becomes the item's reason."""
-    path = os.path.join(root, name)
-    try:
-        picture = read_picture(path, window=preprocess.window)
-        check_channels(path, len(picture.pixels), channels)
-    except DataError as error:
-        return Item(name, reason=str(error).removeprefix(str(DataError(f"{path}: "))))
-    window = picture.pixels[(..., *central(*picture.pixels.shape[1:], preprocess.window))]
-    flags = [CONSTANT] if window.min() == window.max() else []
-    flags += [FILLED] if picture.masked else []
-    item = Item(name, None, "", flags, picture.unit or "", picture.note)
-    pixels = torch.from_numpy(picture.pixels)[None]
-    if preprocess.view == "image":
-        item.image = preprocess(pixels)[0].numpy()
-        return item
-    view, found = preprocess.with_fit(pixels)
-    table, item.image = found.table(), view[0].numpy()
-    item.lens = {name: table[name][0] for name in preprocess.lens.columns if name != "flag"}
-    item.flags += [f"smooth lens: {reason}" for reason in table["flag"] if reason]
-    return item
-
-
-def columns(classifier: Classifier) -> list[str]:
-    """The names of the table's columns."""
-    probabilities = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in classifier.classes]
-    return ["file", "class", *probabilities, "novelty", *_lens_columns(classifier), "flag", "unit", "note"]
-
-
-def _lens_columns(classifier: Classifier) -> list[str]:
-    """Of the smooth lens: each parameter and its standard deviation, chi-square per pixel."""
-    lens = classifier.preprocess.lens
-    return [] if lens is None else [name for name in lens.columns if name != "flag"]
+def _target(
+    classifier: Classifier,
+    survey: Catalogue,
+    output: str | Path,
+    embeddings: str | Path | None,
+    part: tuple[int, int] | None,
+    options: dict,
+) -> contextlib.AbstractContextManager[tuple[tables.Writer, int]]:
+    """Where rows are written, and how many of them there are already."""
+    names, width = tables.columns(classifier, survey.columns), tables.width(classifier)
+    if part is None:
+        return tables.whole(output, embeddings, names, len(survey.entries), width)
+    made_of = parts.origin(classifier, survey, {"part": "/".join(map(str, part)), **options})
+    embeddings = Path(embeddings) if embeddings else None
+    return parts.part(Path(output), embeddings, names, survey.part(*part), width, made_of)
 
 
 def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[Item]], None]:
     """A function that gives items their figures, and flags those that are unlike the training data."""
-    run = classifier.observer(precision, device)
+    probe = Probe() if classifier.inference else None
+    run = classifier.observer(precision, device, probe)
 
     def classify(items: list[Item]) -> None:
         items = [item for item in items if item.image is not None]
         if not items:
             return
-        logits, parts = run(torch.from_numpy(np.stack([item.image for item in items])))
-        scores = classifier.novelty.score(parts).tolist() if classifier.novelty else [None] * len(items)
-        for item, cells, score in zip(items, _figures(classifier, logits.cpu().double()), scores, strict=True):
+        logits, seen = run(torch.from_numpy(np.stack([item.image for item in items])))
+        scores = classifier.novelty.score(seen).tolist() if classifier.novelty else [None] * len(items)
+        figures, features = _figures(classifier, logits.cpu().double()), seen[0].cpu().numpy()
+        for item, cells, score, row in zip(items, figures, scores, features, strict=True):
+            item.features = row
             item.figures = [*cells, "" if score is None else f"{score:.4g}"]
             item.flags += [UNLIKE] if score is not None and score > 1 else []
+        if probe:
+            fits = {name: np.array([item.lens[name] for item in items]) for name in items[0].lens}
+            for item, row in zip(items, classifier.inference.rows(probe.take(), fits), strict=True):
+                item.dark_matter = row.tolist()
 
     return classify
 
@@ -214,12 +180,3 @@ def _figures(classifier: Classifier, logits: Tensor) -> Iterator[list[str]]:
 
 def _text(probabilities: Tensor) -> list[list[str]]:
     return [[f"{p:.6f}" for p in row] for row in probabilities.tolist()]
-
-
-def _row(item: Item, names: Sequence[str]) -> list[str]:
-    """The cells of one file. names: of the columns."""
-    name = os.fsencode(item.name).decode("utf-8", "backslashreplace")
-    last = [item.reason or "; ".join(item.flags), item.unit, item.note]
-    lens = [f"{value:.6g}" for value in item.lens.values()]
-    empty = [""] * (len(names) - 1 - len(last) - len(item.figures) - len(lens))
-    return [name, *item.figures, *lens, *empty, *last]

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from darklens.data.image import as_square, find_extension, read_picture
+from darklens.data.pixel_scale import mean_scale
 from darklens.errors import DataError
 
 BESIDE = ("noise", "rms", "psf", "weight", "mask", "wht", "ivar")  # in names of files that aren't the image itself
 TREND = 4.0  # pixels
 GALAXY = 0.3  # of the rest: above, the light in the middle is a lens galaxy's
-SCALES = ("PIXSCALE", "PIXSCAY", "PIXSCAX")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,23 +49,23 @@ def measure(folder: str | Path) -> Survey:
     read, notes = _read(own)
     if not read:
         raise DataError(f"{folder}: no cutout in it can be read" + "".join(f"; {note}" for note in notes[:1]))
-    size = Counter(pixels.shape[0] for _, pixels, _ in read).most_common(1)[0][0]
+    size = Counter(pixels.shape[0] for _, pixels, *_ in read).most_common(1)[0][0]
     kept = [one for one in read if one[1].shape[0] == size]
     if len(kept) < len(read):
         notes.append(f"{len(read) - len(kept)} of {len(read)} images are not {size} x {size} pixels and were left out")
-    images, files = np.stack([pixels for _, pixels, _ in kept]), [path for path, _, _ in kept]
+    images, files = np.stack([pixels for _, pixels, *_ in kept]), [path for path, *_ in kept]
     maps = [_noise_map(path, paths) for path in files]
     sky, noise = np.array([_background(image) for image in images]).T
     noise = np.array([n if known is None else np.percentile(known, 1) for n, known in zip(noise, maps, strict=True)])
     slope = _variance_per_unit(images - sky[:, None, None], noise, maps)
     rings = np.array([_ring(image - s, n) for image, s, n in zip(images, sky, noise, strict=True)])
     peak = np.array([_peak(image, *ring) for image, ring in zip(images, rings, strict=True)]) - sky
-    scales = [s for p in files if (s := pixel_scale(p))]
+    scales = [mean_scale(scale) for *_, scale in kept if scale]
     return Survey(
         images,
         [str(path) for path in files],
         float(np.median(scales)) if scales else None,
-        next((unit for _, _, unit in kept if unit), None),
+        next((unit for *_, unit, _ in kept if unit), None),
         sky,
         noise,
         _correlation(images, noise),
@@ -78,35 +78,13 @@ def measure(folder: str | Path) -> Survey:
     )
 
 
-def pixel_scale(path: str | Path) -> float | None:
-    """Arcsec a pixel of a FITS file, by its WCS or else PIXSCALE, PIXSCAY or PIXSCAX; None where it doesn't say."""
-    if not (find_extension(path) or "").startswith((".fit", ".fz")):
-        return None
-    import warnings
-
-    from astropy.io import fits
-    from astropy.wcs import WCS
-    from astropy.wcs.utils import proj_plane_pixel_scales
-
-    with fits.open(path) as units, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a WCS that isn't quite standard
-        for header in (unit.header for unit in units):
-            wcs = WCS(header)
-            if wcs.has_celestial:
-                return float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600
-            values = [header[key] for key in SCALES if isinstance(header.get(key), int | float)]
-            if values and values[0] > 0:
-                return float(values[0])
-    return None
-
-
-def _read(paths: list[Path]) -> tuple[list[tuple[Path, np.ndarray, str | None]], list[str]]:
-    """(path, (S, S) pixels, unit) of what can be read, and why the rest can't."""
+def _read(paths: list[Path]) -> tuple[list[tuple], list[str]]:
+    """(path, (S, S) pixels, unit, pixel scale) of what can be read, and why the rest can't."""
     found, notes = [], []
     for path in paths:
         try:
             picture = read_picture(path)
-            found.append((path, as_square(picture.pixels).mean(0).astype(float), picture.unit))
+            found.append((path, as_square(picture.pixels).mean(0).astype(float), picture.unit, picture.scale))
         except DataError as error:
             notes.append(str(error))
     return found, notes

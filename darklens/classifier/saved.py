@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from darklens.classifier.classifier import Classifier, last_linear
+from darklens.classifier.features import feature_count
+from darklens.classifier.inference import Inference
 from darklens.classifier.novelty import BINS, Novelty
 from darklens.data.folder import LensFolder
 from darklens.data.transforms import ORIGINAL, Preprocess, default_preprocess
@@ -30,8 +32,9 @@ def save_model(classifier: Classifier, path: str | Path) -> None:
     Equal classifiers give equal bytes: the description goes through JSON, since pickle writes strings that happen to
     be one object differently from equal ones.
     """
-    novelty = {"novelty": classifier.novelty.to_dict()} if classifier.novelty else {}
-    checkpoint.save({**_describe(classifier), **novelty, "state": classifier.network.state_dict()}, path)
+    extras = {key: getattr(classifier, key) for key in ("novelty", "inference")}
+    found = {key: value.to_dict() for key, value in extras.items() if value}
+    checkpoint.save({**_describe(classifier), **found, "state": classifier.network.state_dict()}, path)
 
 
 def check_savable(classifier: Classifier) -> None:
@@ -91,6 +94,8 @@ def _ours(path: str | Path) -> Classifier:
     if "novelty" in payload:  # older checkpoints have none
         sizes = last_linear(network).in_features, network.config["channels"] * 2 * BINS
         details["novelty"] = Novelty.from_dict(payload["novelty"], sizes)
+    if "inference" in payload:
+        details["inference"] = Inference.from_dict(payload["inference"], payload["classes"], feature_count(network))
     return Classifier(network, payload["classes"], preprocess, **details)
 
 

@@ -1,8 +1,10 @@
 """Classify images without labels."""
 
 from argparse import Namespace
+from pathlib import Path
 
 from darklens import machine
+from darklens.analysis.parts import part_name
 from darklens.analysis.predict import predict_folder
 from darklens.commands.trained import load_network
 from darklens.data.outputs import check_output
@@ -11,13 +13,26 @@ from darklens.data.outputs import check_output
 def predict(settings: Namespace, given: set[str]) -> None:
     """Classify images without labels, one row of a table a file."""
     path, classifier, device = load_network(settings, given)
+    if not {"test_time", "weights"} & given:
+        print(f"network: {settings.weights}, which comes with the program; --test_time or --weights name another")
     check_output("--output", settings.output, None, path)
-    precision = machine.choose_precision(settings.precision or classifier.record.get("precision"), device)
-    options = {"batch_size": settings.batch_size} if settings.batch_size else {}
+    usual = "fp32" if settings.embeddings else classifier.record.get("precision")  # else features are turned to 1%
+    precision = machine.choose_precision(settings.precision or usual, device)
+    options = {name: getattr(settings, name) for name in ("hdu", "resample", "file_column", "quiet")}
+    options |= {"batch_size": settings.batch_size} if settings.batch_size else {}
+    part, output, embeddings = _part(settings, given)
     counts = predict_folder(
-        classifier, settings.data_dir, settings.output, precision, device=device, quiet=settings.quiet, **options
+        classifier, settings.data_dir, output, precision, device=device, part=part, embeddings=embeddings, **options
     )
     print(counts.summary())
     if classifier.novelty is None:
         print("no novelty scores: this network was saved without them (by the original, or before training had ended)")
-    print(f"predictions: {settings.output}")
+    print(f"predictions: {output}" + (f", embeddings: {embeddings}" if embeddings else ""))
+
+
+def _part(settings: Namespace, given: set[str]) -> tuple[tuple[int, int] | None, str | Path, str | Path | None]:
+    """The part to classify, and the names of its files: that of the part unless they are given."""
+    if settings.part is None:
+        return None, settings.output, settings.embeddings
+    part = tuple(map(int, settings.part.split("/")))
+    return part, *(name and part_name(name, part) for name in (settings.output, settings.embeddings))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from darklens import machine
-from darklens.analysis import report
+from darklens.analysis import inference, report
 from darklens.classifier import calibrate, saved
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import load_model, save_model
@@ -95,7 +95,7 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, begin,
         run = _trainer(settings, recipe, folder, batches, classifier, log, ranks)
         run.on_epoch = board.epoch if board else None
         _fit(run, settings, log)
-        found = _finish(run, batches, log)
+        found = _finish(run, data, batches, log)
         if board:
             board.finish(found)
         if settings.demo:
@@ -131,6 +131,8 @@ def _classifier(settings: Namespace, data, preprocess: transforms.Preprocess, de
     options = {"preprocess": preprocess, "conv": settings.conv}
     classifier = saved.new_classifier(data, config, device, settings.use_CNN, **options)
     saved.check_savable(classifier)
+    if settings.infer:
+        inference.check_inferable(classifier, data)
     return classifier
 
 
@@ -299,7 +301,7 @@ def _fit(run, settings: Namespace, log: Callable[[str], None]) -> None:
         raise
 
 
-def _finish(run, batches: dict, log: Callable[[str], None]) -> dict | None:
+def _finish(run, data, batches: dict, log: Callable[[str], None]) -> dict | None:
     """Report the best epoch: on val from the logits it had then, on a test split with one pass over it."""
     path = run.folder / "best-model-parameters.pt"
     best = load_model(path, run.train.device)
@@ -316,7 +318,12 @@ def _finish(run, batches: dict, log: Callable[[str], None]) -> dict | None:
         save_model(best, path)
     except ValueError as error:
         log(f"no novelty score: {error}")
-    found = report.write_report(run.folder, best, logits, split, report.details(best.record, run.timing()))
+    details = report.details(best.record, run.timing())
+    if best.record["arguments"].get("infer"):
+        best.inference = inference.train_inference(best, data, seed=best.record["seed"], quiet=run.quiet)
+        save_model(best, path)
+        details |= inference.coverage_details(best, data.root, split, run.folder, run.quiet)
+    found = report.write_report(run.folder, best, logits, split, details)
     log(report.table(found))
     log(f"results: {run.folder}")
     return found

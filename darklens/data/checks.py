@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from darklens.errors import DataError
 MIN_SIZE = 29  # pixels: below this the last feature map of the six-layer network would be empty
 MAX_PIXELS = 2**26  # of a picture, all channels: 8192 x 8192
 CHANNELS = (1, 3)
-Read = tuple[np.ndarray, str | None, tuple[str, ...]]  # what the readers below return: array, unit, notes
 DISGUISES = {
     b"\x93NUMPY": "a .npy file",
     b"PK": "a zip archive (.npz?)",
@@ -34,6 +33,15 @@ DISGUISES = {
     b"\xff\xd8\xff": "a JPEG file",
     b"<": "a web page",
 }
+
+
+class Read(NamedTuple):
+    """What readers of files return. scale: height and width of a pixel in arcsec, where the file says."""
+
+    array: np.ndarray
+    unit: str | None = None
+    notes: tuple[str, ...] = ()
+    scale: tuple[float, float] | None = None
 
 
 def file_length(file: BinaryIO) -> int:
@@ -55,12 +63,12 @@ def check_start(path: str | Path, file: BinaryIO, kind: str, starts: tuple[bytes
     return start
 
 
-def check_size(path: str | Path, shape: tuple[int, ...]) -> None:
-    """Refuse what is no picture, or too small or too large a one."""
+def check_size(path: str | Path, shape: tuple[int, ...], least: int = MIN_SIZE) -> None:
+    """Refuse what is no picture, or a side of it below `least` pixels, or too many pixels."""
     full = layout(shape)
-    if full is None or min(full[1:]) < MIN_SIZE or math.prod(full) > MAX_PIXELS:
+    if full is None or min(full[1:]) < least or math.prod(full) > MAX_PIXELS:
         raise DataError(
-            f"{path}: expected an image of at least {MIN_SIZE} x {MIN_SIZE} and at most {MAX_PIXELS} pixels, "
+            f"{path}: expected an image of at least {least} x {least} and at most {MAX_PIXELS} pixels, "
             f"(H, W), (C, H, W) or (H, W, C) with 1 or 3 channels, found shape {shape}"
         )
 

@@ -31,6 +31,7 @@ from darklens.data.checks import (
     import_library,
     layout,
 )
+from darklens.data.pixel_scale import header_scale
 from darklens.errors import DataError
 
 MAX_UNPACKED = 8 * MAX_PIXELS + 2**20  # bytes of an unpacked file
@@ -52,14 +53,14 @@ EMPTY = b"".join(card.ljust(80) for card in (b"SIMPLE  = " + b"T".rjust(20), b"B
 EMPTY = (EMPTY + (b"NAXIS   = " + b"0".rjust(20)).ljust(80) + b"END").ljust(BLOCK)  # a primary HDU without pixels
 
 
-class Image(NamedTuple):
-    """An HDU that holds an image. begin: of its pixels, in bytes; length: theirs; held: what the file has of them."""
+class Unit(NamedTuple):
+    """An HDU. shape: of what may be an image. begin: of its data, in bytes; length: theirs; held: what is there."""
 
     number: int
     name: str
     text: bytes
     header: dict
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     begin: int
     length: int
     held: int
@@ -69,29 +70,45 @@ class Image(NamedTuple):
         return f"HDU {self.number} ({self.name or 'no name'})"
 
     @property
+    def is_image(self) -> bool:
+        return bool(self.shape and layout(self.shape))
+
+    @property
     def rank(self) -> int:
         """The lower the better."""
         places = (number for number, word in enumerate(PREFERRED) if self.name.startswith(word))
         return min(next(places, len(PREFERRED)), len(PREFERRED) if self.number else PREFERRED.index("PRIMARY"))
 
 
-def read_fits(path: str | Path, file: BinaryIO, hdu: int | str | None = None, window: int | None = None) -> Read:
+def read_fits(
+    path: str | Path,
+    file: BinaryIO,
+    hdu: int | str | None = None,
+    window: int | None = None,
+    least: int = MIN_SIZE,
+    like: re.Pattern | None = None,
+) -> Read:
     """One image of one or three planes, with BSCALE, BZERO and BLANK (NaN) applied.
 
-    hdu: its number or name (None: found by its name and size); window: pixels a side that it should have at least.
-    The notes say which HDU it is where there are several images. Raises DataError.
+    hdu: its number or name (None: found by its name and size); window: pixels a side that it should have at least;
+    least: that it must have; like: what its name is like, for what lies beside an image. The notes say which HDU it is
+    where there are several images. Raises DataError.
     """
     fits = import_library(path, "astropy.io.fits", "astropy")
     file = _unpack(path, file)
     check_start(path, file, "a FITS file", (b"SIMPLE",))
-    return guarded(path, "FITS", lambda: _read_hdu(path, fits, file, hdu, window))
+
+    def read() -> Read:
+        units = _find_units(fits, file)
+        image = _choose(path, units, hdu, window) if like is None else _choose_like(path, units, hdu, like)
+        check_size(path, image.shape, least)
+        return _read_hdu(path, fits, file, image, units)
+
+    return guarded(path, "FITS", read)
 
 
-def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, hdu: int | str | None, window: int | None) -> Read:
+def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, image: Unit, units: list[Unit]) -> Read:
     """Everything is checked against the headers and the file's length before astropy acts upon them."""
-    images, others = _find_images(fits, file)
-    image = _choose(path, images, others, hdu, window)
-    check_size(path, image.shape)
     if image.length > image.held:
         raise DataError(f"{path}: truncated, its image takes {image.length} bytes, {image.held} follow the header")
     file.seek(image.begin)
@@ -103,9 +120,10 @@ def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, hdu: int | str
         _check_compressed(path, table, image.shape)
     array = np.asarray(fits.open(io.BytesIO(content), **options)[index].data).reshape(image.shape)
     unit, damaged = _text(image.header, "BUNIT")
-    several = [other for other in images if min(layout(other.shape)[1:]) >= MIN_SIZE]
+    several = [other for other in units if other.is_image and min(layout(other.shape)[1:]) >= MIN_SIZE]
     notes = [f"{image.title} of {len(several)} images"] if len(several) > 1 else [image.title] if image.number else []
-    return array, unit or None, (*notes, *(["its unit, BUNIT, cannot be read"] if damaged else []))
+    notes = (*notes, *(["its unit, BUNIT, cannot be read"] if damaged else []))
+    return Read(array, unit or None, notes, header_scale(image.header, units[0].header))
 
 
 def _unpack(path: str | Path, file: BinaryIO) -> BinaryIO:
@@ -126,51 +144,65 @@ def _unpack(path: str | Path, file: BinaryIO) -> BinaryIO:
     return io.BytesIO(data)
 
 
-def _find_images(fits: ModuleType, file: BinaryIO) -> tuple[list[Image], list[str]]:
-    """All HDUs that hold an image, and what the others hold. What follows an image may be damaged."""
-    length, images, others = file_length(file), [], []
+def _find_units(fits: ModuleType, file: BinaryIO) -> list[Unit]:
+    """All HDUs. What follows an image may be damaged."""
+    length, units = file_length(file), []
     while True:
         try:
             if (text := _header_blocks(file)) is None:
-                return images, others
+                return units
             header = fits.Header.fromstring(text)
             shape, promised, begin = _hdu_shape(header), _hdu_bytes(header), file.tell()
         except Exception:  # astropy raises whatever its code runs into
-            if not images:
+            if not any(unit.is_image for unit in units):
                 raise
-            return images, others
-        if shape and layout(shape):
-            number, name = len(images) + len(others), _text(header, "EXTNAME")[0] or _text(header, "HDUNAME")[0]
-            name = name.upper() or ("" if number else "PRIMARY")
-            images.append(Image(number, name, text, header, shape, begin, promised, length - begin))
-        else:
-            others.append(str(shape or "no image"))
+            return units
+        name = (_text(header, "EXTNAME")[0] or _text(header, "HDUNAME")[0]).upper()
+        units.append(
+            Unit(len(units), name or ("" if units else "PRIMARY"), text, header, shape, begin, promised, length - begin)
+        )
         if promised > length - begin:  # nothing can follow
-            return images, others
+            return units
         file.seek(-(-promised // BLOCK) * BLOCK, os.SEEK_CUR)
 
 
-def _choose(
-    path: str | Path, images: list[Image], others: list[str], hdu: int | str | None, window: int | None
-) -> Image:
+def _choose(path: str | Path, units: list[Unit], hdu: int | str | None, window: int | None) -> Unit:
     """The image that is asked for, or that its name and size speak for. Raises DataError."""
-    known = ", ".join([f"{image.number} {image.name or 'without name'} {image.shape}" for image in images] + others)[
-        :300
-    ]
+    images = [unit for unit in units if unit.is_image]
     if hdu is not None:
-        asked = str(hdu).strip().upper()
-        chosen = [image for image in images if asked in (str(image.number), image.name)]
-        if not chosen:
-            raise DataError(f"{path}: expected an image of 1 or 3 planes in HDU {hdu}, found {known or 'no image'}")
-        return chosen[0]
+        return _asked(path, units, hdu)
     named = [image for image in images if not NO_IMAGE.search(image.name)]
     if not named:
         why = "; by their names these are masks, errors, weights or PSFs" if images else ""
-        raise DataError(f"{path}: expected an image of 1 or 3 planes in one of its HDUs, found {known}{why}")
+        raise DataError(f"{path}: expected an image of 1 or 3 planes in one of its HDUs, found {_known(units)}{why}")
     for least in (window or MIN_SIZE, MIN_SIZE, 0):
         if fitting := [image for image in named if min(layout(image.shape)[1:]) >= least]:
             return min(fitting, key=lambda image: (image.rank, image.number))
     raise AssertionError("an image of no size at all")
+
+
+def _choose_like(path: str | Path, units: list[Unit], hdu: int | str | None, like: re.Pattern) -> Unit:
+    """The image that is asked for, the first of such a name, or the only one. Raises DataError."""
+    if hdu is not None:
+        return _asked(path, units, hdu)
+    images = [unit for unit in units if unit.is_image]
+    if found := [image for image in images if like.search(image.name)] or (images if len(images) == 1 else []):
+        return found[0]
+    raise DataError(f"{path}: which HDU of it? Say so as {Path(path).name}[NAME], found {_known(units)}")
+
+
+def _asked(path: str | Path, units: list[Unit], hdu: int | str) -> Unit:
+    """The image of that number or name, capitals or not. Raises DataError."""
+    asked = str(hdu).strip().upper()
+    for unit in units:
+        if unit.is_image and asked in (str(unit.number), unit.name):
+            return unit
+    raise DataError(f"{path}: expected an image of 1 or 3 planes in HDU {hdu}, found {_known(units)}")
+
+
+def _known(units: list[Unit]) -> str:
+    """The HDUs that there are, for messages."""
+    return ", ".join(f"{u.number} {u.name or 'without name'} {u.shape or 'no image'}" for u in units)[:300]
 
 
 def _text(header: dict, key: str) -> tuple[str, bool]:

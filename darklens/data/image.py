@@ -23,13 +23,14 @@ class Picture(NamedTuple):
 
     pixels: (C, H, W) integers or floats, native byte order, all finite; unit: of the pixels (FITS BUNIT), where
     the file says; masked: how many that are looked at were NaN and have been filled; note: what the user should know,
-    or "".
+    or ""; scale: height and width of a pixel in arcsec, where the file says.
     """
 
     pixels: np.ndarray
     unit: str | None = None
     masked: int = 0
     note: str = ""
+    scale: tuple[float, float] | None = None
 
 
 def read_image(
@@ -78,16 +79,25 @@ def read_picture(path: str | Path, hdu: int | str | None = None, window: int | N
     hdu: number or name of the HDU of a FITS file (None: see fits.py); window: as of `make_picture`. A border of NaN is
     filled. Raises DataError, one line, for anything else.
     """
+    found = read_file(path, hdu=hdu, window=window)
+    return make_picture(path, found.array, found.unit, found.notes, window, found.scale)
+
+
+def read_file(path: str | Path, **options: object) -> Read:
+    """What a file whose name ends in one of EXTENSIONS holds, its values unchecked. Raises DataError.
+
+    options: of `read_fits`, `least` of `read_npy` too; other kinds of files have none.
+    """
     extension = find_extension(path)
     if extension is None:
         raise DataError(f"{path}: {why_not(path)}")
     read = EXTENSIONS[extension]
+    known = {read_fits: options.keys(), read_npy: {"least"}}.get(read, ())
     try:
         with open_file(path) as file:
-            array, unit, notes = read(path, file, hdu, window) if read is read_fits else read(path, file)
+            return read(path, file, **{name: value for name, value in options.items() if name in known})
     except (OSError, MemoryError) as error:
         raise unreadable(path, error) from None
-    return make_picture(path, array, unit, notes, window)
 
 
 def find_extension(path: str | Path) -> str | None:
@@ -114,6 +124,7 @@ def make_picture(
     unit: str | None = None,
     notes: tuple[str, ...] = (),
     window: int | None = None,
+    scale: tuple[float, float] | None = None,
 ) -> Picture:
     """A picture of an array (H, W), (C, H, W) or (H, W, C), once it's found to be one. `path`: for messages.
 
@@ -130,7 +141,7 @@ def make_picture(
         found = " x ".join(map(str, pixels.shape[1:]))
         raise DataError(f"{path}: expected an image of {window} x {window} pixels or more, found {found}")
     pixels, masked, more = _clean(path, pixels, window)
-    return Picture(pixels, unit, masked, "; ".join((*notes, *more)))
+    return Picture(pixels, unit, masked, "; ".join((*notes, *more)), scale)
 
 
 def check_channels(path: str | Path, found: int, expected: int) -> None:

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from darklens.data.checks import Read, check_size, check_start, file_length
+from darklens.data.checks import MIN_SIZE, Read, check_size, check_start, file_length
 from darklens.errors import DataError
 
 MAX_HEADER = 10_000  # bytes: the bound of NumPy's own reader
@@ -42,11 +42,11 @@ def read_header(path: str | Path, file: BinaryIO) -> Header:
     return Header(descr, tuple(map(int, re.findall("[0-9]+", shape))), order == "True")
 
 
-def read_npy(path: str | Path, file: BinaryIO) -> Read:
-    """The array of a `.npy` file, as stored; no unit, no notes. Executes nothing. Raises DataError."""
+def read_npy(path: str | Path, file: BinaryIO, least: int = MIN_SIZE) -> Read:
+    """The array of a `.npy` file, as stored. least: pixels on a side. Executes nothing. Raises DataError."""
     header = checked_header(path, file)
-    check_size(path, header.shape)
-    return read_array(path, file, header), None, ()
+    check_size(path, header.shape, least)
+    return Read(read_array(path, file, header))
 
 
 def checked_header(path: str | Path, file: BinaryIO) -> Header:

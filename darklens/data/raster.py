@@ -70,4 +70,4 @@ def _decode(path: str | Path, image: object, kind: str | None, length: int) -> R
         raise DataError(f"{path}: damaged, its header promises shape {shape}, the file has {length} bytes")
     notes = ("the first of several images",) if getattr(image, "is_animated", False) else ()
     array = guarded(path, image.format, lambda: np.asarray(image).astype(kind))
-    return array, None, notes
+    return Read(array, notes=notes)

@@ -104,14 +104,22 @@ class Preprocess:
             window = STRETCHES[self.stretch](_unit(_crop(images, self.window, offsets)).float())
         return _standardise(window) if self.standardise else window
 
-    def with_fit(self, images: torch.Tensor, start: np.ndarray | None = None) -> tuple[torch.Tensor, Fit]:
+    def with_fit(
+        self,
+        images: torch.Tensor,
+        start: np.ndarray | None = None,
+        noise: torch.Tensor | None = None,
+        lens: SmoothModel | None = None,
+    ) -> tuple[torch.Tensor, Fit]:
         """Views (B, 1 or 2, crop, crop) float32 of images (B, 1, H, W), and the fits of the smooth lens.
 
-        start: as in `fit`. For the views residual and both. Of oblong images, the central square.
+        start, noise (B, H, W): as in `fit`; lens: instead of its own, for images with a PSF of theirs. For the views
+        residual and both. Of oblong images, the central square.
         """
         height, width = images.shape[-2:]
-        images = images[(..., *central(height, width, min(height, width)))]
-        view, found = residual_view(images, self.lens, self.crop, start)
+        square = (..., *central(height, width, min(height, width)))
+        images, noise = images[square], None if noise is None else noise[square]
+        view, found = residual_view(images, lens or self.lens, self.crop, start, noise)
         if self.view == "residual":
             return view, found
         size = self.crop + (self.crop - min(images.shape[-2:])) % 2

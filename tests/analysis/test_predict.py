@@ -15,7 +15,7 @@ from astropy.io import fits
 from conftest import write_images
 from PIL import Image
 
-from darklens.analysis import predict
+from darklens.analysis import items
 from darklens.analysis.pictures import find_pictures
 from darklens.analysis.predict import Counts, predict_folder
 from darklens.classifier.calibrate import fit_on
@@ -89,7 +89,7 @@ def test_batch_size_and_workers_do_not_matter(classifier, survey):
     columns, found = [*P, *CALIBRATED, "novelty"], []
     for batch_size, workers in ((1, 1), (5, 3), (64, 0)):
         counts, rows = run(classifier, survey, batch_size=batch_size, workers=workers)
-        assert counts[:1] + counts[2:] == (12, 1, 0) and rows[0]["file"] == "0 bad.npy"
+        assert counts[:1] + counts[2:] == (12, 1, 0, 0) and rows[0]["file"] == "0 bad.npy"
         found.append(numbers(rows[1:], columns))
     for other in found[1:]:
         np.testing.assert_allclose(other[:, :-1], found[0][:, :-1], atol=1e-5)
@@ -105,7 +105,7 @@ def test_without_temperature_and_novelty_their_cells_are_empty(survey):
     model = new()
     model.temperature = None
     counts, rows = run(model, survey)
-    assert counts == (12, 0, 0, 0)
+    assert counts == (12, 0, 0, 0, 0)
     assert {row[column] for row in rows for column in (*CALIBRATED, "novelty", "flag")} == {""}
     np.testing.assert_allclose(numbers(rows, P).sum(1), 1, atol=3e-6)
 
@@ -130,9 +130,9 @@ def write_strange(folder: Path) -> dict[str, tuple[str, str]]:
     centre, border = good.astype("f4"), good.astype("f4")
     centre[20, 20] = border[:3] = np.nan
     arrays = {
-        "noise": (rng.poisson(30, (40, 40)), predict.UNLIKE, True),
-        "constant": (np.full((40, 40), 5), f"{predict.CONSTANT}; {predict.UNLIKE}", True),
-        "border": (border, predict.FILLED, True),
+        "noise": (rng.poisson(30, (40, 40)), items.UNLIKE, True),
+        "constant": (np.full((40, 40), 5), f"{items.CONSTANT}; {items.UNLIKE}", True),
+        "border": (border, items.FILLED, True),
         "centre": (centre, "expected finite pixels", False),
         "oblong": (good[:, 4:], "39 x 39 pixels or more, found 40 x 36", False),
         "small": (good[:36, :36], "39 x 39 pixels or more, found 36 x 36", False),
@@ -159,7 +159,7 @@ def test_every_file_gets_a_row(classifier, survey):
         assert cells == {""} if not classified else "" not in cells
         assert str(survey) not in found[name]["flag"]
     flagged = sum(bool(row["flag"]) for row in rows if row["class"])
-    assert counts == (15, flagged, 8, 0)
+    assert counts == (15, flagged, 8, 0, 0)
     assert "120 NaN pixels" in found["border.npy"]["note"]
     assert float(found["noise.npy"]["novelty"]) > 1 and "unlike" not in found["02.npy"]["flag"]
 
@@ -215,7 +215,7 @@ def test_three_channels(survey, tmp_path):
     np.save(folder / "grey.npy", image)
     np.save(folder / "rgb.npy", np.stack([image, image // 2, image // 3], -1))
     counts, rows = run(new(channels=3), folder)
-    assert counts == (1, 0, 1, 0)
+    assert counts == (1, 0, 1, 0, 0)
     assert "expected 3 channel(s)" in rows[0]["flag"] and rows[1]["class"]
 
 
@@ -370,7 +370,7 @@ def test_rejecting_all_leaves_the_old_table(classifier, survey, old):
 
 @pytest.mark.parametrize("output", ["survey", "nowhere/out.csv"])
 def test_an_impossible_output_is_found_before_anything_is_read(classifier, survey, monkeypatch, output):
-    monkeypatch.setattr(predict, "read_item", lambda *arguments: pytest.fail("read"))
+    monkeypatch.setattr(items, "read_item", lambda *arguments: pytest.fail("read"))
     with pytest.raises(ResultsError, match=output):
         predict_folder(classifier, survey, survey.parent / output, quiet=True)
 
@@ -384,13 +384,13 @@ def test_memory_does_not_grow_with_the_number_of_files(classifier, survey, monke
     for number in range(108):
         np.save(survey / f"more{number}.npy", image)
 
-    def counting(*arguments, real=predict.read_item):
-        item = real(*arguments)
+    def counting(*arguments, real=items.read_item):
+        item, lens = real(*arguments)
         alive.add(item)
         most.append(len(alive))
-        return item
+        return item, lens
 
-    monkeypatch.setattr(predict, "read_item", counting)
+    monkeypatch.setattr(items, "read_item", counting)
     counts, _ = run(classifier, survey, batch_size=4, workers=0)
     assert counts.classified == len(most) == 120
     assert max(most) <= 3 * 4
@@ -478,4 +478,4 @@ def test_a_constant_window_is_flagged_whatever_is_around_it(classifier, tmp_path
     image[10:49, 10:49] = 7
     np.save(folder / "x.npy", image)
     _, (row,) = run(classifier, folder)
-    assert predict.CONSTANT in row["flag"]
+    assert items.CONSTANT in row["flag"]

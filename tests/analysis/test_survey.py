@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from simulated import edited
 
-from darklens.analysis.survey import measure, pixel_scale
+from darklens.analysis.survey import measure
 from darklens.analysis.survey_recipe import power_spectrum, recipe_text
 from darklens.commands import simulate as command
+from darklens.data.image import read_picture
 from darklens.errors import DataError
 from darklens.lenses.recipes import load_recipe
 from darklens.lenses.render import simulate
@@ -56,15 +57,15 @@ def test_what_was_put_in_comes_out(folder):
 
 @pytest.mark.parametrize("kind", ["PIXSCALE", "PIXSCAY", "CD", "CDELT"])
 def test_pixel_scale_of_a_header(tmp_path, kind):
-    unit = fits.PrimaryHDU(np.ones((20, 20), np.float32))
+    unit = fits.PrimaryHDU(np.ones((30, 30), np.float32))
     cards = header(kind)
     if kind.startswith("CD"):
         cards |= {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 30.0, "CRVAL2": 40.0}
     unit.header.update(cards)
     unit.writeto(tmp_path / "one.fits")
-    assert pixel_scale(tmp_path / "one.fits") == pytest.approx(SCALE, rel=1e-9)
-    np.save(tmp_path / "one.npy", np.ones((20, 20)))
-    assert pixel_scale(tmp_path / "one.npy") is None
+    assert read_picture(tmp_path / "one.fits").scale == pytest.approx((SCALE, SCALE), rel=1e-9)
+    np.save(tmp_path / "one.npy", np.ones((30, 30)))
+    assert read_picture(tmp_path / "one.npy").scale is None
 
 
 def test_photon_noise_is_seen_by_a_noise_map(tmp_path):

@@ -46,7 +46,7 @@ def scratch(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("shape", [(40, 44), (1, 29, 60), (29, 60, 3), (3, 40, 40)])
 def test_npy_pictures_need_not_be_square(tmp_path, shape):
     found = read(tmp_path, "x.NPY", npy(picture(1, shape)))
-    assert found.pixels.dtype == np.uint16 and found[1:] == (None, 0, "")
+    assert found.pixels.dtype == np.uint16 and found[1:] == (None, 0, "", None)
     assert found.pixels.shape == ((3, 29, 60) if shape[-1] == 3 else shape if len(shape) == 3 else (1, *shape))
 
 
