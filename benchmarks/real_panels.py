@@ -52,6 +52,9 @@ def numbers(labels: np.ndarray, classes: list[str]) -> np.ndarray:
 def report(path: Path, weights: str) -> None:
     """Print the right answers per class of one file."""
     network, data = darklens.load(weights), np.load(path)
+    if data["images"].shape[1:] not in ((SIZE, SIZE), (SIZE - 1, SIZE)):
+        print(f"{path.name}: passed over, images of {data['images'].shape[1:]} pixels, not 150 x 150 or 149 x 150")
+        return
     lens = network.preprocess.lens or SmoothModel()
     images, labels = completed(data["images"], lens), numbers(data["labels"], network.classes)
     said = classify(network, images).argmax(1)

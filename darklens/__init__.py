@@ -6,6 +6,7 @@
     network = darklens.load("compact-f")                    # comes with the package; or the path of a checkpoint
     network.predict(images)                                 # (8, 3) probabilities of network.classes
     darklens.fit(images).table()                            # Einstein radius, shear, source, each with its deviation
+    darklens.detect(darklens.fit(images)).observed          # where a subhalo is asked for, in standard deviations
     run = darklens.train("images_f", arch="compact")        # as `darklens --data_dir images_f --arch compact`
 
 Everything is described in docs/api.md.
@@ -13,7 +14,7 @@ Everything is described in docs/api.md.
 
 from darklens.version import __version__
 
-__all__ = ["__version__", "fit", "load", "simulate", "train"]
+__all__ = ["__version__", "detect", "fit", "load", "population", "simulate", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,17 +1,22 @@
 """The functions of `import darklens`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from darklens.analysis import population as populations
+from darklens.analysis.population import Population
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import find_weights, load_model
 from darklens.commands import flags
 from darklens.commands import train as training
 from darklens.lenses import render
-from darklens.lenses.fit import Fit, SmoothModel, fit_many
+from darklens.lenses.fit import DetectionMap, Fit, SmoothModel, fit_many
+from darklens.lenses.fit import detect as detection
+from darklens.lenses.fit.detect import MASSES
 from darklens.lenses.recipes import load_recipe
+from darklens.metrics.posterior import Posterior
 
 
 def load(name: str | Path, device: str = "cpu") -> Classifier:
@@ -41,12 +46,34 @@ def fit(images: np.ndarray, **model: object) -> Fit:
     return fit_many(images, SmoothModel(**model))
 
 
+def detect(
+    found: Fit, masses: Sequence[float] = MASSES, positions: np.ndarray | None = None, **settings: object
+) -> DetectionMap:
+    """Where one subhalo of each mass (Msun) would be seen in each of the fits, and where the residual asks for one.
+
+    positions: (G, 2) arcsec from the image's centre, y up; None: a grid. settings: `total_mass` within the Einstein
+    radius (1e12 Msun), `profile` ("point" or "sis"), `device`. The result has `positions`, `expected` (n, M, G) delta
+    chi-square, `observed` (n, M, G) standard deviations. Raises ValueError for what doesn't fit. docs/where.md.
+    """
+    return detection(found, masses, positions, **settings)
+
+
+def population(posterior: Posterior, model: str, class_name: str = "sphere", **grids: object) -> Population:
+    """What the lenses of a posterior, `net.infer(images)["sphere"]["log_mass_fraction"]`, say of their population.
+
+    model: "f", "j" or another recipe, whose class has the subhalos' limits of mass, and their slope unless it is to be
+    found. grids: log_mean_fractions, of the mean mass fraction's log10, and slopes, of dN/dm. The result has
+    `interval("log_mean_fraction")`: 16%, 50%, 84%. Raises RecipeError for a recipe that has no such subhalos.
+    """
+    return populations.population(posterior, load_recipe(model), class_name, **grids)
+
+
 def train(data_dir: str | Path, **settings: object) -> Path:
     """Train a network as the program does with flags of these names; the run's folder.
 
     settings: flags without their dashes, `darklens.train("images_f", arch="compact", epochs=5)`. Raises UsageError
     for flags that cannot be, DataError for bad images, TrainingError where training cannot go on.
     """
-    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir} | settings).items()]
+    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir, "mode": "Train"} | settings).items()]
     parsed, given, _ = flags.parse("", words)
     return training.run_training(parsed, given)

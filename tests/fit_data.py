@@ -1,5 +1,7 @@
 """Simulated lenses for the tests of the fit: the one place that knows where the simulator lives."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -37,3 +39,21 @@ def clean(recipe: recipes.Recipe, class_name: str, count: int, seed: int = 0) ->
     """Expected counts without noise (count, 150, 150), float64, and the true parameters (count, 8)."""
     drawn = draw.draw(recipe, class_name, seed, "test", range(count))
     return render.render(drawn, recipe, dtype=torch.float64), truth(drawn, recipe)
+
+
+def with_subhalo(
+    recipe: recipes.Recipe, masses: np.ndarray, positions: np.ndarray, seed: int = 0, profile: str = "point"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy counts and those expected (B, 150, 150) of smooth lenses with one subhalo (Msun) each, at (B, 2) arcsec.
+
+    The halo has what the subhalo leaves.
+    """
+    drawn = draw.draw(recipe, "no", seed, "test", range(len(masses)))
+    zero = np.zeros((len(masses), 1))
+    subhalos = dict.fromkeys(drawn.subhalos, zero) | {"x": positions[:, :1], "y": positions[:, 1:]}
+    subhalos["mass"] = subhalos["bound_mass"] = masses[:, None]
+    halo = drawn["lens.einstein_radius"] * np.sqrt(1 - masses / drawn["lens.total_mass"])
+    values = drawn.values | {"halo.einstein_radius": halo}
+    lenses = dataclasses.replace(drawn, values=values, subhalos=subhalos, profile=profile)
+    expected = render.render(lenses, recipe, dtype=torch.float64)
+    return np.random.default_rng(seed).poisson(expected.numpy()), expected.numpy()

@@ -34,6 +34,7 @@ SMALL = {  # what makes the commands small, wherever the program keeps it
     "DEMO_IMAGES": {"train": 6, "val": 3},
     "HELD": {"train": 6, "val": 3},
     "RESAMPLES": 10,
+    "LEAST": 2,
     "sample_size": lambda _: 2,
     "_draw": lambda *_: None,
 }
@@ -52,6 +53,7 @@ def commands(page) -> list[str]:
     return [" ".join(line.split()) for line in lines if line]
 
 
+WALK = ROOT / "docs" / "your_survey.md"  # its commands follow from one another, and are run in their order
 EVERY = list(dict.fromkeys(line for page in PAGES for line in commands(page)))
 FIRST = set(commands(PAGES[0]))
 LONG = {"python model.py --sym_group Dihyderal --N 8"}  # the full network, turned sixteen ways
@@ -60,7 +62,8 @@ LONG = {"python model.py --sym_group Dihyderal --N 8"}  # the full network, turn
 def calls(*doors: str) -> list:
     """The command lines for these doors; those that are not in README.md are slow."""
     fast = FIRST - LONG
-    marks = {line: () if line in fast else pytest.mark.slow for line in EVERY if door_of(line)[0] in doors}
+    lines = [line for line in EVERY if line not in commands(WALK) and door_of(line)[0] in doors]
+    marks = {line: () if line in fast else pytest.mark.slow for line in lines}
     return [pytest.param(door_of(line)[1], id=line, marks=mark) for line, mark in marks.items()]
 
 
@@ -178,6 +181,7 @@ def toys(tmp_path_factory):
         for name, size in {"images_f": 60, "images_j": 60, "images_large": 120}.items():
             write_images(here / name, size=size)
         run("dataset", ["pack", "images_f", "shards_f"])
+        run("simulate", ["--model", "j", "--out", "images_infer", "--train", "4", "--val", "2", "--quiet"])
         (here / "survey").mkdir()
         lens = np.random.default_rng(0).poisson(30.0, (120, 120))
         np.save(here / "survey" / "lens.npy", lens)
@@ -240,6 +244,24 @@ def test_commands_of_dataset(tmp_path, monkeypatch, arguments):
 @pytest.mark.parametrize("arguments", calls("model"))
 def test_commands_of_model(arguments):
     run("model", arguments)
+
+
+@pytest.mark.slow
+def test_walk_from_cutouts_to_a_table(tmp_path, monkeypatch):
+    """docs/your_survey.md from top to bottom, in an empty folder: few images, one pass."""
+    monkeypatch.chdir(tmp_path)
+    shrink(monkeypatch)
+    exec(compile("\n".join(fences(WALK, "python")), WALK.name, "exec"), {"__name__": "__main__"})
+    for door, arguments in filter(all, map(door_of, commands(WALK))):
+        typed = shlex.split(re.sub(r"--(train|val|test) \d+", r"--\1 4", shlex.join(arguments)))
+        training = door == "main" and not {"Test", "Predict"} & {*typed}
+        run(door, typed + (["--epochs", "1", *TOY] if training else ["--quiet"]))
+        for done in tmp_path.glob("images_survey_C_4/*"):
+            done.rename(done.parent / STAMPS[0])
+    rows = [(tmp_path / name).read_text().splitlines() for name in ("table.csv", "tuned.csv")]
+    assert [len(lines) for lines in rows] == [21, 21]
+    assert "p_vort" in rows[0][0] and "p_perturbed" in rows[1][0]
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("compared.png", "my_survey.png"))
 
 
 @pytest.mark.slow

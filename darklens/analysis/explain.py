@@ -30,10 +30,11 @@ from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import NETWORKS
 from darklens.data.folder import Split
 from darklens.data.image import read_image
-from darklens.lenses.fit import fit
+from darklens.lenses.fit import detect, fit
 from darklens.lenses.truth import Truth
 from darklens.metrics.probabilities import softmax
-from darklens.plots.fits import plot_fits
+from darklens.plots.detection import SHOWN, plot_detection
+from darklens.plots.fits import MOST_ROWS, plot_fits
 from darklens.storage.files import save_json
 
 
@@ -66,7 +67,7 @@ def explain(
     batch_size: int = 16,
     precision: torch.dtype = torch.float32,
 ) -> dict:
-    """Draw why a network decides (`explain.png`; `fits.png` where it sees residuals), score it (`explain.json`).
+    """Draw why a network decides (`explain.png`; of residuals `fits.png`, `detection.png`), score it (`explain.json`).
 
     Args:
         split: images with their labels. logits: (n, K), the network's, of all of them. folder: to write into.
@@ -100,12 +101,16 @@ def explain(
 
 
 def _draw_fits(classifier: Classifier, split: Split, rows: list[list[int]], folder: str | Path) -> None:
-    """`fits.png`: what was fitted to the images of the gallery."""
+    """What was fitted to the images of the gallery, `fits.png`, and where that asks for subhalos, `detection.png`."""
     chosen = [i for row in rows for i in row]
     images = np.stack([read_image(split.paths[i]).astype(float) for i in chosen])  # (m, 1, H, W)
     found = fit(images[:, 0], classifier.preprocess.lens)
     titles = [f"{split.paths[i].parent.name}/{split.paths[i].name}" for i in chosen]
     plot_fits(folder, images[:, 0], found, titles)
+    found, truth = found[:MOST_ROWS], load_truth(split, chosen[:MOST_ROWS])
+    known = {} if truth is None else {"total_mass": truth.parameters["lens.total_mass"]}
+    seen = detect(found, (SHOWN,), **known)
+    plot_detection(folder, images[:, 0], found, seen, titles, truth and segments(truth))
 
 
 def _score(classifier: Classifier, split: Split, chosen: np.ndarray, truth: Truth, attributed: Callable) -> dict:

@@ -42,7 +42,7 @@ class Item:
     """One image: what the network sees of it (C, S, S), or None and the reason why it was rejected.
 
     lens: the table of its smooth lens, where the network sees residuals. figures: class, probabilities, calibrated
-    ones and novelty, as text, and features (D,), once the network has seen the image.
+    ones and novelty, as text, features (D,) and dark_matter: what its posterior says, once the network has seen it.
     """
 
     entry: Entry
@@ -55,6 +55,7 @@ class Item:
     lens: dict[str, float] = field(default_factory=dict)
     figures: list[str] = field(default_factory=list)
     features: np.ndarray | None = None
+    dark_matter: list[float] = field(default_factory=list)
 
 
 class Lens(NamedTuple):
@@ -198,10 +199,11 @@ def _fit(preprocess: Preprocess, items: Sequence[Item], lenses: Sequence[Lens]) 
     pixels, noise, psf = zip(*lenses, strict=True)
     pixels = torch.from_numpy(np.stack([one.astype(np.float64) for one in pixels]))
     noise = None if noise[0] is None else torch.from_numpy(np.stack(noise))
-    lens = dataclasses.replace(preprocess.lens, psf_kernel=psf[0]) if psf[0] else None
+    lens = dataclasses.replace(preprocess.lens, psf_kernel=psf[0], free_psf=False) if psf[0] else None
     views, found = preprocess.with_fit(pixels, noise=noise, lens=lens)
     table = found.table()
     for number, item in enumerate(items):
         item.image = views[number].numpy()
-        item.lens = {name: table[name][number] for name in preprocess.lens.columns if name != "flag"}
+        columns = (name for name in preprocess.lens.columns if name != "flag")
+        item.lens = {name: table[name][number] if name in table else math.nan for name in columns}
         item.flags += [f"smooth lens: {table['flag'][number]}"] * bool(table["flag"][number])

@@ -44,7 +44,7 @@ def origin(classifier: Classifier, survey: Catalogue, flags: dict) -> dict:
     entries = hashlib.sha256(
         repr((survey.columns, list(map(tuple, survey.entries)))).encode("utf-8", "backslashreplace")
     )
-    return {"network": network.hexdigest(), "list": entries.hexdigest(), **flags}
+    return {"network": network.hexdigest(), **flags, "list": entries.hexdigest()}
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ image gets a row in a CSV table (UTF-8, RFC 4180), in order of folder and name, 
     novelty       above 1.0: unlike the training data; empty where the network has no such score
     einstein_radius, shear, source_x, ... and their standard deviations ..._sd, chi_square per pixel: of the smooth
                   lens (arcsec, radians), where the network sees what it leaves of the image
+    CLASS_...     how much dark matter, given the class: median, 16% and 84% of its posterior, ..._above_limit the
+                  probability of more than the detection limit; where the network has learned it
     flag          empty, or what to beware of, or why the file was rejected
     unit          of the pixels, where the file says; nothing depends on it
     pixel_scale   arcsec, where the file says; more than 5% off the network's are flagged, or resampled
@@ -40,6 +42,7 @@ from darklens.analysis import parts, tables
 from darklens.analysis.catalogue import Catalogue, check_columns, find_survey
 from darklens.analysis.items import UNLIKE, Item, Items, Reading
 from darklens.classifier.classifier import Classifier
+from darklens.classifier.features import Probe
 from darklens.data.outputs import check_output
 from darklens.data.reader import read_ahead
 from darklens.errors import DataError, UsageError
@@ -145,7 +148,8 @@ def _target(
 
 def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[Item]], None]:
     """A function that gives items their figures, and flags those that are unlike the training data."""
-    run = classifier.observer(precision, device)
+    probe = Probe() if classifier.inference else None
+    run = classifier.observer(precision, device, probe)
 
     def classify(items: list[Item]) -> None:
         items = [item for item in items if item.image is not None]
@@ -158,6 +162,10 @@ def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[
             item.features = row
             item.figures = [*cells, "" if score is None else f"{score:.4g}"]
             item.flags += [UNLIKE] if score is not None and score > 1 else []
+        if probe:
+            fits = {name: np.array([item.lens[name] for item in items]) for name in items[0].lens}
+            for item, row in zip(items, classifier.inference.rows(probe.take(), fits), strict=True):
+                item.dark_matter = row.tolist()
 
     return classify
 

@@ -11,7 +11,7 @@ from darklens.classifier.classifier import Classifier
 from darklens.data.folder import Split
 from darklens.data.image import fingerprint, read_image
 from darklens.errors import DataError, ResultsError
-from darklens.metrics import summary
+from darklens.metrics import coverage, summary
 from darklens.metrics.probabilities import softmax
 from darklens.plots import roc, run
 from darklens.storage import files, records
@@ -104,6 +104,8 @@ def table(found: dict) -> str:
         rows.append(row("temperature, fitted on val", found["temperature"]))
         rows.append(row("log loss with it", after["log_loss"]))
         rows.append(row("calibration error with it", after["expected_calibration_error"]))
+    if found.get("inference"):
+        rows.append(coverage.table(found["inference"]))
     if "symmetry" in found:
         rows.append(
             f"  {'equivariance error (exact)':<28}{found['symmetry']['largest_exact_change']:7.1e}   (probabilities)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ def columns(classifier: Classifier, passed: Sequence[str] = ()) -> list[str]:
     probabilities = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in classifier.classes]
     lens = classifier.preprocess.lens
     smooth = [] if lens is None else [name for name in lens.columns if name != "flag"]
+    smooth += classifier.inference.columns() if classifier.inference else []
     return ["file", *passed, "class", *probabilities, "novelty", *smooth, "flag", "unit", "pixel_scale", "note"]
 
 
@@ -56,7 +58,8 @@ class Writer:
     def _row(self, item: Item) -> list[str]:
         last = [item.reason or "; ".join(item.flags), item.unit, item.scale, item.note]
         begin = [printable(item.entry.file), *item.entry.cells]
-        middle = [*item.figures, *(f"{value:.6g}" for value in item.lens.values())]
+        numbers = (*item.lens.values(), *item.dark_matter)
+        middle = [*item.figures, *("" if math.isnan(value) else f"{value:.6g}" for value in numbers)]
         return [*begin, *middle, *[""] * (len(self.names) - len(begin) - len(middle) - len(last)), *last]
 
 

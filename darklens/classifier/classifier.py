@@ -13,10 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from darklens.classifier.features import Probe
+from darklens.classifier.inference import Inference
 from darklens.classifier.novelty import Novelty, describe
 from darklens.data.arrays import Images, prepare
 from darklens.data.transforms import Preprocess
+from darklens.errors import DataError, UsageError
 from darklens.machine import autocast
+from darklens.metrics.posterior import Posterior
 from darklens.networks.equivariant import Equivariant_Network
 
 PUBLISHED_SCALE = 0.05  # arcsec a pixel of Models F and J, which the original's networks were trained on
@@ -27,7 +31,7 @@ class Classifier:
     """network: (B, C, crop, crop) preprocessed images -> logits (B, len(classes)).
 
     temperature: of the calibrated probabilities; record: how it was trained; novelty: what tells images unlike the
-    training data. None where unknown.
+    training data; inference: the posterior of how much dark matter there is. None where unknown.
     """
 
     network: nn.Module
@@ -37,6 +41,7 @@ class Classifier:
     record: dict = field(default_factory=dict)
     epoch: int | None = None
     novelty: Novelty | None = None
+    inference: Inference | None = None
 
     @property
     def kind(self) -> str:
@@ -68,16 +73,41 @@ class Classifier:
         logits = [run(self.preprocess(batch)) for batch in batches] or [torch.empty(0, len(self.classes))]
         return torch.softmax(torch.cat(logits) / (self.temperature or 1.0), 1).cpu().numpy()
 
+    def infer(self, images: Images, batch_size: int = 64) -> dict[str, dict[str, Posterior]]:
+        """How much dark matter: class -> quantity -> posterior of n lenses, given that they are of that class.
+
+        images: as for `predict`. Raises UsageError where the network has no posterior (train it with `--infer`),
+        DataError as `predict`.
+        """
+        if self.inference is None:
+            raise UsageError("this network has no posterior of the dark matter: train one with --infer, see docs")
+        probe, found, fits = Probe(), [], []
+        run = self.observer(probe=probe)
+        for batch in prepare(images, self.channels, self.preprocess.window, batch_size):
+            view, fit = self.preprocess.with_fit(batch)
+            run(view)
+            found.append(probe.take())
+            fits.append(fit.table())
+        if not found:
+            raise DataError("no images to infer the dark matter of")
+        table = {name: np.concatenate([one[name] for one in fits]) for name in fits[0]}
+        return self.inference.posteriors(torch.cat(found), table)
+
     def observer(
-        self, precision: str = "fp32", device: str | torch.device | None = None
+        self,
+        precision: str = "fp32",
+        device: str | torch.device | None = None,
+        probe: Probe | None = None,
     ) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
         """A function as that of `evaluator`, (B, C, S, S) -> logits (B, K) and the parts that `novelty` scores.
 
         Parts, float32: what the last linear layer reads (B, D), and the image's own statistics, `novelty.describe`.
-        device: None: where the network is.
+        device: None: where the network is. probe: catches the features of each call for `inference`.
         """
         device = device or next(self.network.parameters()).device
         frozen, caught = _frozen(self.network).to(device), []
+        if probe:
+            probe.attach(frozen)
         last_linear(frozen).register_forward_pre_hook(lambda layer, inputs: caught.append(inputs[0].float()))
         run = _runner(frozen, device, precision)
 

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from darklens.classifier.classifier import Classifier, last_linear
+from darklens.classifier.features import feature_count
+from darklens.classifier.inference import Inference
 from darklens.classifier.novelty import BINS, Novelty
 from darklens.data.folder import LensFolder
 from darklens.data.transforms import ORIGINAL, Preprocess, default_preprocess
@@ -30,8 +32,9 @@ def save_model(classifier: Classifier, path: str | Path) -> None:
     Equal classifiers give equal bytes: the description goes through JSON, since pickle writes strings that happen to
     be one object differently from equal ones.
     """
-    novelty = {"novelty": classifier.novelty.to_dict()} if classifier.novelty else {}
-    checkpoint.save({**_describe(classifier), **novelty, "state": classifier.network.state_dict()}, path)
+    extras = {key: getattr(classifier, key) for key in ("novelty", "inference")}
+    found = {key: value.to_dict() for key, value in extras.items() if value}
+    checkpoint.save({**_describe(classifier), **found, "state": classifier.network.state_dict()}, path)
 
 
 def check_savable(classifier: Classifier) -> None:
@@ -91,6 +94,8 @@ def _ours(path: str | Path) -> Classifier:
     if "novelty" in payload:  # older checkpoints have none
         sizes = last_linear(network).in_features, network.config["channels"] * 2 * BINS
         details["novelty"] = Novelty.from_dict(payload["novelty"], sizes)
+    if "inference" in payload:
+        details["inference"] = Inference.from_dict(payload["inference"], payload["classes"], feature_count(network))
     return Classifier(network, payload["classes"], preprocess, **details)
 
 
@@ -175,14 +180,23 @@ def find_weights(name: str) -> Path:
     return found[0]
 
 
-def start_from(classifier: Classifier, path: Path) -> None:
-    """Give a new network the weights and statistics of a trained one.
+def start_from(classifier: Classifier, trained: Classifier) -> str:
+    """Give a new network the weights and statistics of a trained one that differs in its classes at most.
 
-    Raises UsageError if they are different networks, CheckpointError if the file cannot be read.
+    Returns what became of the last layer: "kept"; "reordered", where the same classes come in another order; "new",
+    where they differ in number or name: then the new network keeps its own. Raises UsageError for other networks.
     """
-    trained = load_model(path)
-    here, there = classifier.network.config, trained.network.config
-    if classifier.kind != trained.kind or here != there:
-        known = ", ".join(f"{key} {value}" for key, value in there.items())
-        raise UsageError(f"--weights {path}: expected the network that is to be trained, found {trained.kind}: {known}")
-    classifier.network.load_state_dict(trained.network.state_dict())
+    here, there = ({**one.network.config, "classes": 0, "kind": one.kind} for one in (classifier, trained))
+    if here != there:
+        known = ", ".join(f"{key} {value}" for key, value in there.items() if key != "classes")
+        raise UsageError(f"expected weights of the network that is to be trained, found {known}")
+    names = list(classifier.network.state_dict())[-2:]  # weight (K, D) and bias (K,) of the last layer
+    state = dict(trained.network.state_dict())
+    if set(classifier.classes) == set(trained.classes):
+        order = [trained.classes.index(name) for name in classifier.classes]
+        state |= {name: state[name][order] for name in names}
+        classifier.network.load_state_dict(state)
+        return "kept" if classifier.classes == trained.classes else "reordered"
+    own = classifier.network.state_dict()
+    classifier.network.load_state_dict(state | {name: own[name] for name in names})
+    return "new"

@@ -27,6 +27,7 @@ DEFAULTS = {
     "batch_size": None,
     "lr": None,
     "average": None,
+    "balance": False,
     "mode": "Train",
     "test_time": "",
     "weights": "",
@@ -36,6 +37,7 @@ DEFAULTS = {
     "output": "predictions.csv",
     **survey_flags.DEFAULTS,
     "list": False,
+    "infer": False,
     "explain": False,
     "tensorboard": False,
     "seed": 0,
@@ -51,14 +53,15 @@ DEFAULTS = {
     "debug": False,
     "demo": False,
 }
-MODES = "Train", "Test", "Predict", "Compare"
+MODES = "Train", "Test", "Predict", "Compare", "Infer"
 DEMO = {"data_dir": "images_demo", "sym_group": "Dihyderal", "N": 4, "arch": "compact", "recipe": "fast", "epochs": 5}
 DEMO_IMAGES = {"train": 900, "val": 700}  # per class
+USUAL = "compact-wide"  # the network that Predict takes when none is named
 NETWORK_FLAGS = ("sym_group", "N", "use_CNN", "arch", "head")  # what a checkpoint knows better
 # what a run repeats when it is started with --config
 REPEATED = (
     "data_dir simulate epoch_images weights sym_group N use_CNN arch head crop view recipe epochs batch_size lr "
-    "average seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
+    "average balance infer seed num_workers precision use_cuda cuda_idx conv compile deterministic_ranks tensorboard"
 ).split()
 
 
@@ -206,6 +209,7 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
         metavar="DECAY",
         help="evaluate and keep an exponential moving average of the weights, with this decay, as 0.99 (0: none)",
     )
+    add("--balance", **switch, help="weight the loss so that all classes count the same, however many images (False)")
     add("--seed", type=whole(0, 2**63 - 1), metavar="K", help="of weights, order and augmentation (0)")
     add(
         "--conv",
@@ -224,12 +228,13 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
 
     add = parser.add_argument_group("what to do").add_argument
     add("--mode", type=any_case(MODES), choices=MODES, help="what to do (Train, or Test if --test_time is given)")
-    add("--test_time", metavar="TIMESTAMP", help="the run to test or to predict with: timestamp, folder, or latest")
+    add("--infer", **switch, help="with Train: then learn how much dark matter there is, as --mode Infer does (False)")
+    add("--test_time", metavar="TIMESTAMP", help="the run to test or predict with: timestamp, folder, or latest")
     add(
         "--weights",
         metavar="NAME",
-        help="instead of a run: a network that comes with the program, or a checkpoint's path; with --mode Train: the "
-        "weights to start from",
+        help="instead of a run: a network that comes with the program (with Predict: compact-wide), or a checkpoint's "
+        "path; with --mode Train: the weights to start from",
     )
     add("--resume", metavar="TIMESTAMP", help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
@@ -288,6 +293,8 @@ def parse(
     settings.cuda_asked = given.get("use_cuda", False) or "cuda_idx" in given
     if named and "mode" not in given:
         settings.mode = "Test"
+    if settings.mode == "Predict" and not (settings.test_time or settings.weights):
+        settings.weights = USUAL
     for wrong, message in _contradictions(settings, given):
         if wrong:
             parser.error(message)
@@ -300,16 +307,16 @@ def simulated_folder(recipe: str) -> str:
 
 
 def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[bool, str]]:
-    mode, trained, weights = settings.mode, settings.mode in ("Test", "Predict"), bool(settings.weights)
+    mode, trained, weights = settings.mode, settings.mode in ("Test", "Predict", "Infer"), bool(settings.weights)
     return [
         (
             trained and not (settings.test_time or weights),
             f"--mode {mode} needs --test_time TIMESTAMP, the run to take",
         ),
-        (not trained and "test_time" in given, "--test_time goes with --mode Test or Predict"),
+        (not trained and "test_time" in given, "--test_time goes with --mode Test, Predict or Infer"),
         (mode == "Compare" and "weights" in given, "--weights: not with --mode Compare, which takes runs"),
         (weights and bool(settings.test_time), "--weights or --test_time, not both"),
-        (weights and mode == "Test" and "data_dir" not in given, "--weights needs --data_dir FOLDER, the images"),
+        (weights and mode in ("Test", "Infer") and "data_dir" not in given, "--weights needs --data_dir, the images"),
         (bool(settings.resume) and mode != "Train", f"--resume goes on with a training run: not with --mode {mode}"),
         (bool(settings.resume) and settings.demo, "--resume goes on with a training run: not with --demo"),
         (bool(settings.simulate) and mode != "Train", f"--simulate trains a network: not with --mode {mode}"),
@@ -318,7 +325,10 @@ def _contradictions(settings: argparse.Namespace, given: dict) -> list[tuple[boo
         ("view" in given and mode != "Train", "--view: a trained network knows its own"),
         ("epoch_images" in given and not settings.simulate, "--epoch_images goes with --simulate"),
         (settings.demo and mode != "Train", f"--demo trains a network: not with --mode {mode}"),
+        (settings.infer and mode != "Train", f"--infer goes with --mode Train: not with --mode {mode}"),
+        (settings.infer and bool(settings.simulate), "--infer: not with --simulate, whose lenses are not kept"),
         (settings.export and mode != "Test", "--export goes with --mode Test"),
+        ("balance" in given and mode != "Train", "--balance goes with training"),
         (settings.compile and settings.deterministic_ranks, "--deterministic_ranks: not with --compile"),
         (settings.explain and mode != "Test", "--explain goes with --mode Test"),
         *survey_flags.contradictions(settings, given),

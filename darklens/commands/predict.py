@@ -13,6 +13,8 @@ from darklens.data.outputs import check_output
 def predict(settings: Namespace, given: set[str]) -> None:
     """Classify images without labels, one row of a table a file."""
     path, classifier, device = load_network(settings, given)
+    if not {"test_time", "weights"} & given:
+        print(f"network: {settings.weights}, which comes with the program; --test_time or --weights name another")
     check_output("--output", settings.output, None, path)
     usual = "fp32" if settings.embeddings else classifier.record.get("precision")  # else features are turned to 1%
     precision = machine.choose_precision(settings.precision or usual, device)

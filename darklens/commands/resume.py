@@ -27,7 +27,7 @@ def resumed_run(settings: Namespace, given: set[str]) -> tuple[Path, Namespace, 
         record = json.loads(path.read_text())
         arguments = record["arguments"]
         flags.check(arguments)
-        record["images"], record["classes"], record["precision"], record["threads"]
+        record["images"], record["classes"], record["precision"], record["threads"], record["preprocess"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
         raise UsageError(f"--resume: {path} is missing or damaged: this run cannot be resumed ({error})") from error
     free = {"resume", "results_dir", "quiet", "debug", "num_workers"}

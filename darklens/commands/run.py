@@ -11,7 +11,7 @@ from darklens.commands import flags
 from darklens.errors import DarkLensError, Interrupted, UsageError, one_line
 
 MODULES = "torch", "torchvision", "e2cnn", "numpy", "sklearn", "matplotlib", "scipy", "tqdm"
-MODES = {"Train": "train", "Test": "test", "Predict": "predict", "Compare": "compare"}  # modules of this room
+MODES = {mode: mode.lower() for mode in flags.MODES}  # modules of this room
 # commands with flags of their own
 OTHERS = {
     "simulate": "simulate",

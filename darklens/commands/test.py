@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from darklens import machine
-from darklens.analysis import report
+from darklens.analysis import inference, report
 from darklens.analysis.equivariance import equivariance_of, multiplications, sample_size
 from darklens.analysis.explain import explain
 from darklens.analysis.sensitivity import sensitivity
@@ -25,7 +25,7 @@ def test(settings: Namespace, given: set[str]) -> None:
     trained = classifier.record.get("arguments", {})
     data_dir = settings.data_dir if "data_dir" in given else trained.get("data_dir", settings.data_dir)
     data = scan(data_dir)
-    _check_classes(classifier, data)
+    check_classes(classifier, data)
     tested = _tested_batches(data, classifier, settings, device)
     precision = machine.choose_precision(settings.precision or classifier.record.get("precision"), device)
     start = time.perf_counter()
@@ -34,6 +34,7 @@ def test(settings: Namespace, given: set[str]) -> None:
     timing = {"seconds": seconds, "images_per_second": len(logits) / seconds}
     target = _new_folder(settings, path) if settings.weights else _test_folder(path.parent, data.root, trained)
     details = report.details(classifier.record | {"precision": precision}, timing)
+    details |= inference.coverage_details(classifier, data.root, tested.split, target, settings.quiet)
     found = report.write_report(target, classifier, logits, tested.split, details, equivariance_of(classifier, tested))
     print(report.table(found))
     _look_closer(settings, classifier, data, tested.split, logits, target)
@@ -68,8 +69,8 @@ def _tested_batches(data: LensFolder, classifier: Classifier, settings: Namespac
     return batches.open_batches(data, (name,), classifier.preprocess, batch_size, device, **options)[name]
 
 
-def _check_classes(classifier: Classifier, data: LensFolder) -> None:
-    """The data must be of the kind that the network was trained on."""
+def check_classes(classifier: Classifier, data: LensFolder) -> None:
+    """Raise UsageError unless the data are of the kind that the network was trained on."""
     found, channels = list(data.classes), classifier.channels
     if classifier.record.get("original") and len(found) == len(classifier.classes):
         classifier.classes = found  # the original's checkpoints do not name their classes

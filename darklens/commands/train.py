@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from darklens import machine
-from darklens.analysis import report
+from darklens.analysis import inference, report
 from darklens.classifier import calibrate, saved
+from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import load_model, save_model
-from darklens.commands import flags
+from darklens.commands import fine_tune, flags
 from darklens.commands.resume import check_same_data, go_on, resumed_run
 from darklens.data import endless, transforms
 from darklens.data.batches import open_batches
@@ -33,6 +34,7 @@ from darklens.networks.conv import set_convolution
 from darklens.storage import files, records, runs
 from darklens.training import evaluate, recipes, tensorboard, trainer
 from darklens.training import ranks as processes
+from darklens.training.loss import class_weights
 from darklens.training.tensorboard import Board
 from darklens.version import __version__
 
@@ -47,9 +49,11 @@ def train(settings: Namespace, given: set[str]) -> None:
 
 def run_training(settings: Namespace, given: set[str]) -> Path:
     """`train`; returns the run's folder."""
-    folder = record = None
+    folder = record = begin = None
     if settings.resume:
         folder, settings, record = resumed_run(settings, given)
+    elif settings.weights:
+        begin = fine_tune.begin_with(settings, given)
     several = processes.world_size() > 1
     if several and (settings.compile or "cuda_idx" in given):
         raise UsageError("with torchrun, no --compile, and no --cuda_idx: each process takes the GPU of its number")
@@ -58,11 +62,11 @@ def run_training(settings: Namespace, given: set[str]) -> Path:
     index = processes.local_rank() if several else settings.cuda_idx
     device = machine.choose_device(settings.use_cuda, index, settings.cuda_asked)
     with processes.ranks(device, settings.deterministic_ranks) as ranks:
-        return _train(settings, folder, record, device, ranks)
+        return _train(settings, folder, record, begin, device, ranks)
 
 
-def _train(settings: Namespace, folder: Path | None, record: dict | None, device, ranks) -> Path:
-    """One process's part in it. folder, record: of the run to go on with."""
+def _train(settings: Namespace, folder: Path | None, record: dict | None, begin, device, ranks) -> Path:
+    """One process's part in it. folder, record: of the run to go on with; begin: a Classifier to start from."""
     changes = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr", "average")}
     recipe = recipes.choose_recipe(settings.recipe, settings.use_CNN, **changes)
     settings.batch_size = recipe.batch_size
@@ -72,9 +76,18 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
     lenses = _lenses(settings, record)
     ranks.broadcast(lambda: _simulate(settings, lenses))
     torch.manual_seed(settings.seed)
-    folder, data, batches, classifier = _open(settings, recipe, lenses, device, folder, ranks)
+    data = scan(settings.data_dir)
+    preprocess = _preprocess(settings, data, record, begin)
+    classifier = _classifier(settings, data, preprocess, device)
+    start = begin and saved.start_from(classifier, begin)
+    folder, batches = _open(settings, recipe, lenses, data, preprocess, device, folder, ranks)
     check_same_data(record, data)
     classifier.record = record or _record(settings, lenses, data, classifier, recipe, device, ranks)
+    if begin:
+        classifier.record["weights"] = fine_tune.describe(settings.weights, begin, preprocess, start)
+    if settings.balance and not record:
+        values = class_weights(batches["train"].labels, len(data.classes)).tolist()
+        classifier.record["class_weights"] = dict(zip(classifier.classes, values, strict=True))
     with _log(folder, ranks) as log:
         if ranks.first:
             _begin(folder, log, data, batches, classifier.record)
@@ -82,7 +95,7 @@ def _train(settings: Namespace, folder: Path | None, record: dict | None, device
         run = _trainer(settings, recipe, folder, batches, classifier, log, ranks)
         run.on_epoch = board.epoch if board else None
         _fit(run, settings, log)
-        found = _finish(run, batches, log)
+        found = _finish(run, data, batches, log)
         if board:
             board.finish(found)
         if settings.demo:
@@ -102,19 +115,29 @@ def _log(folder: Path, ranks) -> Iterator[Callable[[str], None]]:
         yield log.write
 
 
-def _open(settings: Namespace, recipe, lenses: Recipe | None, device, folder: Path | None, ranks) -> tuple:
-    """The run's folder, its images and an untrained network. No folder is left behind where an image is bad."""
-    data = scan(settings.data_dir)
+def _preprocess(settings: Namespace, data, record: dict | None, begin) -> transforms.Preprocess:
+    """What the run, or the weights to begin with, have; else the usual one for these images."""
+    if record:
+        return transforms.Preprocess.from_dict(record["preprocess"])
+    if begin:
+        return fine_tune.adopted_preprocess(begin, data, settings.weights)
+    settings.view = settings.view or _usual_view(settings, data)
+    return transforms.choose_preprocess(data, settings.crop, settings.view, known_lens(data))
+
+
+def _classifier(settings: Namespace, data, preprocess: transforms.Preprocess, device) -> Classifier:
+    """An untrained network."""
     config = {} if settings.use_CNN else {key: getattr(settings, key) for key in ("sym_group", "N", "arch", "head")}
-    lens = known_lens(data)
-    begin = saved.find_weights(settings.weights) if settings.weights and not folder else None
-    settings.view = settings.view or _usual_view(settings, data, begin)
-    preprocess = transforms.choose_preprocess(data, settings.crop, settings.view, lens)
     options = {"preprocess": preprocess, "conv": settings.conv}
     classifier = saved.new_classifier(data, config, device, settings.use_CNN, **options)
     saved.check_savable(classifier)
-    if begin:
-        saved.start_from(classifier, begin)
+    if settings.infer:
+        inference.check_inferable(classifier, data)
+    return classifier
+
+
+def _open(settings: Namespace, recipe, lenses: Recipe | None, data, preprocess, device, folder, ranks) -> tuple:
+    """The run's folder and its images. No folder is left behind where an image is bad."""
     options = {"seed": settings.seed, "shift": recipe.shift, "workers": settings.num_workers}
     options["progress"] = not settings.quiet
     if not ranks.alone:
@@ -122,15 +145,14 @@ def _open(settings: Namespace, recipe, lenses: Recipe | None, device, folder: Pa
     # before the images are read: it may not be writable
     new = None if folder else ranks.broadcast(lambda: _new_folder(settings))
     try:
-        if settings.view != "image":
+        if preprocess.view != "image":
             _make_views(settings, data, preprocess, ranks)
-        parts = data, classifier.preprocess, recipe.batch_size, device
-        batches = _batches(settings, lenses, *parts, **options)
+        batches = _batches(settings, lenses, data, preprocess, recipe.batch_size, device, **options)
     except BaseException:
         if new:
             _remove_empty(new)
         raise
-    return folder or new, data, batches, classifier
+    return folder or new, batches
 
 
 def _make_views(settings: Namespace, data, preprocess, ranks) -> None:
@@ -141,10 +163,8 @@ def _make_views(settings: Namespace, data, preprocess, ranks) -> None:
         pass
 
 
-def _usual_view(settings: Namespace, data, begin: Path | None) -> str:
-    """That of the weights to begin with; else compact networks see residuals where the smooth lens is known."""
-    if begin:
-        return saved.load_model(begin).preprocess.view
+def _usual_view(settings: Namespace, data) -> str:
+    """Compact networks see residuals where the smooth lens is known."""
     compact = settings.arch == "compact" and not settings.use_CNN
     return "residual" if compact and is_all_smooth(data) and data.channels == 1 else "image"
 
@@ -168,7 +188,7 @@ def _remove_empty(folder: Path) -> None:
 
 def _trainer(settings: Namespace, recipe, folder: Path, batches: dict, classifier, log: Callable[[str], None], ranks):
     options = {"compiled": settings.compile, "quiet": settings.quiet, "precision": classifier.record["precision"]}
-    options["ranks"] = ranks
+    options |= {"ranks": ranks, "class_weights": classifier.record.get("class_weights")}
     return trainer.Trainer(classifier, batches["train"], batches["val"], recipe, folder, log, **options)
 
 
@@ -247,6 +267,11 @@ def _begin(folder: Path, log: Callable[[str], None], data, batches: dict, record
     if "test" not in batches:
         log("no test split: val both picks the best epoch and is what is reported, as in the original")
     log("network: " + ", ".join(f"{key} {value}" for key, value in network.items()))
+    if "weights" in record:
+        log(record["weights"])
+    if "class_weights" in record:
+        each = ", ".join(f"{name} {weight:.3g}" for name, weight in record["class_weights"].items())
+        log(f"balance: an image counts in the training loss, by its class, {each}")
     log(f"recipe: {', '.join(f'{key} {value}' for key, value in record['recipe'].items())}")
     several = f"{record['ranks']} processes, each with " if record.get("ranks", 1) > 1 else ""
     log(f"seed {record['seed']}, {record['precision']}, {several}{record['device']}, {record['threads']} threads")
@@ -276,7 +301,7 @@ def _fit(run, settings: Namespace, log: Callable[[str], None]) -> None:
         raise
 
 
-def _finish(run, batches: dict, log: Callable[[str], None]) -> dict | None:
+def _finish(run, data, batches: dict, log: Callable[[str], None]) -> dict | None:
     """Report the best epoch: on val from the logits it had then, on a test split with one pass over it."""
     path = run.folder / "best-model-parameters.pt"
     best = load_model(path, run.train.device)
@@ -293,7 +318,12 @@ def _finish(run, batches: dict, log: Callable[[str], None]) -> dict | None:
         save_model(best, path)
     except ValueError as error:
         log(f"no novelty score: {error}")
-    found = report.write_report(run.folder, best, logits, split, report.details(best.record, run.timing()))
+    details = report.details(best.record, run.timing())
+    if best.record["arguments"].get("infer"):
+        best.inference = inference.train_inference(best, data, seed=best.record["seed"], quiet=run.quiet)
+        save_model(best, path)
+        details |= inference.coverage_details(best, data.root, split, run.folder, run.quiet)
+    found = report.write_report(run.folder, best, logits, split, details)
     log(report.table(found))
     log(f"results: {run.folder}")
     return found

@@ -11,8 +11,9 @@ WINDOW = 105  # pixels on a side, or what the image has
 def smooth_model(recipe: Recipe) -> SmoothModel:
     """The smooth lens of a recipe: its pixels, PSF and source, each by the middle of its prior.
 
-    Ellipticity is free, the Sersic index where the recipe varies it or has stamps, the centre where it scatters it;
-    what [robust] varies is what a fit doesn't know. The halo is a sphere and there is no lens light: see `is_smooth`.
+    Ellipticity is free, the Sersic index where the recipe varies it or has stamps, the centre where it scatters it,
+    the width of a Gaussian PSF where it varies it, the halo's axis ratio where it isn't 1; what [robust] varies is what
+    a fit doesn't know. There is no lens light: see `is_smooth`, which says what is fitted unasked.
     Raises ValueError or OSError where the PSF's file can't be used.
     """
     image, source = recipe.image, recipe.source
@@ -24,13 +25,17 @@ def smooth_model(recipe: Recipe) -> SmoothModel:
         sersic_index=_middle(source.sersic_index),
         free_index=source.stamps is not None or not source.sersic_index.is_fixed,
         free_centre=image.centre_scatter > 0,
+        free_halo=not _is_round(recipe),
     )
 
 
 def is_smooth(recipe: Recipe) -> bool:
     """Whether the fit's lens is all that the recipe has but substructure: no lens light, stamps, elliptical halo."""
-    spherical = recipe.lens.axis_ratio.bounds == (1, 1)
-    return spherical and recipe.lens_light is None and recipe.source.stamps is None
+    return _is_round(recipe) and recipe.lens_light is None and recipe.source.stamps is None
+
+
+def _is_round(recipe: Recipe) -> bool:
+    return recipe.lens.axis_ratio.bounds == (1, 1)
 
 
 def _middle(prior: Prior) -> float:
@@ -43,7 +48,8 @@ def _psf(recipe: Recipe) -> dict:
     if psf.kind == "none":
         return {"psf_sigma": 0.0}
     if psf.kind == "gaussian":
-        return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_truncate": psf.truncate}
+        free = not psf.fwhm.is_fixed
+        return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_truncate": psf.truncate, "free_psf": free}
     if psf.kind == "file":
         kernel = load_kernel(psf.file)
     else:

@@ -31,6 +31,7 @@ from darklens.plots import run
 from darklens.storage import checkpoint, records
 from darklens.storage.progress import progress
 from darklens.training.evaluate import enough_memory, evaluate, recalibrate
+from darklens.training.loss import as_weights, cross_entropy
 from darklens.training.ranks import Ranks
 from darklens.training.recipes import OPTIMISERS, SCHEDULES, Recipe
 from darklens.training.sync_norm import synchronise
@@ -44,6 +45,7 @@ class Trainer:
     Raises from `fit`: TrainingError for a loss that is not finite or a full GPU; Interrupted after SIGTERM or SIGINT;
     CheckpointError and ResultsError where the folder cannot be written; DataError for a bad image; RankError where
     one of several processes is gone. ranks: the processes that train together; the first of them writes.
+    class_weights: what an image of each class counts in the loss (None: 1); no other figure heeds them.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class Trainer:
         quiet: bool = False,
         save_every: float = 180.0,
         ranks: Ranks | None = None,
+        class_weights: dict[str, float] | None = None,
     ):
         self.classifier, self.train, self.val, self.recipe = classifier, train, val, recipe
         self.folder, self.log, self.precision, self.quiet = Path(folder), log, precision, quiet
         self.save_every, self.saved, self.plotted = save_every, time.monotonic(), -math.inf
         self.on_epoch: Callable[[dict[str, list[float]], float], None] | None = None  # of curves and learning rate
         self.network, self.ranks = classifier.network, ranks or Ranks()
+        self.class_weights, self.weights = class_weights, as_weights(class_weights, train.device)
         self.averaged = None
         if recipe.average:
             self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
@@ -124,8 +128,8 @@ class Trainer:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with autocast(self.train.device, self.precision):
             logits = self.forward(images)
-        options = {"label_smoothing": self.recipe.smoothing, "reduction": "mean" if self.ranks.alone else "none"}
-        return logits, F.cross_entropy(logits.float(), batch.labels, **options)
+        options = self.recipe.smoothing, self.weights, self.ranks.alone
+        return logits, cross_entropy(logits.float(), batch.labels, *options)
 
     def _whole_batch(self, loss: Tensor, right: Tensor) -> tuple[float, float]:
         """The mean loss and the right answers of all processes. loss: as of `_loss`; right: (B,)."""
@@ -249,6 +253,7 @@ class Trainer:
             **asdict(self.recipe),
             **self.network.config,
             **self.train.identity,
+            **({"class weights": self.class_weights} if self.class_weights else {}),
             "kind": self.classifier.kind,
             "class names": list(self.classifier.classes),
             "precision": self.precision,

@@ -36,10 +36,10 @@ def new(size: int = 39, scale: float | None = 0.05, **changes) -> Classifier:
     return Classifier(network, CLASSES, default_preprocess(size), record=record)
 
 
-def smooth() -> Classifier:
-    """Untrained: sees what the smooth lens leaves of 39 pixels."""
-    plain = new()
-    plain.preprocess = Preprocess(39, view="residual", lens=SmoothModel(window=39))
+def smooth(size: int = 59) -> Classifier:
+    """Untrained: sees what the smooth lens leaves of so many pixels."""
+    plain = new(size)
+    plain.preprocess = Preprocess(size, view="residual", lens=SmoothModel(window=size))
     return plain
 
 
@@ -237,7 +237,7 @@ def test_noise_map_and_psf_are_those_of_the_fit(lens, tmp_path):
     found = run(smooth(), write_list(tmp_path / "list.csv", text))
     noise = np.where(noise > 0, noise, np.nan)
     narrow, _ = read_psf("psf.npy", str(tmp_path))
-    plain, with_psf = SmoothModel(window=39), SmoothModel(window=39, psf_kernel=narrow)
+    plain, with_psf = SmoothModel(window=59), SmoothModel(window=59, psf_kernel=narrow)
     expected = [fit(lens, plain), fit(lens, plain, noise=noise), fit(lens, with_psf, noise=noise)]
     radii = figures(found, "einstein_radius", "chi_square")
     for row, one in zip([*radii[:4], radii[4]], [*expected, expected[2], expected[0]], strict=True):
@@ -246,6 +246,16 @@ def test_noise_map_and_psf_are_those_of_the_fit(lens, tmp_path):
     assert abs(radii[1, 1] / radii[2, 1] - 1) > 0.01  # the PSF matters
     assert "4 pixels have no weight" in found[3]["note"] and not found[1]["flag"].startswith("noise")
     assert "noise measured in the image: noise_map" in found[4]["flag"] and "psf" in found[4]["flag"]
+
+
+def test_a_psf_of_its_own_is_not_fitted(lens, tmp_path):
+    save(tmp_path / "a.fits", lens)
+    np.save(tmp_path / "psf.npy", np.outer(*[np.exp(-0.5 * (np.arange(-7, 8) / 1.7) ** 2)] * 2))
+    model = smooth()
+    model.preprocess = Preprocess(59, view="residual", lens=SmoothModel(window=59, free_psf=True))
+    own, fitted = run(model, write_list(tmp_path / "list.csv", "file,psf\na.fits,psf.npy\na.fits,\n"))
+    assert own["psf_fwhm"] == own["psf_fwhm_sd"] == "" and abs(float(fitted["psf_fwhm"]) - 0.2) < 0.05
+    np.testing.assert_allclose(figures([own], "einstein_radius"), figures([fitted], "einstein_radius"), rtol=0.01)
 
 
 def test_kernels_become_odd_centred_and_small(tmp_path):

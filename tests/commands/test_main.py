@@ -193,7 +193,7 @@ def test_training_starts_from_weights(here, capsys):
     (again,) = set(here.glob("*/*/run.json")) - before
     assert (again.parent / "train_loss.npy").read_bytes() == (tuned / "train_loss.npy").read_bytes()
     command = ["--mode", "Train", "--weights", "mine.pt", "--data_dir", "images_t", "--arch", "compact", "--N", "8"]
-    assert "expected the network that is to be trained, found equivariant" in usage_error(capsys, *command)
+    assert "--N 8 contradicts --weights mine.pt, which has 4" in usage_error(capsys, *command)
 
 
 def test_export_is_the_same_network(here):

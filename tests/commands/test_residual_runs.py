@@ -99,12 +99,15 @@ def test_resumed_run_is_the_unbroken_one(here, monkeypatch):
 def test_predictions_have_the_smooth_lens(here):
     np.save(here / "flat.npy", np.full((150, 150), 3.0))
     shutil.copy(here / "flat.npy", here / "images_f" / "val" / "no" / "flat.npy")
+    lens = np.load(here / "images_f" / "val" / "no" / "000000.npy")
+    np.save(here / "images_f" / "val" / "no" / "off.npy", np.roll(lens, 2, axis=1))
     assert main("--mode Predict --test_time latest --data_dir images_f/val/no --quiet".split()) == 0
     rows = {row["file"]: row for row in csv.DictReader(open(here / "predictions.csv"))}
     lens = rows["000000.npy"]
     assert abs(float(lens["einstein_radius"]) - 1.282) < 0.05 and 0 < float(lens["einstein_radius_sd"]) < 0.01
     assert 0.9 < float(lens["chi_square"]) < 1.1 and "smooth lens" not in lens["flag"]
     assert "smooth lens: nothing to fit" in rows["flat.npy"]["flag"]
+    assert "smooth lens: its centre may be off" in rows["off.npy"]["flag"]
 
 
 def test_predict_is_what_python_gives(here):
@@ -128,6 +131,7 @@ def test_training_goes_on_from_weights_that_see_residuals(here):
 def test_explain_draws_the_fits(here):
     assert main("--mode Test --test_time latest --explain --precision fp32".split()) == 0
     assert (finished(here) / "fits.png").stat().st_size > 10_000
+    assert (finished(here) / "detection.png").stat().st_size > 10_000
 
 
 def test_trained_networks_know_their_view(here):

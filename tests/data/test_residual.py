@@ -76,7 +76,7 @@ def test_a_turned_image_has_the_turned_view(counts, preprocess, size):
 )
 def test_an_oblong_image_is_fitted_about_its_own_centre(counts, cut):
     view, found = residual_view(counts[(..., *cut)], LENS, 105)
-    assert view.shape == (3, 1, 105, 105) and not found.flag.any() and found.chi_square[0] < 1.1
+    assert view.shape == (3, 1, 105, 105) and not found.flag[0] and found.chi_square[0] < 1.1
 
 
 def test_eight_bits_change_little(counts, view):

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from darklens.lenses.draw import draw
 from darklens.lenses.fit import SmoothModel, fit, fit_many
-from darklens.lenses.recipes import changed
+from darklens.lenses.recipes import RECIPES, changed
+from darklens.lenses.render import simulate
+from darklens.lenses.smooth import smooth_model
 
 CLASSES, F, J = fit_data.CLASSES, fit_data.F, fit_data.J
 SPREAD = np.array([0.03, 0.03, 0.03, 0.03, 0.03, 0.1, 0.1, 0.1])
@@ -72,7 +75,7 @@ def test_the_turned_image_has_the_turned_fit():
         for name in ("einstein_radius", "shear", "source_radius", "axis_ratio"):
             deviation = found.table()[f"{name}_sd"]
             assert (np.abs(again.table()[name] - found.table()[name]) <= 0.02 * deviation + 1e-5).all(), name
-    mirrored = fit(images[:, :, ::-1]).parameters * np.array([1, 1, -1, -1, 1, 1, 1, -1, 1, 1, 1])
+    mirrored = fit(images[:, :, ::-1]).parameters * np.array([1, 1, -1, -1, 1, 1, 1, -1, 1, 1, 1, 1, 1, -1])
     assert np.abs(mirrored - found.parameters).max() <= 2e-4
 
 
@@ -236,3 +239,38 @@ def test_tensors_and_single_images():
 def test_the_columns_of_the_table(options):
     model = SmoothModel(**options)
     assert tuple(fit(sample("j", "no")[0][:1], model).table()) == model.columns
+
+
+@functools.cache
+def wide():
+    """24 smooth lenses of many PSFs, each with the truth of its width, and their fits with all that varies free."""
+    recipe = RECIPES["wide"]
+    drawn = draw(recipe, "no", 0, "test", range(24))
+    images = simulate(recipe, "no", range(24), 0, "test").astype(float)
+    return images, drawn, fit(images, smooth_model(recipe))
+
+
+def test_the_width_of_the_psf_is_found_within_its_covariance():
+    _, drawn, found = wide()
+    table = found.table()
+    assert found.good.all() and np.abs(found.chi_square - 1).max() < 0.06
+    for name, truth in (("psf_fwhm", drawn["psf.fwhm"]), ("sersic_index", drawn["source.sersic_index"])):
+        pulls = (table[name] - truth) / table[f"{name}_sd"]
+        assert abs(pulls.mean()) < 4 / np.sqrt(24) and 0.5 < pulls.std() < 1.7, name
+    assert np.ptp(drawn["psf.fwhm"]) > 0.1 and list(table) == list(found.model.columns)
+
+
+def test_each_images_psf_is_its_own():
+    images, _, found = wide()
+    assert np.abs(fit(images[5:8], found.model, batch=1).residual - found.residual[5:8]).max() <= 2e-3
+    turned = fit(np.rot90(images[:4], 1, (1, 2)), found.model)
+    assert (
+        np.abs(turned.residual - np.rot90(found.residual[:4], 1, (1, 2))).max() <= 1e-2
+    )  # within the tolerance of a fit
+    assert np.abs(turned.parameters[:, 11] - found.parameters[:4, 11]).max() <= 1e-3
+
+
+@pytest.mark.parametrize("wrong", [{"psf_sigma": 0.0}, {"psf_kernel": ((1.0,),)}])
+def test_only_a_gaussian_has_a_width(wrong):
+    with pytest.raises(ValueError, match="free_psf needs a Gaussian PSF"):
+        SmoothModel(free_psf=True, **wrong)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from darklens.lenses import physics
-from darklens.lenses.fit import SmoothModel
+from darklens.lenses import physics, profiles
+from darklens.lenses.fit import SmoothModel, halo
 from darklens.lenses.fit.model import NAMES, gaussian_kernel, separable
 from darklens.lenses.fit.renderer import Renderer, shape_matrices
 from darklens.lenses.fit.window import middle
@@ -35,17 +35,29 @@ def test_image_equals_the_simulators(name):
 
 
 def test_derivatives_equal_autograd():
-    model = SmoothModel(window=30, free_index=True, free_centre=True)
+    model = SmoothModel(window=30, free_index=True, free_centre=True, free_psf=True, free_halo=True)
     renderer = Renderer(model, 30, 1, CPU, F64)
-    q = torch.tensor([0.6, 0.1, -0.05, 0.1, 0.2, -0.9, 0.3, -0.2, 0.3, 0.03, -0.02], dtype=F64)
+    q = torch.tensor([0.6, 0.1, -0.05, 0.1, 0.2, -0.9, 0.3, -0.2, 0.3, 0.03, -0.02, 0.2, 0.1, -0.3], dtype=F64)
     for e in ((0.3, -0.2), (0.0, 0.0), (1e-3, 0.0)):
-        q[6:8] = torch.tensor(e)
+        q[6:8] = q[12:] = torch.tensor(e)
         columns = renderer.columns(q[None])[0].flatten(1)
         expected = torch.func.jacfwd(lambda p: renderer.light(p[None])[0])(q)
         assert torch.allclose(columns[0], renderer.light(q[None])[0], atol=1e-12)
         assert columns.shape == (1 + len(NAMES), 900)
         scale = expected.abs().amax(0)
         assert ((columns[1:].T - expected).abs() / scale).max() <= 1e-8
+
+
+@pytest.mark.parametrize("axis_ratio", [1.0, 0.99, 0.8, 0.6])
+def test_halo_is_the_isothermal_ellipsoid(axis_ratio):
+    """Against `profiles.sie`, which is tested against lenstronomy."""
+    (x, y), angle, eta = torch.randn(2, 1, 500, dtype=F64), torch.tensor(0.7, dtype=F64), -math.log(axis_ratio)
+    h1, h2 = (torch.tensor([[eta * f(1.4)]], dtype=F64) for f in (math.cos, math.sin))
+    one = torch.ones((), dtype=F64)
+    for ours, theirs in zip(
+        halo.deflection(x, y, h1, h2), profiles.sie(x, y, one, one * axis_ratio, angle), strict=True
+    ):
+        assert ((ours - theirs).abs() * torch.hypot(x, y)).max() <= 5e-10  # theirs has a core of 1e-10"
 
 
 def test_ellipticity_is_the_axis_ratio_of_the_physics():

@@ -1,15 +1,18 @@
 """The smooth lens that is fitted: which parameters it has, which are free, and how the camera sees it.
 
-A singular isothermal sphere with external shear bends the light of an elliptical Sersic source. The parameters, in
+A singular isothermal sphere (an ellipsoid, if its ellipticity is free) with external shear bends the light of an
+elliptical Sersic source. The parameters, in
 this order (`NAMES`; lengths in arcsec, x grows with the column, y falls with the row):
 
-    einstein_radius                 of the sphere
+    einstein_radius                 of the halo: the geometric mean of the critical curve's axes without shear
     shear_1, shear_2                gamma cos 2 phi, gamma sin 2 phi
     source_x, source_y              centre of the source
     log_radius                      natural logarithm of its effective radius (geometric mean of the axes)
     ellipticity_1, ellipticity_2    eta cos 2 phi, eta sin 2 phi with the axis ratio exp(-eta)
     log_index                       natural logarithm of its Sersic index
     centre_x, centre_y              of the lens
+    log_psf                         natural logarithm of the PSF's width over `psf_sigma`
+    halo_1, halo_2                  as the source's ellipticity, of the halo
 
 The source's amplitude and the sky are linear and never among them: each step solves for them (Golub & Pereyra 1973;
 Warren & Dye 2003, ApJ 590, 673).
@@ -32,7 +35,11 @@ NAMES = (
     "log_index",
     "centre_x",
     "centre_y",
+    "log_psf",
+    "halo_1",
+    "halo_2",
 )
+WIDEST = 1.3  # a fitted PSF is cut as one this much wider than `psf_sigma` is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +61,17 @@ class SmoothModel:
     free_ellipticity: bool = True
     free_index: bool = False
     free_centre: bool = False
+    free_psf: bool = False  # the width of a Gaussian one
+    free_halo: bool = False  # its axis ratio and angle
+    free_doubted: bool = False  # fit again, centre or halo free, where `score` says that it is that
 
     def __post_init__(self) -> None:
         if self.pixel_scale <= 0 or self.window < 8 or self.supersample < 1:
             raise ValueError("pixel_scale must be positive, window 8 pixels or more, supersample 1 or more")
         if self.binning < 1 or self.binning % 2 == 0:
             raise ValueError(f"binning must be odd, not {self.binning}: other bins have another centre")
+        if self.free_psf and (self.psf_kernel is not None or self.psf_sigma <= 0):
+            raise ValueError("free_psf needs a Gaussian PSF: a positive psf_sigma and no psf_kernel")
         if self.psf_kernel is not None:
             kernel = np.asarray(self.psf_kernel, dtype=float)
             if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
@@ -71,6 +83,7 @@ class SmoothModel:
     def free(self) -> tuple[int, ...]:
         """Indices into `NAMES` of the parameters that are fitted."""
         extra = [(self.free_ellipticity, (6, 7)), (self.free_index, (8,)), (self.free_centre, (9, 10))]
+        extra += [(self.free_psf, (11,)), (self.free_halo, (12, 13))]
         return (*range(6), *(i for wanted, indices in extra if wanted for i in indices))
 
     @property
@@ -84,6 +97,7 @@ class SmoothModel:
         names = ["einstein_radius", "shear", "shear_angle", "source_x", "source_y"]
         names += ["source_radius", "axis_ratio", "source_angle"]
         names += ["sersic_index"] * self.free_index + ["centre_x", "centre_y"] * self.free_centre
+        names += ["psf_fwhm"] * self.free_psf + ["halo_axis_ratio", "halo_angle"] * self.free_halo
         return (*(column for name in names for column in (name, f"{name}_sd")), "chi_square", "flag")
 
     @property
@@ -98,7 +112,7 @@ class SmoothModel:
         return min(self.window + (self.window - height) % 2, height)
 
     def held(self) -> np.ndarray:
-        """(11,) what each parameter is while it isn't free."""
+        """(14,) what each parameter is while it isn't free."""
         values = np.zeros(len(NAMES))
         values[0], values[5], values[8] = (
             self.half_window / 2,
@@ -108,16 +122,17 @@ class SmoothModel:
         return values
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """(11,) lowest and (11,) highest values; lengths go with the window."""
+        """(14,) lowest and (14,) highest values; lengths go with the window."""
         r = self.half_window
         low = [0.02 * r, -0.7, -0.7, -r, -r, math.log(r / 200), -2.5, -2.5, math.log(0.3), -r / 4, -r / 4]
         high = [1.2 * r, 0.7, 0.7, r, r, math.log(2 * r), 2.5, 2.5, math.log(8.0), r / 4, r / 4]
+        low, high = [*low, -0.6, -0.7, -0.7], [*high, 0.6, 0.7, 0.7]
         return np.array(low), np.array(high)
 
     def largest_step(self) -> np.ndarray:
-        """(11,) how far one step may go."""
+        """(14,) how far one step may go."""
         r = self.half_window
-        return np.array([r / 8, 0.15, 0.15, r / 8, r / 8, 0.5, 0.5, 0.5, 0.3, r / 16, r / 16])
+        return np.array([r / 8, 0.15, 0.15, r / 8, r / 8, 0.5, 0.5, 0.5, 0.3, r / 16, r / 16, 0.2, 0.15, 0.15])
 
 
 def gaussian_kernel(sigma: float, truncate: float) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darklens.lenses.fit.renderer import band
+from darklens.lenses.fit.blur import band
 
 ROUNDS = 4  # of reweighting
 OUTLIER = 6.0  # standard deviations: a hot pixel is not the noise
@@ -46,7 +46,7 @@ class HighPass:
 
 def _separable(image: Tensor, taps: np.ndarray) -> Tensor:
     """(B, S, S) convolved with taps along rows and columns -> (B, S - k + 1, S - k + 1)."""
-    matrix = image.new_tensor(band(taps, image.shape[-1] - len(taps) + 1))
+    matrix = band(image.new_tensor(taps), image.shape[-1] - len(taps) + 1)
     return matrix @ image @ matrix.T
 
 

@@ -13,43 +13,14 @@ import functools
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.lenses.fit.model import SmoothModel, gaussian_kernel, separable
+from darklens.lenses.fit import halo
+from darklens.lenses.fit.blur import FreePsf, HeldPsf
+from darklens.lenses.fit.model import SmoothModel
 
 SOFT = 1e-14  # added to rho^2: finite derivatives on top of a cusp
-BLOCK = 36  # rows of a banded matrix at a time: fewer zeros to multiply, still large enough for BLAS
-
-
-def band(kernel: np.ndarray, size: int) -> np.ndarray:
-    """(size, size + 2 pad): the convolution with a kernel of 2 pad + 1 taps as a matrix."""
-    matrix = np.zeros((size, size + len(kernel) - 1))
-    for row in range(size):
-        matrix[row, row : row + len(kernel)] = kernel[::-1]
-    return matrix
-
-
-class Blur:
-    """Convolution with products of columns and rows, (B, h, K, h) -> (B, size, K, size), h = size + 2 pad."""
-
-    def __init__(self, pairs: list[tuple[np.ndarray, np.ndarray]], size: int, like: Tensor) -> None:
-        taps, blocks = len(pairs[0][0]), -(-size // BLOCK)
-        edges = np.linspace(0, size, blocks + 1).astype(int).tolist()
-        self.size, self.h = size, size + taps - 1
-        self.slices = [(slice(a, b + taps - 1), b - a) for a, b in zip(edges, edges[1:], strict=False)]
-        self.passes = [[[like.new_tensor(band(k, n)) for _, n in self.slices] for k in pair] for pair in pairs]
-
-    def __call__(self, planes: Tensor) -> Tensor:
-        b, h, k, _ = planes.shape
-        flat, total = planes.reshape(b, h, k * h), None  # (B, h, K, h) -> (B, h, K h)
-        for down, across in self.passes:
-            rows = [m @ flat[:, part] for (part, _), m in zip(self.slices, down, strict=True)]
-            wide = torch.cat(rows, 1).reshape(-1, h)  # (B, size, K h) -> (B size K, h)
-            out = torch.cat([wide[:, part] @ m.T for (part, _), m in zip(self.slices, across, strict=True)], 1)
-            total = out if total is None else total.add_(out)
-        return total.reshape(b, self.size, k, self.size)
 
 
 def sersic_b(log_n: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,14 +52,15 @@ class Renderer:
     """Images of one camera: `size` pixels of `binning` image pixels each, amplitude 1 and no sky.
 
     `light` gives (B, size^2), `columns` (B, 1 + P, size, size): the light and its derivatives by the free parameters.
-    Both take all parameters, q (B, 11).
+    Both take all parameters, q (B, 14).
     """
 
     def __init__(self, model: SmoothModel, size: int, binning: int, device: torch.device, dtype: torch.dtype) -> None:
         self.model, self.size, s = model, size, model.supersample
         to = functools.partial(torch.as_tensor, device=device, dtype=dtype)
-        self._blur = Blur(_psf(model, binning), size, torch.empty(0, device=device, dtype=dtype))
-        self.h = h = self._blur.h
+        like = torch.empty(0, device=device, dtype=dtype)
+        self._psf = (FreePsf if model.free_psf else HeldPsf)(model, size, binning, like)
+        self.h = h = self._psf.blur.h
         scale = model.pixel_scale * binning
         steps = torch.arange(h * s, dtype=torch.float64, device=device) - (h * s - 1) / 2
         x = (steps * (scale / s)).reshape(h, s)
@@ -98,14 +70,20 @@ class Renderer:
         self.x, self.y, self.cos, self.sin = to(x), to(y), to(x / r), to(y / r)
         self.basis = torch.stack((self.x, self.y, self.cos, self.sin, torch.ones_like(self.x)))  # (5, s^2 h^2)
 
-    def light(self, q: Tensor) -> Tensor:
-        """q (B, 11) -> (B, size^2)."""
+    def light(self, q: Tensor, bend: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """q (B, 14) -> (B, size^2); bend: what else deflects the rays `x`, `y`, (B, s^2 h^2) arcsec each."""
         u, v, _, _ = self._rays(q)
+        if bend is not None:
+            u, v = u - bend[0], v - bend[1]
         _, _, light = self._profile(q, (u * u, u * v, v * v), self._shapes(q)[0])
-        return self._blur(self._pixels(light)[:, :, None])[:, :, 0].flatten(1)
+        return self._psf(self._pixels(light)[:, :, None], q)[:, :, 0].flatten(1)
 
-    def columns(self, q: Tensor) -> Tensor:
-        """q (B, 11) -> (B, 1 + P, size, size): the light, then its derivatives by the free parameters."""
+    def columns(self, q: Tensor, bends: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
+        """q (B, 14) -> (B, 1 + P + K, size, size): the light, then its derivatives by the free parameters.
+
+        bends: K more deflections of the rays `x`, `y`, arcsec, each (B, s^2 h^2) or one for all: the last K columns
+        are the derivatives by how much of each there is.
+        """
         u, v, cos, sin = self._rays(q)
         squares, (shape, *by_shape) = (u * u, u * v, v * v), self._shapes(q)
         rho2, power, light = self._profile(q, squares, shape)
@@ -115,11 +93,17 @@ class Renderer:
         gu = (u * (2 * xx)).addcmul_(v, 2 * xy).mul_(slope)  # dI / du
         gv = (u * (2 * xy)).addcmul_(v, 2 * yy).mul_(slope)
         by_squares = [self._pixels(square.mul_(slope)) for square in squares]
-        planes = [self._pixels(light), *self._by_rays(gu, gv, cos, sin), _form(by_squares, shape).mul_(-2)]
+        bare = self._pixels(light)
+        planes = [bare, *self._by_rays(gu, gv, cos, sin), _form(by_squares, shape).mul_(-2)]
         if self.model.free_ellipticity:
             planes += [_form(by_squares, matrix) for matrix in by_shape]
-        by_centre = self._by_centre(q, gu, gv, cos, sin) if self.model.free_centre else []
-        return self._blur(torch.stack((*planes, *by_index, *by_centre), 2)).transpose(1, 2)
+        by_centre, by_halo = self._by_halo(q, gu, gv, cos, sin)
+        by_halo += [self._by_bend(gu, gv, bend) for bend in bends]
+        images = self._psf(torch.stack((*planes, *by_index, *by_centre, *by_halo), 2), q)
+        if self.model.free_psf:
+            own, more = images.tensor_split([images.shape[2] - len(by_halo)], 2)
+            images = torch.cat((own, self._psf.derivative(bare[:, :, None], q), more), 2)
+        return images.transpose(1, 2)
 
     def _column(self, values: Tensor) -> Tensor:
         """(B,) float64 -> (B, 1) in the working precision."""
@@ -131,17 +115,21 @@ class Renderer:
         return [list(matrix) for matrix in matrices.to(self.x.dtype)[..., None]]  # (3, 3, B, 1)
 
     def _rays(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """u, v (B, n) arcsec in the source plane about the source; cos, sin (n,), or (B, n) about a free centre."""
+        """u, v (B, n) arcsec in the source plane about the source; the halo's deflection per arcsec of its Einstein
+        radius, for a sphere cos and sin: (n,), or (B, n) about a free centre or of a free halo."""
         zero, (t, g1, g2, xs, ys) = torch.zeros_like(q[:, 0]), q[:, :5].unbind(1)
-        free = self.model.free_centre
+        free = self.model.free_centre or self.model.free_halo
         bend = zero if free else -t
         u, v = (1 - g1, -g2, bend, zero, -xs), (-g2, 1 + g1, zero, bend, -ys)
         u, v = (torch.stack(row, 1).to(self.x.dtype) @ self.basis for row in (u, v))  # (B, 5) @ (5, n) -> (B, n)
         if not free:
             return u, v, self.cos, self.sin
-        dx, dy = self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
-        inverse = (dx * dx + dy * dy + 1e-20).rsqrt_()
-        cos, sin = dx.mul_(inverse), dy.mul_(inverse)
+        dx, dy = self.about(q)
+        if self.model.free_halo:
+            cos, sin = halo.deflection(dx, dy, *self.ellipticity(q))
+        else:
+            inverse = (dx * dx + dy * dy + 1e-20).rsqrt_()
+            cos, sin = dx.mul_(inverse), dy.mul_(inverse)
         return u.addcmul_(cos, self._column(-t)), v.addcmul_(sin, self._column(-t)), cos, sin
 
     def _profile(self, q: Tensor, squares: tuple[Tensor, ...], shape: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,9 +151,31 @@ class Renderer:
         by_log = rho2.log().mul_(self._column(-0.5 * (-q[:, 8]).exp())).add_(self._column(slope / b))
         return self._pixels(by_log.mul_(power).sub_(self._column(slope)).mul_(light)).neg_()
 
+    def about(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """x, y (B, n) arcsec of the rays about the halo's centre."""
+        return self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
+
+    def ellipticity(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """The halo's, (B, 1) each."""
+        return self._column(q[:, 12]), self._column(q[:, 13])
+
+    def _by_bend(self, gu: Tensor, gv: Tensor, bend: tuple[Tensor, Tensor]) -> Tensor:
+        """Derivative by how much there is of another deflection of the rays, (B, h, h)."""
+        return self._pixels((gu * bend[0]).addcmul_(gv, bend[1])).neg_()
+
+    def _by_halo(self, q: Tensor, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> tuple[list, list]:
+        """Derivatives by the halo's centre and by its ellipticity, where they are free, (B, h, h) each."""
+        if not self.model.free_halo:
+            return self._by_centre(q, gu, gv, cos, sin) if self.model.free_centre else [], []
+        theta = self._column(q[:, 0])
+        found = halo.bends(*self.about(q), *self.ellipticity(q)).items()
+        planes = {name: self._by_bend(gu * theta, gv * theta, bend) for name, bend in found}
+        centre = [planes["centre_x"], planes["centre_y"]] if self.model.free_centre else []
+        return centre, [planes["halo_1"], planes["halo_2"]]
+
     def _by_centre(self, q: Tensor, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
         """Derivatives by the lens's centre, (B, h, h) each: d(cos, sin)/dx = (-sin, cos) sin / r, and so on."""
-        dx, dy = self.x - self._column(q[:, 9]), self.y - self._column(q[:, 10])
+        dx, dy = self.about(q)
         turn = (gu * sin).addcmul_(gv, cos, value=-1).mul_((dx * dx + dy * dy + 1e-20).rsqrt_())
         turn.mul_(self._column(q[:, 0]))
         return [self._pixels(turn * sin), self._pixels(turn * cos).neg_()]
@@ -179,21 +189,6 @@ def _form(squares: Sequence[Tensor], matrix: Sequence[Tensor], dims: int = 3) ->
     """xx uu + 2 xy uv + yy vv, for squares (B, ...) of so many dimensions and a matrix of (B, 1) each."""
     (uu, uv, vv), (xx, xy, yy) = squares, (m if dims == 2 else m[..., None] for m in matrix)
     return (uu * xx).addcmul_(uv, 2 * xy).addcmul_(vv, yy)
-
-
-def _psf(model: SmoothModel, binning: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The PSF as products of columns and rows; on binned pixels a Gaussian of the same width."""
-    if model.psf_kernel is None:
-        kernel = gaussian_kernel(model.psf_sigma / (model.pixel_scale * binning), model.psf_truncate)
-        return [(kernel, kernel)]
-    kernel = np.asarray(model.psf_kernel, dtype=float)
-    if binning == 1:
-        return separable(kernel)
-    steps = np.arange(len(kernel)) - len(kernel) // 2
-    shares = kernel.sum(0) / kernel.sum(), kernel.sum(1) / kernel.sum()
-    variance = sum((share * steps**2).sum() - (share * steps).sum() ** 2 for share in shares) / 2
-    kernel = gaussian_kernel(math.sqrt(max(variance, 0.01)) / binning, model.psf_truncate)
-    return [(kernel, kernel)]
 
 
 @functools.lru_cache(maxsize=16)

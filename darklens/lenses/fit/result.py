@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from darklens.lenses.fit.model import NAMES, SmoothModel
+from darklens.lenses.psf import FWHM
 
 CONSTANT, NO_LENS, NOT_CONVERGED, AT_BOUND, POOR = (
     "nothing to fit",
@@ -21,7 +22,7 @@ class Fit:
     """B fits of P free parameters in windows of S x S pixels; float64 arrays, images in float32."""
 
     model: SmoothModel
-    parameters: np.ndarray  # (B, 11) in the order of `model.NAMES`: what isn't free has its held value
+    parameters: np.ndarray  # (B, 14) in the order of `model.NAMES`: what isn't free has its held value
     covariance: np.ndarray  # (B, P, P) of the free ones, `model.names`; marginalised over amplitude and sky
     amplitude: np.ndarray  # (B,) source light at its effective radius, in the image's units a pixel
     sky: np.ndarray  # (B,) in the image's units a pixel
@@ -37,6 +38,11 @@ class Fit:
 
     def __len__(self) -> int:
         return len(self.parameters)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "Fit":
+        """The fits in some rows."""
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+        return Fit(self.model, **{name: values[rows] for name, values in arrays.items()})
 
     @property
     def good(self) -> np.ndarray:
@@ -57,7 +63,7 @@ class Fit:
         covariance = np.zeros((len(self), len(NAMES), len(NAMES)))
         covariance[:, np.array(self.model.free)[:, None], list(self.model.free)] = self.covariance
         p, deviations = self.parameters.T, np.sqrt(np.maximum(covariance.diagonal(axis1=1, axis2=2), 0)).T
-        shear, eta = (_polar(self.parameters, covariance, i) for i in (1, 6))
+        shear, eta, halo = (_polar(self.parameters, covariance, i) for i in (1, 6, 12))
         radius, index = np.exp(p[5]), np.exp(p[8])
         columns = {
             "einstein_radius": (p[0], deviations[0]),
@@ -73,6 +79,12 @@ class Fit:
             columns["sersic_index"] = (index, index * deviations[8])
         if self.model.free_centre:
             columns |= {"centre_x": (p[9], deviations[9]), "centre_y": (p[10], deviations[10])}
+        if self.model.free_psf:
+            fwhm = FWHM * self.model.psf_sigma * np.exp(p[11])
+            columns["psf_fwhm"] = (fwhm, fwhm * deviations[11])
+        if self.model.free_halo:
+            ratio = np.exp(-halo[0])
+            columns |= {"halo_axis_ratio": (ratio, ratio * halo[1]), "halo_angle": halo[2:]}
         table = {}
         for name, (value, deviation) in columns.items():
             table |= {name: value, f"{name}_sd": deviation}
@@ -98,3 +110,12 @@ def join(fits: list[Fit]) -> Fit:
     """The fits of several calls with one model, one after the other."""
     arrays = [f.name for f in dataclasses.fields(Fit) if f.name != "model"]
     return Fit(fits[0].model, **{name: np.concatenate([getattr(fit, name) for fit in fits]) for name in arrays})
+
+
+def replace(fits: Fit, rows: np.ndarray, others: Fit, chosen: np.ndarray) -> None:
+    """Put chosen ones (bool) of `others`, which have at least the same free parameters, in these rows, flags aside."""
+    same = [others.model.free.index(i) for i in fits.model.free]
+    for field in dataclasses.fields(Fit):
+        if field.name not in ("model", "flag"):
+            values = getattr(others, field.name)[chosen]
+            getattr(fits, field.name)[rows] = values[:, same][..., same] if field.name == "covariance" else values

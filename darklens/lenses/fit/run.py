@@ -10,6 +10,7 @@ from torch import Tensor
 
 from darklens.lenses.fit import noise as noises
 from darklens.lenses.fit import result as results
+from darklens.lenses.fit import score as scores
 from darklens.lenses.fit import start as starts
 from darklens.lenses.fit.model import NAMES, SmoothModel
 from darklens.lenses.fit.renderer import renderer
@@ -63,18 +64,18 @@ def fit(
         mask = torch.as_tensor(mask, device=device).expand(images.shape)
     batch = batch or (16 if device.type == "cpu" else 512)
     fits = []
-    with _plain_arithmetic(device):
+    with plain_arithmetic(device):
         for i in range(0, max(len(images), 1), batch):
             rows = slice(i, i + batch)
             part = [value if value is None or isinstance(value, str) else value[rows] for value in (start, noise, mask)]
-            found = _Job(images[rows], model, *part, dtype).run()
+            found = _whole(images[rows], model, *part, dtype)
             empty = np.zeros((len(found), 0, 0), dtype=np.float32)
             fits.append(found if pictures else dataclasses.replace(found, image=empty, deviation=empty))
     return results.join(fits)
 
 
 @contextlib.contextmanager
-def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+def plain_arithmetic(device: torch.device) -> Iterator[None]:
     """One thread on a CPU (small matrices; cores are for processes), no TF32 on a GPU."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if device.type == "cpu":
@@ -85,6 +86,31 @@ def _plain_arithmetic(device: torch.device) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
+
+
+def _whole(
+    images: Tensor,
+    model: SmoothModel,
+    start: np.ndarray | None,
+    noise: Tensor | str | None,
+    mask: Tensor | None,
+    dtype: torch.dtype,
+) -> Fit:
+    """The fit of one batch; with `free_doubted` those whose centre or halo is in grave doubt once more, these free.
+
+    Such a fit keeps its flag. It has the covariance of the parameters that `model` frees, marginalised over the others.
+    """
+    job = _Job(images, model, start, noise, mask, dtype)
+    found = job.run()
+    for reason, freed in scores.freed(model).items() if model.free_doubted else ():
+        rows = np.flatnonzero((found.flag == reason) & job.sure)
+        if len(rows) == 0:
+            continue
+        given = [value[rows] if isinstance(value, Tensor) else value for value in (noise, mask)]
+        more = _whole(images[rows], freed, found.parameters[rows][:, list(freed.free)], *given, dtype)
+        better = (more.good | np.isin(more.flag, list(scores.DOUBTS))) & (more.chi_square < found.chi_square[rows])
+        results.replace(found, rows[better], more, better)
+    return found
 
 
 class _Job:
@@ -138,7 +164,7 @@ class _Job:
         w = self.window
         if isinstance(self.noise, Tensor):
             variance = (self.noise / w.scale[:, None, None]).square().to(self.dtype)
-            usable = variance.isfinite() & (variance > 0)
+            usable = variance.isfinite() & (variance > 0) & (self.noise > 0)
             w.good &= usable
             variance = torch.where(usable, variance, 1.0)
             return variance, variance.flatten(1).median(1).values, torch.zeros_like(sky)
@@ -169,7 +195,7 @@ class _Job:
         return data, problem, self._solver(data.shape[-1], b)
 
     def _coarse(self, variance: Tensor) -> Tensor:
-        """Starts (B, 11), given or from the moments of the binned images, improved on these."""
+        """Starts (B, 14), given or from the moments of the binned images, improved on these."""
         data, problem, solver = self._binned(variance)
         if self.start is not None:
             q = self._given()
@@ -185,7 +211,7 @@ class _Job:
         for row in rows.nonzero():
             data, problem, solver = self._binned(variance, row)
             q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
-            q = starts.grid(q, self.model)[0]  # (G, 11)
+            q = starts.grid(q, self.model)[0]  # (G, 14)
             many = Problem(problem.data.expand(len(q), -1), problem.weight.expand(len(q), -1))
             tried = solver.minimise(solver.evaluate(q, many), many, RETRY_STEPS, 1.0)
             best = tried[tried.chi2.argsort()[:KEEP]]
@@ -241,6 +267,8 @@ class _Job:
         }
         arrays |= {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
         flag = self._flags(state, q, arrays["chi_square"], (gain > FAINT) & (a > 0))
+        doubt, self.sure = scores.doubts(self.fine, q, self._problem(variance), chi2 - pixels)
+        flag = np.where(flag == "", doubt, flag)
         return Fit(self.model, flag=flag, **{name: value.cpu().numpy() for name, value in arrays.items()})
 
     def _flags(self, state: State, q: Tensor, chi_square: Tensor, seen: Tensor) -> np.ndarray:

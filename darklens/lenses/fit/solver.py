@@ -9,6 +9,7 @@ promise a way down that is none.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,13 +19,14 @@ from darklens.lenses.fit.renderer import Renderer
 ROUNDING = 1e-12  # of the data's chi-square: what float32 can't tell apart
 SETTLED, PATIENCE = 0.05, 8  # so many steps that bring no more than this: nothing is left to gain
 RIDGE = 1e-7  # of a curvature scaled to 1 on its diagonal
+Bends = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
 
 @dataclasses.dataclass
 class State:
     """Where B fits stand. `curvature` and `gradient` are of chi-square / 2; P free parameters."""
 
-    q: Tensor  # (B, 11) float64
+    q: Tensor  # (B, 14) float64
     chi2: Tensor  # (B,) float64
     linear: Tensor  # (B, 2) float64: amplitude, sky
     curvature: Tensor  # (B, P, P) float64
@@ -68,31 +70,39 @@ class Solver:
         self.largest = torch.as_tensor(model.largest_step(), device=device)[self.free]
 
     def evaluate(self, q: Tensor, problem: Problem) -> State:
-        """Chi-square, linear parameters, curvature and gradient at q (B, 11)."""
-        share = self.share or max(len(q), 1)
-        shares = [slice(i, i + share) for i in range(0, max(len(q), 1), share)]
-        parts = [self._products(q[rows], problem[rows] if len(shares) > 1 else problem) for rows in shares]
-        chi2, linear, gram, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
-        cross = gram[:, 1:-1][:, :, [0, -1]]  # (B, P, 2)
-        projected = cross @ _solve(gram[:, [0, -1]][:, :, [0, -1]], cross.mT)
-        curvature = linear[:, :1, None] ** 2 * (gram[:, 1:-1, 1:-1] - projected)
+        """Chi-square, linear parameters, curvature and gradient at q (B, 14)."""
+        chi2, linear, curvature, gradient = self.normal(q, problem)
         zero, done = torch.zeros_like(chi2), torch.zeros_like(chi2, dtype=torch.bool)
-        state = State(q, chi2, linear, curvature, linear[:, :1] * gradient, zero + 1e-3, zero, done, zero, zero + 1)
+        state = State(q, chi2, linear, curvature, gradient, zero + 1e-3, zero, done, zero, zero + 1)
         state.distance = (self._step(state, 0.0) * self._inner(state)).sum(1)
         return state
 
-    def _products(self, q: Tensor, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def normal(self, q: Tensor, problem: Problem, bends: Bends | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Chi-square (B,), amplitude and sky (B, 2), and the normal equations at q (B, 14): curvature (B, P, P) and
+        gradient (B, P) of chi-square / 2, amplitude and sky projected out.
+
+        bends: gives, for some of the q, more deflections (`Renderer.columns`), which count as more parameters.
+        """
+        share = self.share or max(len(q), 1)
+        shares = [slice(i, i + share) for i in range(0, max(len(q), 1), share)]
+        parts = [self._products(q[rows], problem[rows] if len(shares) > 1 else problem, bends) for rows in shares]
+        chi2, linear, gram, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
+        cross = gram[:, 1:-1][:, :, [0, -1]]  # (B, P, 2)
+        projected = cross @ solve(gram[:, [0, -1]][:, :, [0, -1]], cross.mT)
+        return chi2, linear, linear[:, :1, None] ** 2 * (gram[:, 1:-1, 1:-1] - projected), linear[:, :1] * gradient
+
+    def _products(self, q: Tensor, problem: Problem, bends: Bends | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Chi-square (B,), amplitude and sky (B, 2), products of the columns: light, derivatives, sky, with each other
         (B, 2 + P, 2 + P), and of the derivatives with the residual (B, P): all weighted, all float64."""
         weight = problem.weight[:, None]
-        images = self.renderer.columns(q)  # (B, 1 + P, S, S)
+        images = self.renderer.columns(q, bends(q) if bends else ())  # (B, 1 + P, S, S)
         columns = weight.new_empty((len(q), images.shape[1] + 1, weight.shape[-1]))
         torch.mul(images, weight.unflatten(-1, images.shape[2:]), out=columns[:, :-1].unflatten(-1, images.shape[2:]))
         columns[:, -1] = problem.weight
         data = (problem.data * problem.weight)[..., None]
         gram = (columns @ columns.mT).double()  # (B, 2 + P, 2 + P)
         right = (columns[:, [0, -1]] @ data)[..., 0].double()
-        linear = _solve(gram[:, [0, -1]][:, :, [0, -1]], right)  # (B, 2)
+        linear = solve(gram[:, [0, -1]][:, :, [0, -1]], right)  # (B, 2)
         rest = data - columns[:, [0, -1]].mT @ linear.to(weight.dtype)[..., None]  # (B, N, 1)
         chi2 = rest.double().square().sum((1, 2))
         return chi2, linear, gram, (columns[:, 1:-1] @ rest)[..., 0].double()
@@ -113,10 +123,10 @@ class Solver:
         scaled = curvature * scale[:, :, None] * scale[:, None] + torch.diag_embed(held + RIDGE)
         extra = torch.as_tensor(damping, device=scaled.device).expand(len(scaled))
         scaled.diagonal(dim1=1, dim2=2).add_(extra[:, None])
-        return _solve(scaled, gradient * scale) * scale
+        return solve(scaled, gradient * scale) * scale
 
     def _trial(self, state: State) -> Tensor:
-        """(B, 11) where the next step goes, no farther than allowed."""
+        """(B, 14) where the next step goes, no farther than allowed."""
         step = self._step(state, state.damping)
         shrink = (step.abs() / self.largest).amax(1, keepdim=True).clamp(min=1)
         q = state.q.clone()
@@ -148,14 +158,14 @@ class Solver:
         return state
 
     def finish(self, state: State) -> Tensor:
-        """(B, 11) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
+        """(B, 14) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
         step = self._step(state, 0.0) * (state.distance < 1)[:, None]
         q = state.q.clone()
         q[:, self.free] = torch.minimum(torch.maximum(q[:, self.free] + step, self.low), self.high)
         return q
 
 
-def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
     """The solution of positive definite systems, 0 where there is none. right: (B, n) or (B, n, m)."""
     wide = right if right.ndim == 3 else right[..., None]
     factor, info = torch.linalg.cholesky_ex(matrix)

@@ -1,0 +1,70 @@
+"""The posterior of one quantity of many lenses, in bins that the prior fills evenly, and what is read from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """p(quantity | image) of n lenses.
+
+    label: the quantity, with its unit. edges: (M + 1,) ascending: quantiles of the prior, the distribution of the
+    quantity in the training images, so that the prior of each of the M bins is 1/M. probabilities: (n, M) of the bins.
+    Within a bin the density is even.
+    """
+
+    label: str
+    edges: np.ndarray
+    probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Posterior:
+        return Posterior(self.label, self.edges, self.probabilities[rows])
+
+    @property
+    def cumulative(self) -> np.ndarray:
+        """(n, M + 1) probability below each edge, from 0 to 1."""
+        below = np.cumsum(self.probabilities, axis=1)
+        return np.concatenate([np.zeros((len(self), 1)), below / below[:, -1:]], axis=1)
+
+    def quantile(self, level: float) -> np.ndarray:
+        """(n,) the value below which the quantity lies with this probability."""
+        return np.array([np.interp(level, row, self.edges) for row in self.cumulative])
+
+    def below(self, value: float | np.ndarray) -> np.ndarray:
+        """(n,) probability that the quantity is less than `value`, one for all lenses or (n,).
+
+        Where bins have no width, because the prior repeats a value, half of what lies at the value counts.
+        """
+        values = np.broadcast_to(np.asarray(value, dtype=float), len(self))
+        return (self._below(values, "left") + self._below(values, "right")) / 2
+
+    def _below(self, values: np.ndarray, side: str) -> np.ndarray:
+        """The distribution function, its limit from that side where it jumps."""
+        rows, last = np.arange(len(self)), len(self.edges) - 1
+        k = np.clip(np.searchsorted(self.edges, values, side=side) - 1, 0, last - 1)
+        width = self.edges[k + 1] - self.edges[k]
+        inside = np.clip((values - self.edges[k]) / np.where(width > 0, width, 1), 0, 1)
+        cumulative = self.cumulative
+        return cumulative[rows, k] + inside * (cumulative[rows, k + 1] - cumulative[rows, k])
+
+    def above(self, value: float | np.ndarray) -> np.ndarray:
+        """(n,) probability that the quantity is more than `value`."""
+        return 1 - self.below(value)
+
+    def width(self, level: float = 0.68) -> np.ndarray:
+        """(n,) width of the central interval of this probability, in the quantity's unit."""
+        return self.quantile(0.5 + level / 2) - self.quantile(0.5 - level / 2)
+
+    def prior(self) -> Posterior:
+        """The prior, as one posterior more (1, M)."""
+        return Posterior(self.label, self.edges, np.full((1, self.probabilities.shape[1]), 1.0))
+
+    def bin_of(self, values: np.ndarray) -> np.ndarray:
+        """(n,) int: the bin of each value; those beyond the prior are in its first or last bin."""
+        return np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, len(self.edges) - 2)
