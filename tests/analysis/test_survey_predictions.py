@@ -235,6 +235,7 @@ def test_noise_map_and_psf_are_those_of_the_fit(lens, tmp_path):
     text = "file,noise_map,psf\nall.fits,,\nall.fits,all.fits[ERR],\nall.fits,noise.npy,all.fits[2]\n"
     text += "bad.fits,all.fits,psf.npy\nall.fits,none.npy,bad.fits[SCI]\n"
     found = run(smooth(), write_list(tmp_path / "list.csv", text))
+    noise = np.where(noise > 0, noise, np.nan)
     narrow, _ = read_psf("psf.npy", str(tmp_path))
     plain, with_psf = SmoothModel(window=59), SmoothModel(window=59, psf_kernel=narrow)
     expected = [fit(lens, plain), fit(lens, plain, noise=noise), fit(lens, with_psf, noise=noise)]
