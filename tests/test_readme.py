@@ -200,7 +200,7 @@ def small(arguments: list[str]) -> list[str]:
     toy = "images_large" if window else "images_f"
     names = {"latest": STAMPS[1], "RUN_1": STAMPS[0], "RUN_2": STAMPS[1]}
     names |= dict.fromkeys(["images_demo", "images_f25", "images_j25", *(["images_j"] if window else [])], toy)
-    names |= {f"{kind}_{use}": "images_large" for kind in "fj" for use in ("robust", "test")}
+    names |= {f"{kind}_{use}": "images_large" for kind in ("f", "j", "wide") for use in ("robust", "test")}
     typed = [names.get(word, word) for word in arguments]
     if "Train" in given or not {"--mode", "--test_time", "--weights", "--resume", "--list"} & given:
         typed += ["--epochs", "1", *([] if "--use_CNN" in given else ["--arch", "compact"])]
