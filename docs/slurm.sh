@@ -4,6 +4,14 @@
 #   sbatch docs/slurm.sh --data_dir images_j --sym_group Dihyderal --N 8
 #   touch runs/JOB/stop && scancel JOB      # cancel for good
 #
+# Or classifies a survey, one part of it in each job of an array. A part that was stopped goes on when it is queued again,
+# a finished one returns at once; PARTS says how many there are where not all are queued. Then the parts become one
+# table, with the first line of the first alone:
+#
+#   sbatch --array=1-16 --gpus-per-node=0 --cpus-per-task=8 docs/slurm.sh --weights compact-f --data_dir list.csv
+#   PARTS=16 sbatch --array=3,7 --gpus-per-node=0 --cpus-per-task=8 docs/slurm.sh --weights compact-f --data_dir list.csv
+#   awk 'FNR > 1 || NR == 1' predictions-*-of-16.csv > predictions.csv
+#
 # Submit from the program's folder; it, the data and the results must be visible to all nodes. Change the four lines
 # about resources to those of your cluster. Each job writes to runs/JOB alone, and keeps its number when it is requeued.
 #
@@ -16,6 +24,10 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:TERM@180
+
+if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
+  exec srun python main.py --mode Predict --part "$SLURM_ARRAY_TASK_ID/${PARTS:-$SLURM_ARRAY_TASK_COUNT}" --quiet "$@"
+fi
 
 results="${RESULTS:-runs}/$SLURM_JOB_ID"
 gpus="${SLURM_GPUS_ON_NODE:-4}"

@@ -131,7 +131,7 @@ def _about(item: Item, found: Read, reading: Reading) -> tuple[float, float]:
         return step
     ratio = tuple(reading.scale / scale for scale in found.scale)
     off = max(abs(1 / r - 1) for r in ratio)
-    pixels = " x ".join(f"{side:.4g}" for side in dict.fromkeys(found.scale))
+    pixels = " x ".join(dict.fromkeys(f"{side:.4g}" for side in found.scale))
     if reading.resample and off > SAME:
         step = ratio
         item.flags += [f"resampled from pixels of {pixels} arcsec, which correlates the noise"]
@@ -199,10 +199,11 @@ def _fit(preprocess: Preprocess, items: Sequence[Item], lenses: Sequence[Lens]) 
     pixels, noise, psf = zip(*lenses, strict=True)
     pixels = torch.from_numpy(np.stack([one.astype(np.float64) for one in pixels]))
     noise = None if noise[0] is None else torch.from_numpy(np.stack(noise))
-    lens = dataclasses.replace(preprocess.lens, psf_kernel=psf[0]) if psf[0] else None
+    lens = dataclasses.replace(preprocess.lens, psf_kernel=psf[0], free_psf=False) if psf[0] else None
     views, found = preprocess.with_fit(pixels, noise=noise, lens=lens)
     table = found.table()
     for number, item in enumerate(items):
         item.image = views[number].numpy()
-        item.lens = {name: table[name][number] for name in preprocess.lens.columns if name != "flag"}
+        columns = (name for name in preprocess.lens.columns if name != "flag")
+        item.lens = {name: table[name][number] if name in table else math.nan for name in columns}
         item.flags += [f"smooth lens: {table['flag'][number]}"] * bool(table["flag"][number])

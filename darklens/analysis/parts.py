@@ -37,14 +37,15 @@ def origin(classifier: Classifier, survey: Catalogue, flags: dict) -> dict:
     """What decides the rows of a part, but for the pixels in the files: network, list and flags."""
     network = hashlib.sha256()
     described = [classifier.classes, classifier.temperature, classifier.preprocess.to_dict()]
-    described += [classifier.network.config, classifier.novelty.to_dict() if classifier.novelty else None]
+    extras = (classifier.novelty, classifier.inference)
+    described += [classifier.network.config, *(extra and extra.to_dict() for extra in extras)]
     network.update(repr(described).encode())
     for name, values in sorted(classifier.network.state_dict().items()):
         network.update(name.encode() + values.detach().cpu().contiguous().numpy().tobytes())
     entries = hashlib.sha256(
         repr((survey.columns, list(map(tuple, survey.entries)))).encode("utf-8", "backslashreplace")
     )
-    return {"network": network.hexdigest(), "list": entries.hexdigest(), **flags}
+    return {"network": network.hexdigest(), **flags, "list": entries.hexdigest()}
 
 
 @contextlib.contextmanager

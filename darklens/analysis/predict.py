@@ -104,9 +104,9 @@ def predict_folder(
     survey = find_survey(folder, file_column)
     check_columns(folder, tables.columns(classifier), survey.columns)
     tables.check_embeddings(embeddings, output, folder, tables.width(classifier))
-    survey = survey.part(*part) if part else survey
     options = {"precision": precision, "hdu": hdu, "resample": resample, "embeddings": embeddings is not None}
     target = _target(classifier, survey, output, embeddings, part, options)
+    survey = survey.part(*part) if part else survey
     reader = Items(survey, classifier, Reading(hdu, resample, classifier.pixel_scale))
     workers, reason = machine.usable_cores() if workers is None else workers, ""
     with target as (writer, before), progress(len(reader), "predicting", quiet=quiet, start=before) as bar:
@@ -142,7 +142,8 @@ def _target(
     if part is None:
         return tables.whole(output, embeddings, names, len(survey.entries), width)
     made_of = parts.origin(classifier, survey, {"part": "/".join(map(str, part)), **options})
-    return parts.part(Path(output), Path(embeddings) if embeddings else None, names, survey, width, made_of)
+    embeddings = Path(embeddings) if embeddings else None
+    return parts.part(Path(output), embeddings, names, survey.part(*part), width, made_of)
 
 
 def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[Item]], None]:

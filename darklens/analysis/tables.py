@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,8 @@ class Writer:
     def _row(self, item: Item) -> list[str]:
         last = [item.reason or "; ".join(item.flags), item.unit, item.scale, item.note]
         begin = [printable(item.entry.file), *item.entry.cells]
-        middle = [*item.figures, *(f"{value:.6g}" for value in (*item.lens.values(), *item.dark_matter))]
+        numbers = (*item.lens.values(), *item.dark_matter)
+        middle = [*item.figures, *("" if math.isnan(value) else f"{value:.6g}" for value in numbers)]
         return [*begin, *middle, *[""] * (len(self.names) - len(begin) - len(middle) - len(last)), *last]
 
 

@@ -72,6 +72,7 @@ def _convert_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", type=float, default=0.1, help="fraction of each class for val (default: %(default)s)")
     parser.add_argument("--test", type=float, default=0.1, help="fraction for test, or 0 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    parser.add_argument("--hdu", metavar="NAME", help="of FITS files: number or name (default: found by its name)")
 
 
 def _pack_flags(parser: argparse.ArgumentParser) -> None:

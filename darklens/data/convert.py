@@ -49,11 +49,18 @@ class Source(NamedTuple):
 
 
 def convert(
-    src: str | Path, dst: str | Path, val: float = 0.1, test: float = 0.1, seed: int = 0, quiet: bool = False
+    src: str | Path,
+    dst: str | Path,
+    val: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+    quiet: bool = False,
+    hdu: str | None = None,
 ) -> dict:
     """Convert the class folders under `src` into the data set `dst`; returns the contents of its convert.json.
 
     val, test: the fractions of each class that go there, rounded, at least one image unless the fraction is 0.
+    hdu: name or number, of FITS files.
     Raises UsageError, DataError for an image or folder that can't be used, OSError if `dst` can't be written.
     """
     src, dst = Path(src), Path(os.path.realpath(dst))
@@ -61,8 +68,9 @@ def convert(
     sources, skipped = find_sources(src, val, test, seed)
     part = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.partial")
     try:
-        channels, size, files = _write_images(sources, part, quiet)
+        channels, size, files = _write_images(sources, part, quiet, hdu)
         record = {"source": str(src), "seed": seed, "val": val, "test": test, "channels": channels, "size": size}
+        record |= {"hdu": hdu} if hdu else {}
         record |= {"skipped": skipped, "images": _count(sources), "files": files}
         (part / "convert.json").write_text(json.dumps(record, indent=1) + "\n")
         if os.name == "nt" and dst.is_dir():  # elsewhere an empty folder gives way
@@ -175,13 +183,15 @@ def _count(sources: Sequence[Source]) -> dict[str, dict[str, int]]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _write_images(sources: Sequence[Source], part: Path, quiet: bool) -> tuple[int, int, dict[str, dict]]:
+def _write_images(
+    sources: Sequence[Source], part: Path, quiet: bool, hdu: str | None
+) -> tuple[int, int, dict[str, dict]]:
     """Write every image below `part`; (channels, size, {target: its record})."""
     for folder in {(part / source.target).parent for source in sources}:
         folder.mkdir(parents=True, exist_ok=True)
     expected, records = None, {}
     for source in progress(len(sources), "converting", "img", quiet, leave=True).over(sources):
-        picture, mass = read_source(source.path)
+        picture, mass = read_source(source.path, hdu)
         pixels, shape = image.as_square(picture.pixels), picture.pixels.shape
         expected = expected or pixels.shape
         if pixels.shape != expected:
@@ -194,8 +204,11 @@ def _write_images(sources: Sequence[Source], part: Path, quiet: bool) -> tuple[i
     return expected[0], expected[1], records
 
 
-def read_source(path: str | Path) -> tuple[Picture, float | None]:
-    """An image of any kind that is known, and its mass where it's an `[image, mass]` pair. Raises DataError."""
+def read_source(path: str | Path, hdu: str | None = None) -> tuple[Picture, float | None]:
+    """An image of any kind that is known, and its mass where it's an `[image, mass]` pair. hdu: of FITS files.
+
+    Raises DataError.
+    """
     if image.find_extension(path) == ".npy":
         try:
             with image.open_file(path) as file:
@@ -203,4 +216,4 @@ def read_source(path: str | Path) -> tuple[Picture, float | None]:
                     return read_pair(path, file.read(MAX_PICKLE + 1))
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return image.read_picture(path), None
+    return image.read_picture(path, hdu), None

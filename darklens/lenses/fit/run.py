@@ -164,7 +164,7 @@ class _Job:
         w = self.window
         if isinstance(self.noise, Tensor):
             variance = (self.noise / w.scale[:, None, None]).square().to(self.dtype)
-            usable = variance.isfinite() & (variance > 0)
+            usable = variance.isfinite() & (variance > 0) & (self.noise > 0)
             w.good &= usable
             variance = torch.where(usable, variance, 1.0)
             return variance, variance.flatten(1).median(1).values, torch.zeros_like(sky)
