@@ -128,9 +128,7 @@ def report_smooth(recipe: Recipe, count: int) -> None:
 
 
 def report_wrong(recipe: Recipe, count: int) -> None:
-    print(
-        f"  share of {count} images with a place above {ALARM} sigma, median of the highest; then with that free"
-    )
+    print(f"  share of {count} images with a place above {ALARM} sigma, median of the highest; then with that free")
     for name, (keys, free) in WRONG.items():
         images = render.simulate(changed(recipe, keys), "no", range(count), 0, "test")
         fits = fit(images), fit(images, SmoothModel(**dict.fromkeys(free, True)))
