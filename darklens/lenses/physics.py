@@ -56,12 +56,13 @@ def sis(x: Tensor, y: Tensor, theta_e: Tensor) -> tuple[Tensor, Tensor]:
     return inverse * (theta_e * x), inverse * (theta_e * y)
 
 
-def external_shear(x: Tensor, y: Tensor, gamma: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec) of an external shear gamma along phi (NB): images stretch along phi.
+def shear_terms(gamma: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    """gamma1, gamma2 of an external shear gamma along phi (radians)."""
+    return gamma * torch.cos(2 * phi), gamma * torch.sin(2 * phi)
 
-    x, y: arcsec; gamma without unit; phi in radians.
-    """
-    gamma1, gamma2 = gamma * torch.cos(2 * phi), gamma * torch.sin(2 * phi)
+
+def external_shear(x: Tensor, y: Tensor, gamma1: Tensor, gamma2: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec) of an external shear of `shear_terms` (NB): images stretch along phi; x, y: arcsec."""
     return gamma1 * x + gamma2 * y, gamma2 * x - gamma1 * y
 
 
@@ -81,6 +82,24 @@ def point_masses(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta2: Tensor) -
     return ax, ay
 
 
+def rod_terms(theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
+    """What `rod_deflection` needs of a rod but its place: direction, half-length, the factors of both components."""
+    cos, sin, a = torch.cos(angle), torch.sin(angle), length.clamp(min=1e-6) / 2
+    scale = theta2 / (2 * a)
+    return cos, sin, a, scale * cos, scale * sin
+
+
+def rod_deflection(x: Tensor, y: Tensor, px: Tensor, py: Tensor, *terms: Tensor) -> tuple[Tensor, Tensor]:
+    """`rod` about (px, py), of its terms."""
+    (cos, sin, a, c, s), x, y = terms, x - px, y - py
+    u, v = cos * x + sin * y, cos * y - sin * x
+    above = u.abs()
+    gap, v2 = above - a, v * v + TINY
+    along = (above * (4 * a)).div_(torch.addcmul(v2, gap, gap)).log1p_().copysign_(u)  # 2 ln(r+ / r-)
+    across = torch.atan2(v.mul_(2 * a), above.add_(a).mul_(gap).add_(v2))
+    return (along * (c / 2)).addcmul_(across, -s), (along * (s / 2)).addcmul_(across, c)
+
+
 def rod(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     """Deflection (arcsec) of a thin uniform rod about the origin: the point mass summed along it.
 
@@ -90,34 +109,13 @@ def rod(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> 
     x, y: arcsec from the centre; theta2: squared Einstein radius of its mass (arcsec^2); length: arcsec;
     angle: radians. Finite everywhere, also at the ends; a rod of no length is a point mass.
     """
-    cos, sin, a = torch.cos(angle), torch.sin(angle), length.clamp(min=1e-6) / 2
-    u, v = cos * x + sin * y, cos * y - sin * x
-    above = u.abs()
-    gap, v2 = above - a, v * v + TINY
-    along = (above * (4 * a)).div_(torch.addcmul(v2, gap, gap)).log1p_().copysign_(u)  # 2 ln(r+ / r-)
-    across = torch.atan2(v.mul_(2 * a), above.add_(a).mul_(gap).add_(v2))
-    scale = theta2 / (2 * a)
-    c, s, half_c, half_s = scale * cos, scale * sin, scale * cos / 2, scale * sin / 2
-    return (along * half_c).addcmul_(across, -s), (along * half_s).addcmul_(across, c)
+    origin = torch.zeros_like(theta2)
+    return rod_deflection(x, y, origin, origin, *rod_terms(theta2, length, angle))
 
 
-def sersic_b(n: float) -> float:
+def sersic_b(n: np.ndarray | float) -> np.ndarray | float:
     """b_n of the Sersic profile, to 1e-5 or better above n = 0.5 (Ciotti & Bertin 1999, eq. 18)."""
     return 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2) + 131 / (1148175 * n**3)
-
-
-def sersic(x: Tensor, y: Tensor, n: float, radius: Tensor, axis_ratio: Tensor, angle: Tensor) -> Tensor:
-    """Sersic light over its value at the effective radius: exp(-b_n ((R / radius)^(1/n) - 1)) (Sersic 1963).
-
-    R^2 = q u^2 + v^2 / q, with u along the major axis at `angle` (radians) and q the axis ratio.
-    x, y: arcsec from the centre; radius: arcsec.
-    """
-    b, cos, sin = sersic_b(n), torch.cos(angle), torch.sin(angle)
-    major, minor = axis_ratio * (b**n / radius) ** 2, (b**n / radius) ** 2 / axis_ratio
-    xx, yy = major * cos**2 + minor * sin**2, major * sin**2 + minor * cos**2
-    xy = 2 * (major - minor) * cos * sin
-    r2 = (x * xx).addcmul_(y, xy).mul_(x).addcmul_(y * yy, y)  # b^2n R^2 / radius^2
-    return r2.pow_(0.5 / n).neg_().add_(b).exp_()
 
 
 def gaussian_blur(image: Tensor, sigma: float, truncate: float = 5.0) -> Tensor:
