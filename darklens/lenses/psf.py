@@ -124,5 +124,6 @@ class Kernel:
         (_, h, w), k = image.shape, len(self.values)
         size = fast_length(h + k - 1), fast_length(w + k - 1)
         padded = _pad(image, k // 2, self.edges)
-        spectrum = torch.fft.rfft2(padded, s=size).mul_(self.transform(*size, image.dtype, image.device))
-        return torch.fft.irfft2(spectrum, s=size)[:, k - 1 : k - 1 + h, k - 1 : k - 1 + w]
+        rows = torch.fft.fft(torch.fft.rfft(padded, size[1]), size[0], 1)
+        rows = torch.fft.ifft(rows.mul_(self.transform(*size, image.dtype, image.device)), dim=1)
+        return torch.fft.irfft(rows[:, k - 1 : k - 1 + h], size[1])[:, :, k - 1 : k - 1 + w]
