@@ -16,7 +16,7 @@ from darklens.lenses.terms import Terms, columns
 
 BENDS = {  # by name of their terms, in the order in which they are summed
     "halo": profiles.sie_deflection,
-    "shear": physics.external_shear,
+    "shear": physics.shear_deflection,
     "point": physics.point_masses,
     "sis": profiles.sis_subhalos,
     "tnfw": profiles.tnfw_subhalos,
@@ -34,37 +34,37 @@ def grid(
     return steps.reshape(1, 1, n), -steps.reshape(1, n, 1)
 
 
-def _subhalos(lenses: Lenses, square: np.ndarray, like: Tensor) -> tuple[Tensor, ...]:
-    to, s = functools.partial(columns, like=like), lenses.subhalos
-    place, theta2 = (to(s["x"]), to(s["y"])), square[:, None] * s["mass"]
+def _subhalos(lenses: Lenses, square: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    to, s = functools.partial(columns, like=x), lenses.subhalos
+    place, theta2 = (x, y, to(s["x"]), to(s["y"])), square[:, None] * s["mass"]
     if lenses.profile == "tnfw":
         return *place, *profiles.tnfw_terms(*map(to, tnfw_parameters(lenses)))
     return *place, to(np.sqrt(theta2) if lenses.profile == "sis" else theta2)
 
 
-def bend_terms(lenses: Lenses, recipe: Recipe, like: Tensor) -> Terms:
-    """The terms of `bend`, for rays like these.
+def bend_terms(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> Terms:
+    """The terms of `bend` at x and y (arcsec from the lens; they broadcast).
 
     Halo (SIE) + external shear + subhalos + vortex (rod). A mass m has the squared Einstein radius theta_E^2 m /
     total mass; where lens.conserve_mass is true the halo has what the substructure leaves.
     """
-    v, to, square = lenses.values, functools.partial(columns, like=like), mass_scale(recipe, lenses.values)
-    angle, axis, rod = (to(np.radians(v[key])) for key in ("lens.angle", "lens.shear_angle", "vortex.angle"))
+    v, to, square = lenses.values, functools.partial(columns, like=x), mass_scale(recipe, lenses.values)
+    angle, axis, along = (to(np.radians(v[key])) for key in ("lens.angle", "lens.shear_angle", "vortex.angle"))
     terms = {
-        "halo": profiles.sie_terms(to(v["halo.einstein_radius"]), to(v["lens.axis_ratio"]), angle),
-        "shear": physics.shear_terms(to(v["lens.shear"]), axis),
+        "halo": profiles.sie_terms(x, y, to(v["halo.einstein_radius"]), to(v["lens.axis_ratio"]), angle),
+        "shear": physics.shear_terms(x, y, to(v["lens.shear"]), axis),
     }
     if lenses.subhalos["mass"].any():
-        terms[lenses.profile] = _subhalos(lenses, square, like)
+        terms[lenses.profile] = _subhalos(lenses, square, x, y)
     if v["vortex.mass"].any():
         size = to(square * v["vortex.mass"]), to(v["vortex.length"])
-        terms["vortex"] = to(v["vortex.x"]), to(v["vortex.y"]), *physics.rod_terms(*size, rod)
+        terms["vortex"] = physics.rod_terms(x - to(v["vortex.x"]), y - to(v["vortex.y"]), *size, along)
     return terms
 
 
-def bend(terms: Terms, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec), (B, h, w) each, at x and y (arcsec from the lens; they broadcast)."""
-    parts = (bends(x, y, *terms[name]) for name, bends in BENDS.items() if name in terms)
+def bend(terms: Terms) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec), (B, h, w) each."""
+    parts = (deflection(*terms[name]) for name, deflection in BENDS.items() if name in terms)
     ax, ay = next(parts)
     for more_x, more_y in parts:
         ax, ay = ax.add_(more_x), ay.add_(more_y)
@@ -72,5 +72,5 @@ def bend(terms: Terms, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def deflection(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """`bend` of drawn lenses, (B, h, w) arcsec each, at x and y (arcsec from the lens; they broadcast)."""
-    return bend(bend_terms(lenses, recipe, x), x, y)
+    """`bend` of drawn lenses: (B, h, w) arcsec each, at x and y (arcsec from the lens; they broadcast)."""
+    return bend(bend_terms(lenses, recipe, x, y))

@@ -76,28 +76,27 @@ def _sersic_terms(lenses: Lenses, table: str, angle: np.ndarray, like: Tensor) -
     return profiles.sersic_terms(v[f"{table}.sersic_index"], *shape)
 
 
-def light_terms(lenses: Lenses, recipe: Recipe, like: Tensor) -> Terms:
-    """The terms of `source_light` and `lens_light`, and of the deflection, for rays like these."""
-    v, to = lenses.values, functools.partial(columns, like=like)
-    terms = bend_terms(lenses, recipe, like)
-    terms["place"] = to(v["image.x"]), to(v["image.y"])
-    terms["source"] = to(v["source.x"]), to(v["source.y"]), to(source_scale(lenses, recipe))
+def light_terms(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> Terms:
+    """The terms of `source_light` and `lens_light` at the rays of `grid`."""
+    v, to = lenses.values, functools.partial(columns, like=x)
+    x, y = x - to(v["image.x"]), y - to(v["image.y"])
+    terms = bend_terms(lenses, recipe, x, y)
+    terms["source"] = x - to(v["source.x"]), y - to(v["source.y"]), to(source_scale(lenses, recipe))
     if recipe.source.stamps:
         terms["stamp"] = to(v["source.stamp"]), to(v["source.stamp_scale"]), to(np.radians(v["source.angle"]))
     else:
-        terms["sersic"] = _sersic_terms(lenses, "source", v["source.angle"], like)
+        terms["sersic"] = _sersic_terms(lenses, "source", v["source.angle"], x)
     if recipe.lens_light is not None:
-        terms["lens_light"] = _sersic_terms(lenses, "lens_light", v["lens.angle"] + v["lens_light.angle"], like)
+        galaxy = _sersic_terms(lenses, "lens_light", v["lens.angle"] + v["lens_light.angle"], x)
+        terms["lens_light"] = profiles.sersic_grid_terms(x, y, *galaxy)
         terms["lens_light.scale"] = (to(lens_light_scale(lenses, recipe)),)
     return terms
 
 
-def source_light(terms: Terms, recipe: Recipe, x: Tensor, y: Tensor) -> Tensor:
-    """(B, n, n) electrons/s a pixel of the lensed source before the PSF; x, y: arcsec from the image's middle."""
-    (px, py), (sx, sy, scale) = terms["place"], terms["source"]
-    x, y = x - px, y - py
-    ax, ay = bend(terms, x, y)
-    u, w = torch.sub(x - sx, ax, out=ax), torch.sub(y - sy, ay, out=ay)
+def source_light(terms: Terms, recipe: Recipe) -> Tensor:
+    """(B, n, n) electrons/s a pixel of the lensed source before the PSF."""
+    (ax, ay), (x, y, scale) = bend(terms), terms["source"]
+    u, w = torch.sub(x, ax, out=ax), torch.sub(y, ay, out=ay)
     if recipe.source.stamps:
         light = _stamp(recipe, u, w, *terms["stamp"])
     else:
@@ -105,9 +104,8 @@ def source_light(terms: Terms, recipe: Recipe, x: Tensor, y: Tensor) -> Tensor:
     return _pixels(light, recipe.image.supersample).mul_(scale)
 
 
-def lens_light(terms: Terms, recipe: Recipe, x: Tensor, y: Tensor, source: Tensor) -> Tensor:
-    """(B, n, n) electrons/s a pixel before the PSF; source: likewise; x, y: arcsec from the image's middle."""
-    px, py = terms["place"]
-    light = profiles.sersic_profile(x - px, y - py, *terms["lens_light"])
+def lens_light(terms: Terms, recipe: Recipe, source: Tensor) -> Tensor:
+    """(B, n, n) electrons/s a pixel before the PSF; source: likewise."""
+    light = profiles.sersic_grid(*terms["lens_light"])
     light = _pixels(light, recipe.image.supersample).mul_(*terms["lens_light.scale"])
     return light if recipe.lens_light.magnitude is not None else light.mul_(source.sum((1, 2), keepdim=True))

@@ -56,14 +56,15 @@ def sis(x: Tensor, y: Tensor, theta_e: Tensor) -> tuple[Tensor, Tensor]:
     return inverse * (theta_e * x), inverse * (theta_e * y)
 
 
-def shear_terms(gamma: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-    """gamma1, gamma2 of an external shear gamma along phi (radians)."""
-    return gamma * torch.cos(2 * phi), gamma * torch.sin(2 * phi)
+def shear_terms(x: Tensor, y: Tensor, gamma: Tensor, phi: Tensor) -> tuple[Tensor, ...]:
+    """What `shear_deflection` needs of an external shear gamma along phi (radians) at x, y (arcsec)."""
+    gamma1, gamma2 = gamma * torch.cos(2 * phi), gamma * torch.sin(2 * phi)
+    return gamma1 * x, gamma2 * y, gamma2 * x, gamma1 * y
 
 
-def external_shear(x: Tensor, y: Tensor, gamma1: Tensor, gamma2: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec) of an external shear of `shear_terms` (NB): images stretch along phi; x, y: arcsec."""
-    return gamma1 * x + gamma2 * y, gamma2 * x - gamma1 * y
+def shear_deflection(x1: Tensor, y2: Tensor, x2: Tensor, y1: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec) of an external shear of `shear_terms` (NB): images stretch along phi."""
+    return x1 + y2, x2 - y1
 
 
 def point_masses(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta2: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,22 +83,23 @@ def point_masses(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta2: Tensor) -
     return ax, ay
 
 
-def rod_terms(theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
-    """What `rod_deflection` needs of a rod but its place: direction, half-length, the factors of both components."""
+def rod_terms(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
+    """What `rod_deflection` needs of a rod: parts of u and v, half-lengths, and the factors of both components."""
     cos, sin, a = torch.cos(angle), torch.sin(angle), length.clamp(min=1e-6) / 2
     scale = theta2 / (2 * a)
-    return cos, sin, a, scale * cos, scale * sin
+    c, s = scale * cos, scale * sin
+    return cos * x, sin * y, cos * y, sin * x, a, 2 * a, 4 * a, c, -s, c / 2, s / 2
 
 
-def rod_deflection(x: Tensor, y: Tensor, px: Tensor, py: Tensor, *terms: Tensor) -> tuple[Tensor, Tensor]:
-    """`rod` about (px, py), of its terms."""
-    (cos, sin, a, c, s), x, y = terms, x - px, y - py
-    u, v = cos * x + sin * y, cos * y - sin * x
+def rod_deflection(*terms: Tensor) -> tuple[Tensor, Tensor]:
+    """`rod` of its terms."""
+    u_x, u_y, v_y, v_x, a, twice, four, c, minus_s, half_c, half_s = terms
+    u, v = u_x + u_y, v_y - v_x
     above = u.abs()
     gap, v2 = above - a, v * v + TINY
-    along = (above * (4 * a)).div_(torch.addcmul(v2, gap, gap)).log1p_().copysign_(u)  # 2 ln(r+ / r-)
-    across = torch.atan2(v.mul_(2 * a), above.add_(a).mul_(gap).add_(v2))
-    return (along * (c / 2)).addcmul_(across, -s), (along * (s / 2)).addcmul_(across, c)
+    along = (above * four).div_(torch.addcmul(v2, gap, gap)).log1p_().copysign_(u)  # 2 ln(r+ / r-)
+    across = torch.atan2(v.mul_(twice), above.add_(a).mul_(gap).add_(v2))
+    return (along * half_c).addcmul_(across, minus_s), (along * half_s).addcmul_(across, c)
 
 
 def rod(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,8 +111,7 @@ def rod(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> 
     x, y: arcsec from the centre; theta2: squared Einstein radius of its mass (arcsec^2); length: arcsec;
     angle: radians. Finite everywhere, also at the ends; a rod of no length is a point mass.
     """
-    origin = torch.zeros_like(theta2)
-    return rod_deflection(x, y, origin, origin, *rod_terms(theta2, length, angle))
+    return rod_deflection(*rod_terms(x, y, theta2, length, angle))
 
 
 def sersic_b(n: np.ndarray | float) -> np.ndarray | float:

@@ -24,25 +24,28 @@ LOG2_E = 1 / math.log(2)
 NFW_ALPHA = 4 * (1 + math.log(0.5))  # alpha_rs = NFW_ALPHA rho0 rs^2
 
 
-def sie_terms(theta_e: Tensor, axis_ratio: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
-    """What `sie_deflection` needs of an ellipsoid."""
+def sie_terms(x: Tensor, y: Tensor, theta_e: Tensor, axis_ratio: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
+    """What `sie_deflection` needs: parts of psi, u and v, cores, the factors of both components, and of a sphere."""
     cos, sin, q = torch.cos(angle), torch.sin(angle), axis_ratio
     q2, f = q * q, (1 - q * q).clamp(min=1e-12).sqrt()
     core, scale = CORE / q.sqrt(), theta_e * q.sqrt() / f
     xx, yy, xy = q2 * cos**2 + sin**2, q2 * sin**2 + cos**2, 2 * (q2 - 1) * sin * cos
-    return theta_e, q, f * cos, f * sin, xx, yy, xy, core, q2 * core, q2 * core**2, scale * cos, scale * sin
+    psi = x * x * xx, y * y * yy + q2 * core**2, x * xy
+    uv = f * cos * x, f * sin * y, f * cos * y, f * sin * x
+    c, s = scale * cos, scale * sin
+    return *psi, *uv, core, q2 * core, c, s, c / 2, -s / 2, q, x, y, theta_e
 
 
-def sie_deflection(x: Tensor, y: Tensor, *terms: Tensor) -> tuple[Tensor, Tensor]:
+def sie_deflection(*terms: Tensor) -> tuple[Tensor, Tensor]:
     """`sie` of its terms."""
-    theta_e, q, f_cos, f_sin, xx, yy, xy, core, q2_core, soft, c, s = terms
+    psi_x, psi_y, psi_xy, u_x, u_y, v_y, v_x, core, q2_core, c, s, half_c, minus_half_s, q, x, y, theta_e = terms
     if bool((q == 1).all()):
         return sis(x, y, theta_e)
-    psi = (x * x * xx + (y * y * yy + soft)).addcmul_(x * xy, y).sqrt_()  # sqrt(q^2 (u^2 + core^2) + v^2)
-    u, v = f_cos * x + f_sin * y, f_cos * y - f_sin * x
+    psi = (psi_x + psi_y).addcmul_(psi_xy, y).sqrt_()  # sqrt(q^2 (u^2 + core^2) + v^2)
+    u, v = u_x + u_y, v_y - v_x
     along = torch.atan2(u, torch.add(psi, core), out=u)
     across = v.div_(psi.add_(q2_core).sub_(v)).mul_(2).log1p_()  # 2 atanh(v / psi)
-    return torch.mul(along, c, out=psi).addcmul_(across, -s / 2), across.mul_(c / 2).addcmul_(along, s)
+    return torch.mul(along, c, out=psi).addcmul_(across, minus_half_s), across.mul_(half_c).addcmul_(along, s)
 
 
 def sie(x: Tensor, y: Tensor, theta_e: Tensor, axis_ratio: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +55,7 @@ def sie(x: Tensor, y: Tensor, theta_e: Tensor, axis_ratio: Tensor, angle: Tensor
     (radians), q = axis_ratio (minor over major), so theta_e is the geometric mean of the critical curve's axes.
     x, y: arcsec, broadcast against the others, (B, 1, 1). q = 1 everywhere is `physics.sis`, bit for bit.
     """
-    return sie_deflection(x, y, *sie_terms(theta_e, axis_ratio, angle))
+    return sie_deflection(*sie_terms(x, y, theta_e, axis_ratio, angle))
 
 
 def sis_subhalos(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta_e: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,9 +72,9 @@ def sis_subhalos(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta_e: Tensor) 
 
 def _nfw_f(square: Tensor) -> Tensor:
     """arccosh(1/x) / sqrt(1 - x^2) of x^2 > 0, continued through x = 1 (BMO eq. A5)."""
-    inverse = (square - 1).clamp_(min=1e-12).rsqrt_()
-    value = torch.atan2(torch.ones((), dtype=square.dtype, device=square.device), inverse).mul_(inverse)
-    inner = _below(square, 1.0)
+    inverse = (square - 1).rsqrt_()
+    value = torch.atan2(square.new_ones(()), inverse).mul_(inverse)
+    inner = _up_to_one(square)
     if len(inner):
         x2 = square.view(-1)[inner]
         root = (1 - x2).clamp_(min=1e-12).sqrt_()
@@ -79,15 +82,15 @@ def _nfw_f(square: Tensor) -> Tensor:
     return value
 
 
-def _below(values: Tensor, limit: float) -> Tensor:
-    """Where values are less, as indices into all of them; on a CPU by NumPy, which is five times faster."""
+def _up_to_one(values: Tensor) -> Tensor:
+    """Where values are 1 or less, as indices into all of them; on a CPU by NumPy, which is five times faster."""
     if values.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(values.numpy() < limit))
-    return (values < limit).view(-1).nonzero()[:, 0]
+        return torch.from_numpy(np.flatnonzero(values.numpy() <= 1))
+    return (values <= 1).view(-1).nonzero()[:, 0]
 
 
 def tnfw_terms(rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor) -> tuple[Tensor, ...]:
-    """What `tnfw_weight` needs of a halo: 1 / rs^2, tau, tau^2, and the factors in its sum."""
+    """What `_tnfw_weight` needs of halos: 1 / rs^2, tau, tau^2, and the factors in its sum."""
     tau = r_trunc / rs
     t2 = tau * tau
     scale = 4 * alpha_rs / (NFW_ALPHA * rs) * t2 / (t2 + 1) ** 2
@@ -95,14 +98,15 @@ def tnfw_terms(rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor) -> tuple[Tensor, .
     return 1 / (rs * rs), tau, t2, 2 * scale, scale * (t2 - 1), constant, scale * (t2 - 1) / (2 * tau), -math.pi * scale
 
 
-def tnfw_weight(dx2: Tensor, dy2: Tensor, *terms: Tensor) -> Tensor:
-    """Deflection over radius of a halo, of its terms; dx2, dy2: squared distances from it (arcsec^2)."""
-    inverse, tau, t2, twice, offset, constant, by_log, by_root = terms
-    square = (dx2 * inverse + dy2 * inverse).clamp_(min=INNER**2)
+def _tnfw_weight(x2: Tensor, y2: Tensor, *terms: Tensor) -> Tensor:
+    """Deflection over radius of a halo, of its terms; x2, y2: squared distances from it over rs^2."""
+    tau, t2, twice, offset, constant, by_log, by_root = terms
+    square = (x2 + y2).clamp_(min=INNER**2)
     root = (square + t2).sqrt_()
-    log = (root + tau).square_().reciprocal_().mul_(square).log_()  # 2 ln(x / (root + tau))
-    weight = _nfw_f(square).mul_(square * twice + offset).add_(constant)
-    return weight.addcmul_(root, log.mul_(by_log).add_(by_root)).div_(square)
+    log = (root + tau).square_()
+    log = torch.div(square, log, out=log).log_().mul_(by_log).add_(by_root)  # of 2 ln(x / (root + tau))
+    weight = torch.addcmul(constant, _nfw_f(square), (square * twice).add_(offset))
+    return weight.addcmul_(root, log).div_(square)
 
 
 def tnfw(x: Tensor, y: Tensor, rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,17 +116,18 @@ def tnfw(x: Tensor, y: Tensor, rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor) ->
     deflection at rs *without* the truncation. x, y, rs, r_trunc, alpha_rs: arcsec, broadcast. In float32 it is good
     to 1e-2 alpha_rs within 1e-3 rs and to 1e-5 alpha_rs at rs: terms cancel near the centre.
     """
-    weight = tnfw_weight(x * x, y * y, *tnfw_terms(rs, alpha_rs, r_trunc))
+    inverse, *terms = tnfw_terms(rs, alpha_rs, r_trunc)
+    weight = _tnfw_weight(x * x * inverse, y * y * inverse, *terms)
     return weight * x, weight * y
 
 
 def tnfw_subhalos(x: Tensor, y: Tensor, px: Tensor, py: Tensor, *terms: Tensor) -> tuple[Tensor, Tensor]:
     """Summed deflection (arcsec) of truncated NFW halos at px, py, of their `tnfw_terms`: (S, B, 1, 1), S > 0."""
-    dx, dy = x - px, y - py
+    (inverse, *factors), dx, dy = terms, x - px, y - py
     ax = torch.zeros_like(dx[0] + dy[0])
     ay = torch.zeros_like(ax)
-    for one_x, one_y, dx2, dy2, *one in zip(dx, dy, dx * dx, dy * dy, *terms, strict=True):
-        weight = tnfw_weight(dx2, dy2, *one)
+    for one_x, one_y, *one in zip(dx, dy, dx * dx * inverse, dy * dy * inverse, *factors, strict=True):
+        weight = _tnfw_weight(*one)
         ax.addcmul_(weight, one_x)
         ay.addcmul_(weight, one_y)
     return ax, ay
@@ -173,15 +178,24 @@ def sersic_terms(n: np.ndarray, radius: Tensor, axis_ratio: Tensor, angle: Tenso
 
 
 def sersic_profile(x: Tensor, y: Tensor, *terms: Tensor) -> Tensor:
-    """`sersic_light` of its terms: with a logarithm and exponentials for its power, which is faster."""
+    """`sersic_light` of its terms: a logarithm and exponentials are faster than a power."""
     xx, yy, xy, half, b = terms
-    if x.shape != y.shape:  # the lens's light: powers of 2 are faster still
-        r2 = (x * xx * x + y * y * yy).addcmul_(x * xy, y)
-        power = r2.log2_().mul_(half).exp2_()
-        return torch.sub(b, power, out=power).clamp_(min=FAINT).mul_(LOG2_E).exp2_()
     r2 = (x * xx).addcmul_(y, xy).mul_(x).addcmul_(y * yy, y)  # b^2n R^2 / radius^2
-    power = r2.log_().mul_(half).exp_()  # those of e keep the bits of the data sets that there are
+    power = r2.log_().mul_(half).exp_()
     return torch.sub(b, power, out=power).clamp_(min=FAINT).exp_()
+
+
+def sersic_grid_terms(x: Tensor, y: Tensor, *terms: Tensor) -> tuple[Tensor, ...]:
+    """What `sersic_grid` needs of `sersic_terms` at the rays x (B, 1, n) and y (B, n, 1)."""
+    xx, yy, xy, half, b = terms
+    return x * x * xx, y * y * yy, x * xy, y, half, b
+
+
+def sersic_grid(xx: Tensor, yy: Tensor, xy: Tensor, y: Tensor, half: Tensor, b: Tensor) -> Tensor:
+    """`sersic_profile` on a grid, of `sersic_grid_terms`. Powers of 2 are faster still; but those of e keep the bits
+    of the sources in data sets that there are."""
+    power = (xx + yy).addcmul_(xy, y).log2_().mul_(half).exp2_()
+    return torch.sub(b, power, out=power).clamp_(min=FAINT).mul_(LOG2_E).exp2_()
 
 
 def sersic_light(x: Tensor, y: Tensor, n: float, radius: Tensor, axis_ratio: Tensor, angle: Tensor) -> Tensor:

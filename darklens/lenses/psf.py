@@ -120,10 +120,11 @@ class Kernel:
         return torch.nn.functional.conv2d(padded[:, None], kernel[None, None])[:, 0]
 
     def fft(self, image: Tensor) -> Tensor:
-        """By FFT of the padded image: what wraps around falls in the padding that is cut off."""
-        (_, h, w), k = image.shape, len(self.values)
-        size = fast_length(h + k - 1), fast_length(w + k - 1)
-        padded = _pad(image, k // 2, self.edges)
+        """By FFT: what wraps around falls in what is cut off. Beyond "zero" edges the FFT has its own zeros."""
+        (_, h, w), half = image.shape, len(self.values) // 2
+        reach = half if self.edges == "repeat" else 0
+        size, start = (fast_length(h + half + reach), fast_length(w + half + reach)), half + reach
+        padded = _pad(image, half, self.edges) if reach else image
         rows = torch.fft.fft(torch.fft.rfft(padded, size[1]), size[0], 1)
         rows = torch.fft.ifft(rows.mul_(self.transform(*size, image.dtype, image.device)), dim=1)
-        return torch.fft.irfft(rows[:, k - 1 : k - 1 + h], size[1])[:, :, k - 1 : k - 1 + w]
+        return torch.fft.irfft(rows[:, start : start + h], size[1])[:, :, start : start + w]

@@ -23,12 +23,12 @@ from darklens.lenses.terms import Terms, columns, each
 from darklens.machine import one_thread
 
 
-def _blurred(terms: Terms, recipe: Recipe, widths: list, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+def _blurred(terms: Terms, recipe: Recipe, widths: list) -> tuple[Tensor, Tensor | None]:
     """Light after the PSF (B, n, n): of the source and, where it is needed apart, of the lens, else both in one."""
-    source = source_light(terms, recipe, x, y)
+    source = source_light(terms, recipe)
     if recipe.lens_light is None:
         return blur_each(source, recipe, widths), None
-    galaxy = lens_light(terms, recipe, x, y, source)
+    galaxy = lens_light(terms, recipe, source)
     if _has_peak(recipe):
         return blur_each(source, recipe, widths), blur_each(galaxy, recipe, widths)
     return blur_each(galaxy.add_(source), recipe, widths), None
@@ -54,17 +54,17 @@ def _exposed(lenses: Lenses, recipe: Recipe, total: Tensor, galaxy: Tensor | Non
 
 def light_batch(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, np.ndarray]:
     """`light_and_sky`, all lenses at once, at the rays of `grid`: for a GPU (a CPU is faster one by one)."""
-    terms, widths = light_terms(lenses, recipe, x), psf_widths(lenses)
-    return _exposed(lenses, recipe, *_blurred(terms, recipe, widths, x, y))
+    terms, widths = light_terms(lenses, recipe, x, y), psf_widths(lenses)
+    return _exposed(lenses, recipe, *_blurred(terms, recipe, widths))
 
 
 def _one_by_one(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, np.ndarray]:
-    terms, mass = light_terms(lenses, recipe, x), lenses.subhalos["mass"]
+    terms, mass = light_terms(lenses, recipe, x, y), lenses.subhalos["mass"]
     counts = ((mass > 0) * np.arange(1, mass.shape[1] + 1)).max(1, initial=0)  # without the padding
     torch.empty(1 << 22)  # freed at once: glibc then keeps freed memory instead of fetching it anew
     with one_thread():
         pairs = [
-            _blurred(one, recipe, [width], x, y)
+            _blurred(one, recipe, [width])
             for one, width in zip(each(terms, counts), psf_widths(lenses), strict=True)
         ]
     total, galaxy = (None if images[0] is None else torch.cat(images) for images in zip(*pairs, strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Terms = dict[str, tuple[Tensor, ...]]  # by what they are of; (B, 1, 1), those of subhalos (S, B, 1, 1)
+Terms = dict[str, tuple[Tensor, ...]]  # by what they are of: (B, 1, 1), (B, 1, n), (B, n, 1), of subhalos (S, B, 1, 1)
 
 
 def columns(values: np.ndarray, like: Tensor) -> Tensor:
@@ -18,10 +18,11 @@ def columns(values: np.ndarray, like: Tensor) -> Tensor:
 
 
 def each(terms: Terms, subhalos: np.ndarray) -> Iterator[Terms]:
-    """The terms of each lens, (1, 1, 1) or (S, 1, 1, 1); subhalos: (B,), how many each lens has."""
+    """The terms of each lens, B = 1; subhalos: (B,), how many each lens has, the others being padding."""
     split = {name: [one.split(1, -3) for one in found] for name, found in terms.items()}
     for i, count in enumerate(subhalos.tolist()):
-        lens = {name: tuple(one[i] for one in found) for name, found in split.items()}
-        some = {name: tuple(one[:count] for one in found) for name, found in lens.items() if found[0].ndim == 4}
-        lens |= some
-        yield {name: found for name, found in lens.items() if len(found[0])}
+        lens = {name: [one[i] for one in found] for name, found in split.items()}
+        for name, found in lens.items():
+            if found[-1].ndim == 4:
+                lens[name] = [one[:count] if one.ndim == 4 else one for one in found]
+        yield {name: found for name, found in lens.items() if len(found[-1])}
