@@ -64,8 +64,7 @@ def _one_by_one(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[T
     torch.empty(1 << 22)  # freed at once: glibc then keeps freed memory instead of fetching it anew
     with one_thread():
         pairs = [
-            _blurred(one, recipe, [width])
-            for one, width in zip(each(terms, counts), psf_widths(lenses), strict=True)
+            _blurred(one, recipe, [width]) for one, width in zip(each(terms, counts), psf_widths(lenses), strict=True)
         ]
     total, galaxy = (None if images[0] is None else torch.cat(images) for images in zip(*pairs, strict=True))
     return _exposed(lenses, recipe, total, galaxy)
