@@ -106,8 +106,7 @@ class Kernel:
         self.transform = functools.lru_cache(maxsize=8)(self._transform)
 
     def _transform(self, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        values = torch.as_tensor(self.values, device=device)
-        return torch.fft.rfft2(values, s=(height, width)).to(torch.complex(*torch.zeros(2, 1, dtype=dtype)).dtype)
+        return torch.fft.rfft2(torch.as_tensor(self.values, device=device, dtype=dtype), s=(height, width))
 
     def __call__(self, image: Tensor) -> Tensor:
         small = len(self.values) <= DIRECT and image.device.type == "cpu"
