@@ -15,6 +15,7 @@ from darklens.lenses.recipe_tables import Recipe
 from darklens.lenses.terms import Terms, columns
 
 BENDS = {  # by name of their terms, in the order in which they are summed
+    "round": physics.sis,
     "halo": profiles.sie_deflection,
     "shear": physics.shear_deflection,
     "point": physics.point_masses,
@@ -49,16 +50,16 @@ def bend_terms(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> Terms:
     total mass; where lens.conserve_mass is true the halo has what the substructure leaves.
     """
     v, to, square = lenses.values, functools.partial(columns, like=x), mass_scale(recipe, lenses.values)
-    angle, axis, along = (to(np.radians(v[key])) for key in ("lens.angle", "lens.shear_angle", "vortex.angle"))
-    terms = {
-        "halo": profiles.sie_terms(x, y, to(v["halo.einstein_radius"]), to(v["lens.axis_ratio"]), angle),
-        "shear": physics.shear_terms(x, y, to(v["lens.shear"]), axis),
-    }
+    theta_e, angle = to(v["halo.einstein_radius"]), lambda key: to(np.radians(v[key]))
+    terms = {"round": (x, y, theta_e)}
+    if (v["lens.axis_ratio"] != 1).any():
+        terms = {"halo": profiles.sie_terms(x, y, theta_e, to(v["lens.axis_ratio"]), angle("lens.angle"))}
+    terms["shear"] = physics.shear_terms(x, y, to(v["lens.shear"]), angle("lens.shear_angle"))
     if lenses.subhalos["mass"].any():
         terms[lenses.profile] = _subhalos(lenses, square, x, y)
     if v["vortex.mass"].any():
-        size = to(square * v["vortex.mass"]), to(v["vortex.length"])
-        terms["vortex"] = physics.rod_terms(x - to(v["vortex.x"]), y - to(v["vortex.y"]), *size, along)
+        size = to(square * v["vortex.mass"]), to(v["vortex.length"]), angle("vortex.angle")
+        terms["vortex"] = physics.rod_terms(x - to(v["vortex.x"]), y - to(v["vortex.y"]), *size)
     return terms
 
 
