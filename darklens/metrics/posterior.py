@@ -76,15 +76,6 @@ class Posterior:
         """The prior, as one posterior more (1, M)."""
         return Posterior(self.label, self.edges, np.full((1, self.probabilities.shape[1]), 1.0))
 
-    def under(self, values: np.ndarray) -> Posterior:
-        """The posterior under another prior, the distribution of `values` (k,): the old one is divided out.
-
-        Importance weights; the old prior must hold the new one. Its bins are even under the new prior.
-        """
-        edges = np.quantile(values, np.linspace(0, 1, len(self.edges)))
-        over = self.probabilities[:, self.bin_of((edges[1:] + edges[:-1]) / 2)]  # (n, M)
-        return Posterior(self.label, edges, over / np.maximum(over.sum(1, keepdims=True), 1e-300))
-
     def bin_of(self, values: np.ndarray) -> np.ndarray:
         """(n,) int: the bin of each value (`bins_of`)."""
         return bins_of(self.edges, values)

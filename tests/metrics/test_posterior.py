@@ -85,18 +85,3 @@ def test_the_plot_takes_reports_with_and_without_slices(tmp_path):
     posterior, truth, *_ = known(200)
     reports = [coverage_report(posterior, truth, slices) for slices in ({}, {"size": truth**2, "more": truth})]
     assert plot_coverage(tmp_path, {"sphere": dict(zip("ab", reports, strict=True))}).stat().st_size > 10_000
-
-
-def test_another_prior_takes_the_place_of_the_old_one():
-    """Truths from a narrower normal: their posteriors under the standard normal are too wide, under their own right."""
-    rng = np.random.default_rng(4)
-    truth = 0.4 * rng.standard_normal(3000) + 0.5
-    seen = truth + NOISE * rng.standard_normal(3000)
-    mean, deviation = seen / (1 + NOISE**2), NOISE / np.sqrt(1 + NOISE**2)
-    shares = np.diff(norm.cdf(EDGES, mean[:, None], deviation), axis=1)
-    old = Posterior("x", EDGES, shares / shares.sum(1, keepdims=True))
-    new = old.under(0.4 * rng.standard_normal(20_000) + 0.5)
-    assert calibration(old.below(truth))["p_value"] < 1e-4 < 0.01 < calibration(new.below(truth))["p_value"]
-    variance = 1 / (1 / 0.4**2 + 1 / NOISE**2)
-    assert abs(new.quantile(0.5) - variance * (0.5 / 0.4**2 + seen / NOISE**2)).mean() < 0.01
-    assert new.width().mean() == pytest.approx(2 * norm.ppf(0.84) * np.sqrt(variance), rel=0.02)
