@@ -41,7 +41,7 @@ LEAST = 2.5  # standard deviations of chi-square: what a smaller excess counts a
 def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """How x and y of the deflection change with each parameter that is held, per arcsec of the Einstein radius.
 
-    (n,) each for the camera's n rays, or (B, n) where centre or halo are free, in q (B, 14). "halo_1", "halo_2": the
+    (n,) each for the camera's n rays, or (B, n) where centre or halo are free, in q (B, Q). "halo_1", "halo_2": the
     halo's ellipticity; "centre_x", "centre_y" (arcsec): those of them that aren't free.
     """
     model, zero = camera.model, torch.zeros_like(camera.x[:1])
@@ -55,7 +55,7 @@ def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The test at the minimum q (B, 14) of a fit.
+    """The test at the minimum q (B, Q) of a fit.
 
     Returns by how much chi-square would fall for each of DOUBTS that the model holds, (B,) by reason, and what the step
     with all of them free finds for each parameter, (B,) by name.

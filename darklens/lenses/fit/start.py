@@ -61,7 +61,7 @@ def regress(image: Tensor, truth: Tensor, pixel_scale: float) -> list[np.ndarray
 
 
 def from_moments(image: Tensor, pixel_scale: float, model: SmoothModel) -> Tensor:
-    """(B, 14) a start for each image (B, n, n), within the model's bounds."""
+    """(B, Q) a start for each image (B, n, n), within the model's bounds."""
     mean, scalars, vectors, tensors = features(image, pixel_scale)
 
     def dot(values: Tensor, coefficients: tuple[float, ...]) -> Tensor:
@@ -76,7 +76,7 @@ def from_moments(image: Tensor, pixel_scale: float, model: SmoothModel) -> Tenso
 
 
 def grid(q: Tensor, model: SmoothModel) -> Tensor:
-    """(B, 27, 14) round each start q: three Einstein radii by nine source positions, without shear."""
+    """(B, 27, Q) round each start q: three Einstein radii by nine source positions, without shear."""
     offsets = [*itertools.product((-1, 0, 1), repeat=2)]
     starts = []
     for factor, (dx, dy) in itertools.product((0.8, 1.0, 1.25), offsets):
@@ -90,7 +90,7 @@ def grid(q: Tensor, model: SmoothModel) -> Tensor:
 
 
 def clamp(q: Tensor, model: SmoothModel) -> Tensor:
-    """q (B, 14) within the model's bounds, the held values where it isn't a number."""
+    """q (B, Q) within the model's bounds, the held values where it isn't a number."""
     low, high = (torch.as_tensor(bound, device=q.device) for bound in model.bounds())
     held = torch.as_tensor(model.held(), device=q.device)
     return torch.minimum(torch.maximum(torch.where(q.isfinite(), q, held), low), high)
