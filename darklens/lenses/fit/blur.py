@@ -71,7 +71,7 @@ class HeldPsf:
         self.h = self.blur.h
         self.pairs = [[self.blur.bands(like.new_tensor(kernel)) for kernel in pair] for pair in pairs]
 
-    def __call__(self, planes: Tensor, q: Tensor) -> Tensor:
+    def __call__(self, planes: Tensor, q: Tensor, rough: bool = False) -> Tensor:
         """(B, h, K, h) -> (B, size, K, size)."""
         return self.blur(planes, self.pairs)
 
@@ -87,7 +87,7 @@ class FreePsf:
         self.steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device=like.device)
         self.dtype = like.dtype
 
-    def __call__(self, planes: Tensor, q: Tensor) -> Tensor:
+    def __call__(self, planes: Tensor, q: Tensor, rough: bool = False) -> Tensor:
         """(B, h, K, h) -> (B, size, K, size)."""
         kernel = self.blur.bands(self._kernels(q)[0].to(self.dtype))
         return self.blur(planes, [(kernel, kernel)])
@@ -121,10 +121,12 @@ class FftPsf:
         self.r2 = steps.square() + steps[:, None].square()
         self.h = size + self.taps - 1
         self.length = fast_length(self.h)
-        self.transform = None if model.free_psf else self._transform(self._moffat(torch.zeros(1, 12).to(like))[0])
+        self.transform = None if model.free_psf else self._transform(self._moffat(self.r2.new_zeros(1, 12))[0])
 
-    def __call__(self, planes: Tensor, q: Tensor) -> Tensor:
-        """(B, h, K, h) -> (B, size, K, size)."""
+    def __call__(self, planes: Tensor, q: Tensor, rough: bool = False) -> Tensor:
+        """(B, h, K, h) -> (B, size, K, size); in double precision, for the rounding of a bright middle spreads over
+        all pixels, unless rough is good enough."""
+        planes = planes if rough else planes.double()
         return self._convolved(planes, self._transform(self._moffat(q)[0]) if self.transform is None else self.transform)
 
     def derivative(self, planes: Tensor, q: Tensor) -> Tensor:
@@ -142,15 +144,16 @@ class FftPsf:
         return kernel, kernel * (slope - (kernel * slope).sum((1, 2), keepdim=True))
 
     def _transform(self, kernels: Tensor) -> Tensor:
-        """(B, taps, taps) -> (B, 1, n, n / 2 + 1) complex."""
-        return torch.fft.rfft2(kernels.to(self.dtype), s=(self.length, self.length))[:, None]
+        """(B, taps, taps) -> (B, 1, n, n / 2 + 1) complex128."""
+        return torch.fft.rfft2(kernels, s=(self.length, self.length))[:, None]
 
     def _convolved(self, planes: Tensor, transform: Tensor) -> Tensor:
         """What wraps around falls outside of what is kept."""
-        spectrum = torch.fft.rfft2(planes.transpose(1, 2), s=(self.length, self.length)).mul_(transform)
+        spectrum = torch.fft.rfft2(planes.transpose(1, 2), s=(self.length, self.length))
+        spectrum.mul_(transform.to(spectrum.dtype))
         kept = slice(self.taps - 1, self.taps - 1 + self.size)
         images = torch.fft.irfft2(spectrum, s=(self.length, self.length))
-        return images[:, :, kept, kept].transpose(1, 2)
+        return images[:, :, kept, kept].to(self.dtype).transpose(1, 2)
 
 
 def psf(model: SmoothModel, size: int, binning: int, like: Tensor) -> HeldPsf | FreePsf | FftPsf:

@@ -50,7 +50,7 @@ class Renderer:
 
     def light(self, q: Tensor, bend: Bend | None = None) -> Tensor:
         """The source's, q (B, Q) -> (B, size^2); bend: what else deflects the rays `x`, `y`, (B, s^2 h^2) arcsec each."""
-        u, v, _, _ = self._rays(q)
+        u, v, _ = self._rays(q)
         if bend is not None:
             u, v = u - bend[0], v - bend[1]
         return self._blurred(self._source(q, u, v).light, q)
@@ -68,27 +68,25 @@ class Renderer:
         bends: K more deflections of the rays `x`, `y`, arcsec, each (B, s^2 h^2) or one for all: there are K more
         columns, the derivatives by how much of each there is.
         """
-        planes = self._by_source(q, bends)
-        bare = [planes[0]]
+        light, *planes = self._by_source(q, bends)
+        lights = [light]
         if self.model.free_light:
-            more = self._by_light(q)
-            planes, bare = planes + more, [*bare, more[0]]
-        images = self._psf(torch.stack(planes, 2), q)
-        if self.model.free_psf:
-            images = torch.cat((images, self._psf.derivative(torch.stack(bare, 2), q)), 2)
-        return images.transpose(1, 2)
+            light, *more = self._by_light(q)
+            planes, lights = planes + more, [*lights, light]
+        bare = torch.stack(lights, 2)
+        images = [self._psf(bare, q), self._psf(torch.stack(planes, 2), q, rough=True)]
+        images += [self._psf.derivative(bare, q)] if self.model.free_psf else []
+        return torch.cat(images, 2).transpose(1, 2)
 
     def _labels(self, bends: int) -> list[tuple[int, int | None]]:
         """Of each of the columns: which light's it is, and by which parameter (after the Q come the bends; None: it
         is the light itself)."""
         free, count = self.model.free, len(self.model.held())
+        lights = [SOURCE, GALAXY][: 1 + self.model.free_light]
         halos, lens = [i for i in free if i in (9, 10, 12, 13)], [i for i in free if i in (9, 10)]
-        source = [None, *range(6), *(i for i in (6, 7, 8) if i in free), *halos, *range(count, count + bends)]
-        labels = [(SOURCE, i) for i in source]
-        lights = [SOURCE]
-        if self.model.free_light:
-            labels += [(GALAXY, i) for i in (None, *(i for i in free if i >= LIGHT), *lens)]
-            lights.append(GALAXY)
+        source = [*range(6), *(i for i in (6, 7, 8) if i in free), *halos, *range(count, count + bends)]
+        galaxy = [*(i for i in free if i >= LIGHT), *lens] if self.model.free_light else []
+        labels = [(light, None) for light in lights] + [(SOURCE, i) for i in source] + [(GALAXY, i) for i in galaxy]
         return labels + [(light, PSF_WIDTH) for light in lights] * self.model.free_psf
 
     def _mixing(self, bends: int = 0) -> tuple[list[int], Tensor]:
@@ -109,13 +107,13 @@ class Renderer:
 
     def _by_source(self, q: Tensor, bends: Sequence[Bend]) -> list[Tensor]:
         """The source's light and its derivatives but by the PSF's width, (B, h, h) each."""
-        u, v, cos, sin = self._rays(q)
+        u, v, (cos, sin, ellipsoid) = self._rays(q)
         source = self._source(q, u, v)
         slope = source.slope()
         gu, gv = source.by_place(u, v, slope)
         planes = [self._pixels(source.light), *self._by_rays(gu, gv, cos, sin)]
         planes += self._by_shape(source, slope, self.model.free_ellipticity, self.model.free_index)
-        planes += self._by_halo(q, gu, gv, cos, sin)
+        planes += self._by_halo(q, gu, gv, cos, sin, ellipsoid)
         return planes + [self._by_bend(gu, gv, bend) for bend in bends]
 
     def _by_shape(self, profile: Profile, slope: Tensor, ellipticity: bool, index: bool) -> list[Tensor]:
@@ -130,23 +128,24 @@ class Renderer:
         """(B,) float64 -> (B, 1) in the working precision."""
         return values.to(self.x.dtype)[:, None]
 
-    def _rays(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _rays(self, q: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, halo.Ellipsoid | None]]:
         """u, v (B, n) arcsec in the source plane about the source; the halo's deflection per arcsec of its Einstein
-        radius, for a sphere cos and sin: (n,), or (B, n) about a free centre or of a free halo."""
+        radius, for a sphere cos and sin: (n,), or (B, n) about a free centre or of a free halo; and that halo."""
         zero, (t, g1, g2, xs, ys) = torch.zeros_like(q[:, 0]), q[:, :5].unbind(1)
         free = self.model.free_centre or self.model.free_halo
         bend = zero if free else -t
         u, v = (1 - g1, -g2, bend, zero, -xs), (-g2, 1 + g1, zero, bend, -ys)
         u, v = (torch.stack(row, 1).to(self.x.dtype) @ self.basis for row in (u, v))  # (B, 5) @ (5, n) -> (B, n)
         if not free:
-            return u, v, self.cos, self.sin
-        dx, dy = self.about(q)
+            return u, v, (self.cos, self.sin, None)
+        (dx, dy), ellipsoid = self.about(q), None
         if self.model.free_halo:
-            cos, sin = halo.deflection(dx, dy, *self.ellipticity(q))
+            ellipsoid = halo.Ellipsoid(dx, dy, *self.ellipticity(q))
+            cos, sin = ellipsoid.deflection()
         else:
             inverse = (dx * dx + dy * dy + 1e-20).rsqrt_()
             cos, sin = dx.mul_(inverse), dy.mul_(inverse)
-        return u.addcmul_(cos, self._column(-t)), v.addcmul_(sin, self._column(-t)), cos, sin
+        return u.addcmul_(cos, self._column(-t)), v.addcmul_(sin, self._column(-t)), (cos, sin, ellipsoid)
 
     def _by_rays(self, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
         """Derivatives by Einstein radius, shear and source position, (B, h, h) each."""
@@ -166,12 +165,14 @@ class Renderer:
         """Derivative by how much there is of another deflection of the rays, (B, h, h)."""
         return self._pixels((gu * bend[0]).addcmul_(gv, bend[1])).neg_()
 
-    def _by_halo(self, q: Tensor, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+    def _by_halo(
+        self, q: Tensor, gu: Tensor, gv: Tensor, cos: Tensor, sin: Tensor, ellipsoid: halo.Ellipsoid | None
+    ) -> list[Tensor]:
         """Derivatives by the halo's centre and by its ellipticity, where they are free, (B, h, h) each."""
-        if not self.model.free_halo:
+        if ellipsoid is None:
             return self._by_centre(q, gu, gv, cos, sin) if self.model.free_centre else []
         theta = self._column(q[:, 0])
-        found = halo.bends(*self.about(q), *self.ellipticity(q))
+        found = ellipsoid.bends()
         wanted = ["centre_x", "centre_y"] * self.model.free_centre + ["halo_1", "halo_2"]
         gu, gv = gu * theta, gv * theta
         return [self._by_bend(gu, gv, found[name]) for name in wanted]

@@ -46,12 +46,12 @@ def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """
     model, zero = camera.model, torch.zeros_like(camera.x[:1])
     if model.free_centre or model.free_halo:
-        found = halo.bends(*camera.about(q), *camera.ellipticity(q))
+        lens = halo.Ellipsoid(*camera.about(q), *camera.ellipticity(q))
     else:
-        found = halo.bends(camera.x, camera.y, zero, zero)
+        lens = halo.Ellipsoid(camera.x, camera.y, zero, zero)
     free = {"centre_x": model.free_centre, "centre_y": model.free_centre}
     free |= {"halo_1": model.free_halo, "halo_2": model.free_halo}
-    return {name: bend for name, bend in found.items() if not free[name]}
+    return {name: bend for name, bend in lens.bends().items() if not free[name]}
 
 
 def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

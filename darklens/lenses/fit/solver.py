@@ -93,9 +93,10 @@ class Solver:
         jacobian = torch.nn.functional.pad(torch.einsum("rpl,bl->brp", mixing, linear[:, :-1]), (0, 0, 0, 1))
         linears = [*lights, -1]
         cross = jacobian.mT @ gram[:, :, linears]  # (B, P, L + 1)
-        projected = cross @ solve(gram[:, linears][:, :, linears], cross.mT)
-        curvature = jacobian.mT @ gram @ jacobian - projected
-        return chi2, linear, curvature, (jacobian.mT @ right[..., None])[..., 0]
+        share = solve(gram[:, linears][:, :, linears], cross.mT).mT
+        curvature = jacobian.mT @ gram @ jacobian - share @ cross.mT
+        gradient = jacobian.mT @ right[..., None] - share @ right[:, linears, None]  # amplitudes are rounded
+        return chi2, linear, curvature, gradient[..., 0]
 
     def _products(self, q: Tensor, problem: Problem, bends: Bends | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Chi-square (B,), linear parameters (B, L + 1), products of the R columns of the renderer and the sky with
