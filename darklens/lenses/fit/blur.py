@@ -127,7 +127,9 @@ class FftPsf:
         """(B, h, K, h) -> (B, size, K, size); in double precision, for the rounding of a bright middle spreads over
         all pixels, unless rough is good enough."""
         planes = planes if rough else planes.double()
-        return self._convolved(planes, self._transform(self._moffat(q)[0]) if self.transform is None else self.transform)
+        return self._convolved(
+            planes, self._transform(self._moffat(q)[0]) if self.transform is None else self.transform
+        )
 
     def derivative(self, planes: Tensor, q: Tensor) -> Tensor:
         """By q[:, 11]: (B, h, K, h) -> (B, size, K, size)."""

@@ -81,7 +81,10 @@ def measure(
     without what lies in gaps: both follow by least squares weighted with the squares' own variance, by iteration.
     """
     high, there = HIGH_PASS[kind], good.to(image.dtype)
-    square, mean = high.filter(image).square_().div_(high.response(correlation)).flatten(1), high.average(level * there).flatten(1)
+    square, mean = (
+        high.filter(image).square_().div_(high.response(correlation)).flatten(1),
+        high.average(level * there).flatten(1),
+    )
     share = high.average(there).clamp_(min=0).flatten(1)
     powers = torch.stack((share * share, share * mean, mean * mean, share * square, mean * square), 2)  # (B, N, 5)
     v0, k = square.sum(1).double() / share.sum(1).double().clamp(min=1e-30), torch.zeros_like(floor)

@@ -35,6 +35,7 @@ class Renderer:
 
     def __init__(self, model: SmoothModel, size: int, binning: int, device: torch.device, dtype: torch.dtype) -> None:
         self.model, self.size, s = model, size, model.supersample
+        self.free = model.free  # indices of the parameters that `mixing` has derivatives by
         to = functools.partial(torch.as_tensor, device=device, dtype=dtype)
         self._psf = psf(model, size, binning, torch.empty(0, device=device, dtype=dtype))
         self.h = h = self._psf.h
@@ -49,7 +50,10 @@ class Renderer:
         self.mixing = functools.lru_cache(maxsize=4)(self._mixing)
 
     def light(self, q: Tensor, bend: Bend | None = None) -> Tensor:
-        """The source's, q (B, Q) -> (B, size^2); bend: what else deflects the rays `x`, `y`, (B, s^2 h^2) arcsec each."""
+        """The source's, q (B, Q) -> (B, size^2).
+
+        bend: what else deflects the rays `x`, `y`, (B, s^2 h^2) arcsec each.
+        """
         u, v, _ = self._rays(q)
         if bend is not None:
             u, v = u - bend[0], v - bend[1]
@@ -93,7 +97,7 @@ class Renderer:
         """Which of the R columns are the L lights, and (R, P + bends, L) float64: the derivative of the image by a free
         parameter, or a bend, is the sum over the columns times this times each light's amplitude."""
         labels, q = self._labels(bends), len(self.model.held())
-        wanted = [*self.model.free, *range(q, q + bends)]
+        wanted = [*self.free, *range(q, q + bends)]
         lights = [row for row, (_, by) in enumerate(labels) if by is None]
         mixing = torch.zeros(len(labels), len(wanted), len(lights), dtype=torch.float64, device=self.x.device)
         for row, (light, by) in enumerate(labels):

@@ -98,7 +98,9 @@ class Fit:
         radius, index = np.exp(self.parameters[:, LIGHT]), np.exp(self.parameters[:, LIGHT + 3])
         columns = {"light_radius": (radius, radius * deviations[LIGHT])}
         columns |= {"light_axis_ratio": (np.exp(-shape[0]), np.exp(-shape[0]) * shape[1]), "light_angle": shape[2:]}
-        return columns | ({"light_index": (index, index * deviations[LIGHT + 3])} if self.model.free_light_index else {})
+        return columns | (
+            {"light_index": (index, index * deviations[LIGHT + 3])} if self.model.free_light_index else {}
+        )
 
 
 def _polar(q: np.ndarray, covariance: np.ndarray, i: int) -> tuple[np.ndarray, ...]:

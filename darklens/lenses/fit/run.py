@@ -15,14 +15,15 @@ from darklens.lenses.fit import start as starts
 from darklens.lenses.fit.model import NAMES, SmoothModel
 from darklens.lenses.fit.renderer import renderer
 from darklens.lenses.fit.result import Fit
+from darklens.lenses.fit.search import Search
 from darklens.lenses.fit.solver import Problem, Solver, State, solve
-from darklens.lenses.fit.window import Window, as_images, binned, cut, middle
+from darklens.lenses.fit.window import Window, as_images, cut, middle
 
-COARSE_STEPS, STEPS, RETRY_STEPS = 12, 40, 3
+STEPS = 40
 LOOSE, TIGHT = 3e-3, 1e-5  # distance to the minimum in chi-square: before and after the noise is measured again
 SHARE = 4  # images whose rays a CPU's cache holds
-KEEP = 3  # starts of the grid that are refined
 POOR = 6.0  # chi-square per pixel above which another start is tried, and the fit flagged
+AGAIN = 2.0  # with a lens galaxy another start is tried above this
 FINEST = 1e-5  # of the image's range: less noise than that counts as that
 FAINT = 50.0  # the source's light must improve chi-square by more
 
@@ -187,39 +188,26 @@ class _Job:
         q[:, list(self.model.free)] = torch.as_tensor(self.start, device=q.device)
         return starts.clamp(q, self.model)
 
-    def _binned(self, variance: Tensor, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Problem, Solver]:
-        """The binned images, their least-squares problem and its solver."""
-        b, good = self.model.binning, self.window.good[rows]
-        data, count = binned(self.window.data[rows], good, b)
-        weight = (count / binned(variance[rows].double(), good, b)[0].clamp(min=1e-30)).sqrt()
-        problem = Problem(data.flatten(1).to(self.dtype), weight.flatten(1).to(self.dtype))
-        return data, problem, self._solver(data.shape[-1], b)
+    def _search(self, variance: Tensor, rows: Tensor | slice = slice(None)) -> Search:
+        return Search(self.window.data[rows], self.window.good[rows], variance[rows], self.model)
 
     def _coarse(self, variance: Tensor) -> Tensor:
-        """Starts (B, Q), given or from the moments of the binned images, improved on these."""
+        """Starts (B, Q), given or found in the image, improved on bins of it."""
         if self.start is not None and self.model.free_light:  # bins are too coarse for a galaxy's middle
             return self._given()
-        data, problem, solver = self._binned(variance)
-        if self.start is not None:
-            q = self._given()
-        else:
-            q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
-        return solver.minimise(solver.evaluate(q, problem), problem, COARSE_STEPS, 1.0).q
+        search = self._search(variance)
+        if self.model.free_light:
+            return search.best()
+        return search.improved(search.from_moments() if self.start is None else self._given())
 
     def _retry(self, state: State, variance: Tensor) -> None:
         """Where the fit is poor or unfinished: a grid of starts on the binned image, the best of them refined."""
         pixels = self.window.good.sum((1, 2))
         seen = self._bare(variance) - state.chi2 > FAINT
-        rows = ((state.chi2 > POOR * pixels) | ~state.converged) & seen & ~self.window.constant
+        most = AGAIN if self.model.free_light else POOR
+        rows = ((state.chi2 > most * pixels) | ~state.converged) & seen & ~self.window.constant
         for row in rows.nonzero():
-            data, problem, solver = self._binned(variance, row)
-            q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
-            q = starts.grid(q, self.model)[0]  # (G, Q)
-            many = Problem(problem.data.expand(len(q), -1), problem.weight.expand(len(q), -1))
-            tried = solver.minimise(solver.evaluate(q, many), many, RETRY_STEPS, 1.0)
-            best = tried[tried.chi2.argsort()[:KEEP]]
-            kept = many[torch.arange(len(best.q), device=q.device)]
-            q = solver.minimise(best, kept, COARSE_STEPS, 1.0).q
+            q = self._search(variance, row).from_grid(0)
             new = self._minimise(q, variance, LOOSE, row.expand(len(q)))
             new = new[new.chi2.argmin()[None]]
             if new.chi2 < state.chi2[row]:

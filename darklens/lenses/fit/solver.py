@@ -66,7 +66,7 @@ class Solver:
         device = renderer.x.device
         self.lights, mixing = renderer.mixing(0)
         self.columns = len(mixing) + 1  # of the renderer, and the sky
-        self.free = torch.tensor(model.free, device=device)
+        self.free = torch.tensor(renderer.free, device=device)
         low, high = (torch.as_tensor(bound, device=device) for bound in model.bounds())
         self.low, self.high = low[self.free], high[self.free]
         self.largest = torch.as_tensor(model.largest_step(), device=device)[self.free]

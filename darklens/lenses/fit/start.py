@@ -7,12 +7,13 @@ has no preferred axis, and no preferred scale either: lengths go with the mean r
 """
 
 import itertools
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.lenses.fit.model import SmoothModel
+from darklens.lenses.fit.model import LIGHT, SmoothModel
 
 BRIGHT = 0.2  # of the brightest pixel's height above the median: what counts as the arcs' light
 
@@ -87,6 +88,21 @@ def grid(q: Tensor, model: SmoothModel) -> Tensor:
         start[:, 4] = dy * 0.25 * q[:, 0]
         starts.append(clamp(start, model))
     return torch.stack(starts, 1)
+
+
+def about_galaxy(q: Tensor, model: SmoothModel) -> Tensor:
+    """(45, Q) for a lens whose galaxy has the parameters q (Q,): five Einstein radii by nine source positions.
+
+    The halo is half as elliptical as the light, in the same direction.
+    """
+    found = []
+    for share, (dx, dy) in itertools.product((0.12, 0.17, 0.24, 0.34, 0.48), itertools.product((-1, 0, 1), repeat=2)):
+        start, radius = q.clone(), share * model.half_window
+        start[0], start[1:3], start[6:8], start[5] = radius, 0, 0, math.log(radius / 5)
+        start[3], start[4] = q[9] + dx * radius / 5, q[10] + dy * radius / 5
+        start[12:14] = q[LIGHT + 1 : LIGHT + 3] / 2 if model.free_halo else 0
+        found.append(start)
+    return clamp(torch.stack(found), model)
 
 
 def clamp(q: Tensor, model: SmoothModel) -> Tensor:
