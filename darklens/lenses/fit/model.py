@@ -1,8 +1,8 @@
 """The smooth lens that is fitted: which parameters it has, which are free, and how the camera sees it.
 
 A singular isothermal sphere (an ellipsoid, if its ellipticity is free) with external shear bends the light of an
-elliptical Sersic source; the lens galaxy may shine itself, as another one on the halo's centre. The parameters, in this
-order (`NAMES`; lengths in arcsec, x grows with the column, y falls with the row):
+elliptical Sersic source; the lens galaxy may shine itself, as another one on the halo's centre. The parameters, in
+this order (`NAMES`; lengths in arcsec, x grows with the column, y falls with the row):
 
     einstein_radius                 of the halo: the geometric mean of the critical curve's axes without shear
     shear_1, shear_2                gamma cos 2 phi, gamma sin 2 phi

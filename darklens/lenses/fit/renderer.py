@@ -5,8 +5,8 @@ The light of the source at a ray is that of a `Profile` at
     u = (1 - g1) x - g2 y - theta_E cos - x_s
     v = (1 + g1) y - g2 x - theta_E sin - y_s
 
-and the lens galaxy's that of another one at the ray itself, about the halo's centre. So every derivative is dI / d(rho^2)
-times a polynomial in (u, v) and the ray. A pixel is the mean of its rays; then comes the PSF.
+and the lens galaxy's that of another one at the ray itself, about the halo's centre. So every derivative is
+dI / d(rho^2) times a polynomial in (u, v) and the ray. A pixel is the mean of its rays; then comes the PSF.
 """
 
 import functools
