@@ -71,7 +71,7 @@ class HeldPsf:
         self.h = self.blur.h
         self.pairs = [[self.blur.bands(like.new_tensor(kernel)) for kernel in pair] for pair in pairs]
 
-    def __call__(self, planes: Tensor, q: Tensor, rough: bool = False) -> Tensor:
+    def __call__(self, planes: Tensor, q: Tensor, lights: int = 0) -> Tensor:
         """(B, h, K, h) -> (B, size, K, size)."""
         return self.blur(planes, self.pairs)
 
@@ -87,7 +87,7 @@ class FreePsf:
         self.steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device=like.device)
         self.dtype = like.dtype
 
-    def __call__(self, planes: Tensor, q: Tensor, rough: bool = False) -> Tensor:
+    def __call__(self, planes: Tensor, q: Tensor, lights: int = 0) -> Tensor:
         """(B, h, K, h) -> (B, size, K, size)."""
         kernel = self.blur.bands(self._kernels(q)[0].to(self.dtype))
         return self.blur(planes, [(kernel, kernel)])
@@ -123,13 +123,13 @@ class FftPsf:
         self.length = fast_length(self.h)
         self.transform = None if model.free_psf else self._transform(self._moffat(self.r2.new_zeros(1, 12))[0])
 
-    def __call__(self, planes: Tensor, q: Tensor, rough: bool = False) -> Tensor:
-        """(B, h, K, h) -> (B, size, K, size); in double precision, for the rounding of a bright middle spreads over
-        all pixels, unless rough is good enough."""
-        planes = planes if rough else planes.double()
-        return self._convolved(
-            planes, self._transform(self._moffat(q)[0]) if self.transform is None else self.transform
-        )
+    def __call__(self, planes: Tensor, q: Tensor, lights: int = 0) -> Tensor:
+        """(B, h, K, h) -> (B, size, K, size); the first planes are lights, which go in double precision: rounding
+        spreads from their bright middle over all pixels."""
+        transform = self._transform(self._moffat(q)[0]) if self.transform is None else self.transform
+        first, rest = planes.tensor_split([lights], 2)
+        parts = [self._convolved(part, transform) for part in (first.double(), rest) if part.shape[2]]
+        return torch.cat(parts, 2)
 
     def derivative(self, planes: Tensor, q: Tensor) -> Tensor:
         """By q[:, 11]: (B, h, K, h) -> (B, size, K, size)."""

@@ -17,8 +17,8 @@ this order (`NAMES`; lengths in arcsec, x grows with the column, y falls with th
     light_1, light_2                ellipticity
     light_log_index                 natural logarithm of the Sersic index
 
-The amplitudes of source and lens galaxy and the sky are linear and never among them: each step solves for them (Golub & Pereyra 1973;
-Warren & Dye 2003, ApJ 590, 673).
+The amplitudes of source and lens galaxy and the sky are linear and never among them: each step solves for them (Golub &
+Pereyra 1973; Warren & Dye 2003, ApJ 590, 673).
 """
 
 import dataclasses
