@@ -81,7 +81,8 @@ def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> tuple
     rows = (excess > 0).nonzero()[:, 0]
     said = np.full(len(q), "", dtype=f"<U{max(map(len, DOUBTS))}")
     sure = np.zeros(len(q), dtype=bool)
-    gains = score(solver, q[rows], problem[rows])[0] if len(rows) else {}
+    testable = len(rows) and bends(solver.renderer, q[:0])
+    gains = score(solver, q[rows], problem[rows])[0] if testable else {}
     least = LEAST * (2 * (problem.weight > 0).sum(1)).sqrt()
     for reason, gain in reversed(gains.items()):
         share = (gain / torch.maximum(excess, least)[rows]).cpu().numpy()
