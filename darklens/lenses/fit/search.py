@@ -18,7 +18,8 @@ from darklens.lenses.fit.solver import Problem, Solver, State
 from darklens.lenses.fit.window import binned
 
 COARSE_STEPS, GRID_STEPS = 12, 3
-KEEP = 3  # starts of the grid that are refined
+TRIED = 15  # starts of the grid about a galaxy that are improved by so many steps
+KEEP = 3  # of them are refined
 SHARE = 8  # starts whose rays a CPU's cache holds
 
 
@@ -58,7 +59,9 @@ class Search:
             q = starts.about_galaxy(self.galaxy[row], self.coarse)
         problem = self.problem[[row]]
         many = Problem(problem.data.expand(len(q), -1), problem.weight.expand(len(q), -1))
-        tried = self._minimise(q, many, GRID_STEPS)
+        tried = self.solver.evaluate(q, many)
+        tried = tried[tried.chi2.argsort()[: len(q) if self.galaxy is None else TRIED]]
+        tried = self.solver.minimise(tried, many[torch.arange(len(tried.q), device=q.device)], GRID_STEPS, 1.0)
         best = tried[tried.chi2.argsort()[:KEEP]]
         kept = many[torch.arange(len(best.q), device=q.device)]
         found = self._minimise(best.q, kept, COARSE_STEPS)
