@@ -35,8 +35,9 @@ class Blur:
         """What `__call__` multiplies by, for a kernel (taps,) or a kernel for each image (B, taps)."""
         return [band(kernel, n) for _, n in self.slices]
 
-    def __call__(self, planes: Tensor, pairs: Sequence[Sequence[list[Tensor]]]) -> Tensor:
-        """(B, h, K, h) -> (B, size, K, size), convolved with the sum of products of columns and rows, their bands."""
+    def __call__(self, planes: Sequence[Tensor], pairs: Sequence[Sequence[list[Tensor]]]) -> Tensor:
+        """K planes (B, h, h) -> (B, K, size, size), convolved with the sum of products of columns and rows (bands)."""
+        planes = torch.stack(tuple(planes), 2)  # (B, h, K, h)
         b, h, k, _ = planes.shape
         flat, total = planes.reshape(b, h, k * h), None  # (B, h, K, h) -> (B, h, K h)
         for down, across in pairs:
@@ -44,7 +45,7 @@ class Blur:
             wide = torch.cat(rows, 1).reshape(b, self.size * k, h)  # (B, size, K h) -> (B, size K, h)
             out = torch.cat([wide[..., part] @ m.mT for (part, _), m in zip(self.slices, across, strict=True)], 2)
             total = out if total is None else total.add_(out)
-        return total.reshape(b, self.size, k, self.size)
+        return total.reshape(b, self.size, k, self.size).transpose(1, 2)
 
 
 def psf_pairs(model: SmoothModel, binning: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -71,8 +72,8 @@ class HeldPsf:
         self.h = self.blur.h
         self.pairs = [[self.blur.bands(like.new_tensor(kernel)) for kernel in pair] for pair in pairs]
 
-    def __call__(self, planes: Tensor, q: Tensor, lights: int = 0) -> Tensor:
-        """(B, h, K, h) -> (B, size, K, size)."""
+    def __call__(self, planes: Sequence[Tensor], q: Tensor, lights: int = 0) -> Tensor:
+        """K planes (B, h, h) -> (B, K, size, size)."""
         return self.blur(planes, self.pairs)
 
 
@@ -87,13 +88,13 @@ class FreePsf:
         self.steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device=like.device)
         self.dtype = like.dtype
 
-    def __call__(self, planes: Tensor, q: Tensor, lights: int = 0) -> Tensor:
-        """(B, h, K, h) -> (B, size, K, size)."""
+    def __call__(self, planes: Sequence[Tensor], q: Tensor, lights: int = 0) -> Tensor:
+        """K planes (B, h, h) -> (B, K, size, size)."""
         kernel = self.blur.bands(self._kernels(q)[0].to(self.dtype))
         return self.blur(planes, [(kernel, kernel)])
 
-    def derivative(self, planes: Tensor, q: Tensor) -> Tensor:
-        """By q[:, 11]: (B, h, K, h) -> (B, size, K, size)."""
+    def derivative(self, planes: Sequence[Tensor], q: Tensor) -> Tensor:
+        """By q[:, 11]: K planes (B, h, h) -> (B, K, size, size)."""
         kernel, slope = (self.blur.bands(each.to(self.dtype)) for each in self._kernels(q))
         return self.blur(planes, [(slope, kernel), (kernel, slope)])
 
@@ -123,16 +124,15 @@ class FftPsf:
         self.length = fast_length(self.h)
         self.transform = None if model.free_psf else self._transform(self._moffat(self.r2.new_zeros(1, 12))[0])
 
-    def __call__(self, planes: Tensor, q: Tensor, lights: int = 0) -> Tensor:
-        """(B, h, K, h) -> (B, size, K, size); the first planes are lights, which go in double precision: rounding
+    def __call__(self, planes: Sequence[Tensor], q: Tensor, lights: int = 0) -> Tensor:
+        """K planes (B, h, h) -> (B, K, size, size); the first are lights, which go in double precision: rounding
         spreads from their bright middle over all pixels."""
         transform = self._transform(self._moffat(q)[0]) if self.transform is None else self.transform
-        first, rest = planes.tensor_split([lights], 2)
-        parts = [self._convolved(part, transform) for part in (first.double(), rest) if part.shape[2]]
-        return torch.cat(parts, 2)
+        parts = [[plane.double() for plane in planes[:lights]], planes[lights:]]
+        return torch.cat([self._convolved(part, transform) for part in parts if part], 1)
 
-    def derivative(self, planes: Tensor, q: Tensor) -> Tensor:
-        """By q[:, 11]: (B, h, K, h) -> (B, size, K, size)."""
+    def derivative(self, planes: Sequence[Tensor], q: Tensor) -> Tensor:
+        """By q[:, 11]: K planes (B, h, h) -> (B, K, size, size)."""
         return self._convolved(planes, self._transform(self._moffat(q)[1]))
 
     def _moffat(self, q: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -149,13 +149,13 @@ class FftPsf:
         """(B, taps, taps) -> (B, 1, n, n / 2 + 1) complex128."""
         return torch.fft.rfft2(kernels, s=(self.length, self.length))[:, None]
 
-    def _convolved(self, planes: Tensor, transform: Tensor) -> Tensor:
+    def _convolved(self, planes: Sequence[Tensor], transform: Tensor) -> Tensor:
         """What wraps around falls outside of what is kept."""
-        spectrum = torch.fft.rfft2(planes.transpose(1, 2), s=(self.length, self.length))
+        spectrum = torch.fft.rfft2(torch.stack(tuple(planes), 1), s=(self.length, self.length))
         spectrum.mul_(transform.to(spectrum.dtype))
         kept = slice(self.taps - 1, self.taps - 1 + self.size)
         images = torch.fft.irfft2(spectrum, s=(self.length, self.length))
-        return images[:, :, kept, kept].to(self.dtype).transpose(1, 2)
+        return images[:, :, kept, kept].to(self.dtype)
 
 
 def psf(model: SmoothModel, size: int, binning: int, like: Tensor) -> HeldPsf | FreePsf | FftPsf:

@@ -35,7 +35,7 @@ class Galaxy(Renderer):
 
     def columns(self, q: Tensor, bends: tuple = ()) -> Tensor:
         """q (B, Q) -> (B, R, size, size): the light and its derivatives."""
-        return self._psf(torch.stack(self._by_light(q), 2), q, 1).transpose(1, 2)
+        return self._psf(self._by_light(q), q, 1)
 
     def _labels(self, bends: int) -> list[tuple[int, int | None]]:
         return [(0, None)] + [(0, i) for i in sorted(self.free, key=lambda i: (i < LIGHT, i))]

@@ -77,10 +77,8 @@ class Renderer:
         if self.model.free_light:
             light, *more = self._by_light(q)
             planes, lights = planes + more, [*lights, light]
-        images = self._psf(torch.stack(lights + planes, 2), q, len(lights))
-        if self.model.free_psf:
-            images = torch.cat((images, self._psf.derivative(torch.stack(lights, 2), q)), 2)
-        return images.transpose(1, 2)
+        images = self._psf(lights + planes, q, len(lights))
+        return torch.cat((images, self._psf.derivative(lights, q)), 1) if self.model.free_psf else images
 
     def _labels(self, bends: int) -> list[tuple[int, int | None]]:
         """Of each of the columns: which light's it is, and by which parameter (after the Q come the bends; None: it
@@ -210,7 +208,7 @@ class Renderer:
 
     def _blurred(self, rays: Tensor, q: Tensor) -> Tensor:
         """(B, s^2 h^2) -> (B, size^2)."""
-        return self._psf(self._pixels(rays)[:, :, None], q, 1)[:, :, 0].flatten(1)
+        return self._psf([self._pixels(rays)], q, 1)[:, 0].flatten(1)
 
 
 @functools.lru_cache(maxsize=16)
