@@ -17,7 +17,7 @@ from darklens.lenses.fit.renderer import Renderer
 from darklens.lenses.fit.solver import Problem, Solver
 
 ROUNDS, STEPS = 4, 12
-SHARE = 0.05  # of the galaxy's light: the noise that it counts as
+SHARE, LARGER = 0.05, 0.2  # of the galaxy's light: the noise that it counts as; where that finds an arc instead
 OUTLIER = 2.0  # standard deviations
 NEAR = 3  # pixels about the brightest one whose centroid is taken
 
@@ -46,10 +46,10 @@ def _solver(model: SmoothModel, size: int, device: str, dtype: torch.dtype) -> S
     return Solver(Galaxy(model, size, torch.device(device), dtype), 4 if device == "cpu" else None)
 
 
-def find(data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel) -> tuple[Tensor, Tensor]:
+def find(data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel, share: float) -> tuple[Tensor, Tensor]:
     """Parameters (B, Q) with those of the galaxy found, and its light (B, S, S) with its amplitude.
 
-    data, good, variance: (B, S, S), as a `Window` has them.
+    data, good, variance: (B, S, S), as a `Window` has them. share: of the light, the noise that it counts as.
     """
     solver = _solver(model, data.shape[-1], str(data.device), data.dtype)
     q = torch.as_tensor(model.held(), device=data.device).repeat(len(data), 1)
@@ -57,13 +57,13 @@ def find(data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel) -> tu
         q[:, 9:11] = brightest(data, good, model)
     q, light, down = starts.clamp(q, model), data.clamp(min=0), torch.ones_like(data)
     for _ in range(ROUNDS):
-        deviation = (variance + (SHARE * light).square()).sqrt()
+        deviation = (variance + (share * light).square()).sqrt()
         weight = torch.where(good, (down / deviation), 0.0)
         problem = Problem(data.flatten(1), weight.flatten(1))
         state = solver.minimise(solver.evaluate(q, problem), problem, STEPS, 1e-2)
         q, (amplitude, sky) = state.q, state.linear[:, :, None, None].to(data.dtype).unbind(1)
         light = (amplitude * solver.renderer.lights(q)[:, 0].unflatten(1, data.shape[1:])).clamp(min=0)
-        excess = ((data - light - sky) / (variance + (SHARE * light).square()).sqrt()).clamp(min=0)
+        excess = ((data - light - sky) / (variance + (share * light).square()).sqrt()).clamp(min=0)
         down = (1 + (excess / OUTLIER).square()).rsqrt()
     return q, light
 

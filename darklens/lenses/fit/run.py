@@ -188,8 +188,8 @@ class _Job:
         q[:, list(self.model.free)] = torch.as_tensor(self.start, device=q.device)
         return starts.clamp(q, self.model)
 
-    def _search(self, variance: Tensor, rows: Tensor | slice = slice(None)) -> Search:
-        return Search(self.window.data[rows], self.window.good[rows], variance[rows], self.model)
+    def _search(self, variance: Tensor, rows: Tensor | slice = slice(None), again: bool = False) -> Search:
+        return Search(self.window.data[rows], self.window.good[rows], variance[rows], self.model, again)
 
     def _coarse(self, variance: Tensor) -> Tensor:
         """Starts (B, Q), given or found in the image, improved on bins of it."""
@@ -207,7 +207,7 @@ class _Job:
         most = AGAIN if self.model.free_light else POOR
         rows = ((state.chi2 > most * pixels) | ~state.converged) & seen & ~self.window.constant
         for row in rows.nonzero():
-            q = self._search(variance, row).from_grid(0)
+            q = self._search(variance, row, again=True).from_grid(0)
             new = self._minimise(q, variance, LOOSE, row.expand(len(q)))
             new = new[new.chi2.argmin()[None]]
             if new.chi2 < state.chi2[row]:

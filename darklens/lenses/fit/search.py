@@ -24,14 +24,18 @@ SHARE = 8  # starts whose rays a CPU's cache holds
 
 
 class Search:
-    """Starts for images (B, S, S), `data` and `good` as a `Window` has them, with the variance of each pixel."""
+    """Starts for images (B, S, S), `data` and `good` as a `Window` has them, with the variance of each pixel.
 
-    def __init__(self, data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel) -> None:
+    again: there was a search already, which ended badly.
+    """
+
+    def __init__(self, data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel, again: bool = False) -> None:
         self.model, self.coarse, self.galaxy = model, model, None
         if model.free_light:
             self.coarse = _without_light(model)
-            self.galaxy, light = galaxy.find(data.to(variance.dtype), good, variance, model)
-            data, variance = data - light, variance + (galaxy.SHARE * light).square()
+            share = galaxy.LARGER if again else galaxy.SHARE
+            self.galaxy, light = galaxy.find(data.to(variance.dtype), good, variance, model, share)
+            data, variance = data - light, variance + (share * light).square()
         b = model.binning
         self.data, count = binned(data, good, b)
         weight = (count / binned(variance.double(), good, b)[0].clamp(min=1e-30)).sqrt()
