@@ -78,7 +78,7 @@ def test_ellipticity_is_the_axis_ratio_of_the_physics():
     xx, xy, yy = shape_matrices(eta * torch.cos(2 * angle), eta * torch.sin(2 * angle))[0, :, 0]
     rho = (xx * x * x + 2 * xy * x * y + yy * y * y).sqrt() / radius
     light = torch.exp(-physics.sersic_b(1.5) * (rho ** (1 / 1.5) - 1))
-    assert torch.allclose(light, physics.sersic(x, y, 1.5, radius, axis_ratio, angle), rtol=1e-12)
+    assert torch.allclose(light, profiles.sersic_light(x, y, 1.5, radius, axis_ratio, angle), rtol=1e-12)
 
 
 def test_image_equals_lenstronomys():
