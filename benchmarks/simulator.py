@@ -3,7 +3,7 @@
     python benchmarks/simulator.py                   # about a minute on two cores
     python benchmarks/simulator.py --images 50 --written 900 --device cuda
 
-"Per core" is CPU time of one thread, the best of some repeats; the rest is time on the clock.
+"Per core" is CPU time of one thread, the best of some repeats, ours of one batch; the rest is time on the clock.
 Needs lenstronomy.
 """
 
@@ -48,7 +48,7 @@ def compare(recipe: recipes.Recipe, class_name: str, images: int) -> tuple[float
 
     drawn = draw.draw(recipe, class_name, 0, "train", range(images))
     lenses = [drawn[i : i + 1] for i in range(images)]
-    ours = per_core(lambda lens: render.render(lens, recipe), lenses)
+    ours = per_core(lambda batch: render.render(batch, recipe), [drawn]) * images
     theirs = per_core(lambda lens: lenstronomy_image(lens, recipe, nodes=25), lenses)
     if class_name == "vort":
         return ours, theirs, float("nan")

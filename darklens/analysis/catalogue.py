@@ -1,13 +1,14 @@
 """Which images is a survey made of? Those of a folder, one file, or the rows of a table `list.csv`.
 
 The table has commas between its columns and names them in its first line: `file` (or another that is named), paths
-relative to the table's folder; `noise_map` and `psf`, files too, for the fit of the smooth lens; what else there is
-passes through to the table of predictions.
+relative to the table's folder; `noise_map` and `psf`, files too, for the fit of the smooth lens; `pixel_scale`, arcsec,
+for files that don't say it; what else there is passes through to the table of predictions.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -18,24 +19,33 @@ from darklens.analysis.pictures import find_pictures
 from darklens.errors import DataError, UsageError
 
 BESIDE = "noise_map", "psf"
+SCALE = "pixel_scale"
 
 
 class Entry(NamedTuple):
-    """An image: its file, as the table of predictions names it; files beside it; the cells that pass through."""
+    """An image: its file, as the table of predictions names it; files beside it; the cells that pass through.
+
+    pixel_scale: arcsec, where the list says it.
+    """
 
     file: str
     noise_map: str = ""
     psf: str = ""
+    pixel_scale: float | None = None
     cells: tuple[str, ...] = ()
 
 
 class Catalogue(NamedTuple):
-    """All images of a survey, or of a part of it. skipped: other files in a folder; columns: that pass through."""
+    """All images of a survey, or of a part of it. skipped: other files in a folder; columns: that pass through.
+
+    beside: the columns of files for the fit that the list has.
+    """
 
     root: str
     entries: Sequence[Entry]
     columns: tuple[str, ...] = ()
     skipped: int = 0
+    beside: tuple[str, ...] = ()
 
     def part(self, number: int, parts: int) -> Catalogue:
         """The number-th, from 1, of contiguous parts that differ in length by one at most."""
@@ -48,7 +58,7 @@ def find_survey(path: str | Path, file_column: str = "file") -> Catalogue:
     if str(path).lower().endswith(".csv") and not os.path.isdir(path):
         return read_list(path, file_column)
     root, names, skipped = find_pictures(path)
-    return Catalogue(root, [Entry(name) for name in names], (), skipped)
+    return Catalogue(root, [Entry(name) for name in names], skipped=skipped)
 
 
 def read_list(path: str | Path, file_column: str = "file") -> Catalogue:
@@ -66,7 +76,8 @@ def read_list(path: str | Path, file_column: str = "file") -> Catalogue:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not entries:
         raise DataError(f"{path}: expected a row for each image, found none below the columns' names")
-    return Catalogue(os.path.dirname(path), entries, tuple(c for c in header if c not in (file_column, *BESIDE)))
+    passed = tuple(name for name in header if name not in (file_column, *BESIDE, SCALE))
+    return Catalogue(os.path.dirname(path), entries, passed, beside=tuple(name for name in BESIDE if name in header))
 
 
 def _header(path: str | Path, names: list[str], file_column: str) -> list[str]:
@@ -88,7 +99,18 @@ def _entry(path: str | Path, line: int, header: list[str], row: list[str], file_
         raise DataError(f"{path}: line {line}: expected {len(header)} values, one a column, found {len(row)}")
     cells = dict(zip(header, row, strict=True))
     own = (cells.pop(file_column), *(cells.pop(name, "").strip() for name in BESIDE))
-    return Entry(*own, tuple(cells.values()))
+    return Entry(*own, _scale(path, line, cells.pop(SCALE, "").strip()), tuple(cells.values()))
+
+
+def _scale(path: str | Path, line: int, cell: str) -> float | None:
+    """Arcsec; None of an empty cell."""
+    try:
+        scale = float(cell) if cell else None
+    except ValueError:
+        scale = math.nan
+    if scale is None or 0 < scale < math.inf:
+        return scale
+    raise DataError(f"{path}: line {line}: expected a {SCALE} in arcsec above 0, or an empty cell, found {cell!r}")
 
 
 def check_columns(path: str | Path, own: Sequence[str], columns: Sequence[str]) -> None:

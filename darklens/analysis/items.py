@@ -123,21 +123,32 @@ def read_item(
 def _about(item: Item, found: Read, reading: Reading) -> tuple[float, float]:
     """Note what the file says; how many of its pixels a pixel for the network is high and wide."""
     item.unit, step = found.unit or "", (1.0, 1.0)
-    if found.scale is None:
+    sides = _sides(item, found)
+    if sides is None:
         item.flags += ["no pixel scale in the file: not resampled"] * reading.resample
         return step
-    item.scale = f"{mean_scale(found.scale):.6g}"
+    item.scale = f"{mean_scale(sides):.6g}"
     if reading.scale is None:
         return step
-    ratio = tuple(reading.scale / scale for scale in found.scale)
+    ratio = tuple(reading.scale / side for side in sides)
     off = max(abs(1 / r - 1) for r in ratio)
-    pixels = " x ".join(dict.fromkeys(f"{side:.4g}" for side in found.scale))
+    pixels = " x ".join(dict.fromkeys(f"{side:.4g}" for side in sides))
     if reading.resample and off > SAME:
         step = ratio
         item.flags += [f"resampled from pixels of {pixels} arcsec, which correlates the noise"]
     elif off > OFF:
         item.flags += [f"pixels of {pixels} arcsec, the network's have {reading.scale:.4g}"]
     return step
+
+
+def _sides(item: Item, found: Read) -> tuple[float, float] | None:
+    """Height and width of a pixel in arcsec, by the file's header, else by the list."""
+    listed = item.entry.pixel_scale
+    if found.scale is None:
+        return listed and (listed, listed)
+    if listed and abs(listed / mean_scale(found.scale) - 1) > OFF:
+        item.flags.append(f"the list's pixel_scale {listed:.4g} is not the file's, which was used")
+    return found.scale
 
 
 def _noise(item: Item, root: str, found: Read) -> np.ndarray | None:
@@ -199,7 +210,7 @@ def _fit(preprocess: Preprocess, items: Sequence[Item], lenses: Sequence[Lens]) 
     pixels, noise, psf = zip(*lenses, strict=True)
     pixels = torch.from_numpy(np.stack([one.astype(np.float64) for one in pixels]))
     noise = None if noise[0] is None else torch.from_numpy(np.stack(noise))
-    lens = dataclasses.replace(preprocess.lens, psf_kernel=psf[0], free_psf=False) if psf[0] else None
+    lens = dataclasses.replace(preprocess.lens, psf_kernel=psf[0], psf_beta=None, free_psf=False) if psf[0] else None
     views, found = preprocess.with_fit(pixels, noise=noise, lens=lens)
     table = found.table()
     for number, item in enumerate(items):

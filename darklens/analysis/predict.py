@@ -19,7 +19,7 @@ image gets a row in a CSV table (UTF-8, RFC 4180), in order of folder and name, 
                   probability of more than the detection limit; where the network has learned it
     flag          empty, or what to beware of, or why the file was rejected
     unit          of the pixels, where the file says; nothing depends on it
-    pixel_scale   arcsec, where the file says; more than 5% off the network's are flagged, or resampled
+    pixel_scale   arcsec, where the file or the list says; more than 5% off the network's are flagged, or resampled
     note          what the reader of the file has to say
 
 Images larger than the network's input are cropped, each axis about its own centre; what is not looked at need not be
@@ -52,7 +52,8 @@ from darklens.storage.progress import progress
 class Counts(NamedTuple):
     """Files that were classified, those among them with a flag, files rejected; strays and hidden files skipped.
 
-    before: how many of them had been in the table before, of a part that was killed.
+    before: how many of them had been in the table before, of a part that was killed. unused: columns of the list that
+    are for a fit, of a network without one.
     """
 
     classified: int
@@ -60,14 +61,17 @@ class Counts(NamedTuple):
     rejected: int
     skipped: int
     before: int = 0
+    unused: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line for people."""
         why = " (the column `flag` says why)" if self.rejected else ""
         before = f"; {self.before} rows were there before" if self.before else ""
+        names = " and ".join(self.unused)
+        unused = f"; {names} of the list not used: this network sees the image, not a fit" if names else ""
         return (
             f"{self.classified} images classified, {self.flagged} of them flagged; {self.rejected} rejected{why}; "
-            f"{self.skipped} other files and folders skipped{before}"
+            f"{self.skipped} other files and folders skipped{before}{unused}"
         )
 
 
@@ -121,7 +125,8 @@ def predict_folder(
                 bar.update(len(batch))
         if not (part or writer.counts["classified"]):
             raise DataError(f"{folder}: no file of {len(reader)} is an image for this network; the first: {reason}")
-    return Counts(*(writer.counts[kind] for kind in Counts._fields[:3]), survey.skipped, before)
+    unused = () if classifier.preprocess.lens else survey.beside
+    return Counts(*(writer.counts[kind] for kind in Counts._fields[:3]), survey.skipped, before, unused)
 
 
 def _check_resample(resample: bool, classifier: Classifier) -> None:

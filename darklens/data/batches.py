@@ -40,8 +40,8 @@ class Batches:
     shift: pixels by which a training crop may be off centre in x and y (None: as far as the image goes).
     share: which of a batch's images this process takes, by their number, where there are others (None: all).
 
-    labels: (n,) int64, of the whole split; in_memory: whether the images are; warnings: one line if some of
-    the images read so far are constant, else nothing. Raises DataError, here or in `epoch`, for a bad file.
+    labels: (n,) int64, of the whole split; in_memory: whether the images are; warnings: a line each if some of the
+    images read so far are constant, or had NaN at the edges. Raises DataError, here or in `epoch`, for a bad file.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Batches:
         self.span = self.spare if shift is None else min(self.spare, 2 * shift)
         seen = window + self.span if train else window
         self._reader = Reader(split.paths, folder.channels, folder.size, seen)
-        self._constant: set[int] = set()
+        self._remarks: set[tuple[str, int]] = set(split.paths.remarks() if self.viewed else [])
         self._store = self._load(machine.available_memory() // 2 if memory_limit is None else memory_limit, progress)
 
     def __len__(self) -> int:
@@ -83,10 +83,10 @@ class Batches:
 
     @property
     def warnings(self) -> list[str]:
-        if not self._constant:
-            return []
-        number, total, first = len(self._constant), len(self.split.paths), self.path(min(self._constant))
-        return [f"{first}: all pixels are equal, as in {number} of {total} {self.split.name} images"]
+        total, found = f"{len(self.split.paths)} {self.split.name} images", {}
+        for remark, index in sorted(self._remarks):
+            found.setdefault(remark, []).append(index)
+        return [f"{self.path(i[0])}: {remark}, as in {len(i)} of {total}" for remark, i in found.items()]
 
     def path(self, index: int) -> Path:
         """The file of an image, by its index in the split."""
@@ -143,11 +143,11 @@ class Batches:
 
         def read(indices: range) -> bool:
             for index in indices:
-                image, constant = self._reader.read(index)
+                image, remarks = self._reader.read(index)
                 if not np.can_cast(image.dtype, store.dtype):
                     return False
                 store[index] = image
-                self._constant.update([index] if constant else [])
+                self._remarks.update(remarks)
             return True
 
         blocks = [range(i, min(i + 32, len(store))) for i in range(0, len(store), 32)]
@@ -176,8 +176,8 @@ class Batches:
 
     def _ahead(self, chunks: Sequence[np.ndarray]) -> Iterator:
         """What the reader has for each chunk of indices, read ahead by worker processes."""
-        for result, constant in read_ahead(self._reader, chunks, self.workers, self.split.name):
-            self._constant.update(constant)
+        for result, remarks in read_ahead(self._reader, chunks, self.workers, self.split.name):
+            self._remarks.update(remarks)
             yield result
 
 

@@ -42,6 +42,13 @@ def read_image(
     `channels` and `size` are what the other images of the data set have, where known; window: as of `make_picture`.
     Raises DataError, one line, for anything else.
     """
+    return read_filled(path, channels, size, window)[0]
+
+
+def read_filled(
+    path: str | Path, channels: int | None = None, size: int | None = None, window: int | None = None
+) -> tuple[np.ndarray, int]:
+    """`read_image`, and how many of the pixels that are looked at were NaN at the edges and have been filled."""
     try:
         with open_file(path) as file:
             header = checked_header(path, file)
@@ -49,7 +56,8 @@ def read_image(
             image = channels_first(read_array(path, file, header))
     except (OSError, MemoryError) as error:
         raise unreadable(path, error) from None
-    return as_square(_clean(path, image, window)[0])
+    image, filled, _ = _clean(path, image, window)
+    return as_square(image), filled
 
 
 def fingerprint(path: str | Path) -> str:

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from darklens.data.image import read_image
+from darklens.data.image import read_filled
 from darklens.data.workers import outlive_signals, start_workers, unchanged
 from darklens.errors import DataError
+
+CONSTANT = "all pixels are equal"  # remarks on images
+FILLED = "NaN at the edges, filled with the median of the outer half"
 
 
 class Reader(Dataset):
@@ -20,24 +23,25 @@ class Reader(Dataset):
     def __init__(self, paths: Sequence[Path], channels: int, size: int, window: int | None = None):
         self.paths, self.channels, self.size, self.window = paths, channels, size, window
 
-    def read(self, index: int) -> tuple[np.ndarray, bool]:
-        """The image (C, H, W) in a number type of at most four bytes, and whether it's constant."""
+    def read(self, index: int) -> tuple[np.ndarray, list[tuple[str, int]]]:
+        """The image (C, H, W) in a number type of at most four bytes; remarks: CONSTANT or FILLED, and its index."""
         kept = hasattr(self.paths, "read")  # shards, views
         like = self.channels, self.size, self.window
-        image = self.paths.read(index) if kept else read_image(self.paths[index], *like)
-        return _compact(image), bool(image.min() == image.max())
+        image, filled = (self.paths.read(index), 0) if kept else read_filled(self.paths[index], *like)
+        remarks = [CONSTANT] * bool(image.min() == image.max()) + [FILLED] * bool(filled)
+        return _compact(image), [(remark, int(index)) for remark in remarks]
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[int]] | DataError:
-        """(B, C, H, W), and which of the indices (B,) are constant images."""
+    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[tuple[str, int]]] | DataError:
+        """(B, C, H, W) of the indices (B,), and the remarks on them."""
         if not len(indices):
             return np.empty((0, self.channels, self.size, self.size), np.float32), []
         if hasattr(self.paths, "expect"):
             self.paths.expect(indices)
         try:
-            images, constant = zip(*(self.read(index) for index in indices), strict=True)
+            images, remarks = zip(*(self.read(index) for index in indices), strict=True)
         except DataError as error:
             return error
-        return np.stack(images), [int(index) for index, flat in zip(indices, constant, strict=True) if flat]
+        return np.stack(images), sum(remarks, [])
 
 
 def _compact(image: np.ndarray) -> np.ndarray:
@@ -53,9 +57,7 @@ def _compact(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def read_ahead(
-    reader: Dataset, chunks: Sequence[np.ndarray], workers: int, name: str
-) -> Iterator[tuple[np.ndarray, list[int]]]:
+def read_ahead(reader: Dataset, chunks: Sequence[np.ndarray], workers: int, name: str) -> Iterator[tuple]:
     """reader[chunk] for each chunk of indices, in order, made by worker processes (0: in this one).
 
     A reader returns a DataError instead of raising it. name: of what is read. Raises DataError.

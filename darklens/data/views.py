@@ -4,8 +4,9 @@
 
 Files: DATA_DIR/views/KEY/SPLIT-00000.npy, ..., plain arrays (n, C, S, S) of float16 that NumPy opens, in the order of
 the split; SPLIT-00000.json, written after its array: the array's SHA-256, what the images were (names, sizes, times of
-change), and the table of the fits. KEY says what they were made with: the preprocessing, the smooth lens, the version
-of the fit. A part that is damaged, or whose images have changed, is made again; so is what an interruption left out.
+change), which of them had NaN at their edges, and the table of the fits. KEY says what they were made with: the
+preprocessing, the smooth lens, the version of the fit. A part that is damaged, or whose images have changed, is made
+again; so is what an interruption left out.
 """
 
 import hashlib
@@ -20,11 +21,11 @@ from torch.utils.data import Dataset
 
 from darklens.data.folder import LensFolder, Split
 from darklens.data.image import read_image
-from darklens.data.reader import Reader, read_ahead
+from darklens.data.known import true_start
+from darklens.data.reader import FILLED, Reader, read_ahead
 from darklens.data.residual import VIEW_VERSION
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
-from darklens.lenses.fit import Fit
 from darklens.machine import usable_cores, user_cache
 from darklens.storage.files import npy_bytes, read_json, save_json, write
 from darklens.storage.progress import progress
@@ -62,23 +63,29 @@ class Views(Sequence):
         tables = [read_json(part.with_suffix(".json"))["fits"] for part in self.parts]
         return {name: [value for table in tables for value in table[name]] for name in tables[0]}
 
+    def remarks(self) -> list[tuple[str, int]]:
+        """`reader.FILLED`, and the number of an image of which that is true."""
+        filled = (read_json(part.with_suffix(".json")).get("filled", []) for part in self.parts)
+        return [(FILLED, index) for indices in filled for index in indices]
+
 
 class _Viewer(Dataset):
     """Makes the views of images, by their numbers; errors are returned."""
 
-    def __init__(self, reader: Reader, preprocess: Preprocess):
-        self.reader, self.preprocess = reader, preprocess
+    def __init__(self, reader: Reader, preprocess: Preprocess, start: np.ndarray | None = None):
+        self.reader, self.preprocess, self.start = reader, preprocess, start
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, Fit] | DataError:
-        """Views (B, C, S, S) float16, and the fits."""
+    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, dict, list[int]] | DataError:
+        """Views (B, C, S, S) float16, the table of the fits, and which of the images had NaN at their edges."""
         result = self.reader[indices]
         if isinstance(result, DataError):
             return result
         try:
-            view, found = self.preprocess.with_fit(torch.from_numpy(result[0].astype(np.float64)))
+            start = None if self.start is None else self.start[indices]
+            view, found = self.preprocess.with_fit(torch.from_numpy(result[0].astype(np.float64)), start)
         except DataError as error:
             return error
-        return view.half().numpy(), found.table()
+        return view.half().numpy(), found.table(), [index for remark, index in result[1] if remark == FILLED]
 
 
 def open_views(
@@ -113,7 +120,8 @@ def make_views(
     for name in (name for name in data.splits if name in names):
         split = data.splits[name]
         reader = Reader(split.paths, data.channels, data.size, preprocess.window)
-        yield from _make(split, _parts(data, name, preprocess), reader, preprocess, workers, show)
+        viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.lens))
+        yield from _make(split, _parts(data, name, preprocess), viewer, workers, show)
 
 
 def _parts(data: LensFolder, name: str, preprocess: Preprocess) -> list[Path]:
@@ -146,36 +154,36 @@ def view_folder(root: Path, preprocess: Preprocess) -> Path:
     return user_cache() / FOLDER / f"{Path(root).name}-{name}" / key
 
 
-def _make(
-    split: Split, parts: list[Path], reader: Reader, preprocess: Preprocess, workers: int, show: bool
-) -> Iterator[bool]:
+def _make(split: Split, parts: list[Path], viewer: _Viewer, workers: int, show: bool) -> Iterator[bool]:
     """Make the parts that are missing, damaged, or of other images."""
     identities = [_identity(split.paths, number) for number in range(len(parts))]
-    shape = (preprocess.channels(reader.channels), preprocess.crop, preprocess.crop)
+    preprocess = viewer.preprocess
+    shape = (preprocess.channels(viewer.reader.channels), preprocess.crop, preprocess.crop)
     todo = [k for k, part in enumerate(parts) if not _is_good(part, identities[k], shape)]
     spans = {k: range(k * PART, min((k + 1) * PART, len(split.paths))) for k in todo}
     chunks = [np.arange(i, min(i + CHUNK, span.stop)) for span in spans.values() for i in span[::CHUNK]]
     if not chunks:
         return
     parts[0].parent.mkdir(parents=True, exist_ok=True)
-    made = read_ahead(_Viewer(reader, preprocess), chunks, min(workers, len(chunks)), split.name)
+    made = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
     with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar:
         for k in todo:
-            views, tables = [], []
+            views, tables, filled = [], [], []
             for _ in spans[k][::CHUNK]:
-                view, table = next(made)
+                view, table, more = next(made)
                 views.append(view)
                 tables.append(table)
+                filled += more
                 bar.update(len(view))
-            _keep(parts[k], np.concatenate(views), tables, identities[k])
+            _keep(parts[k], np.concatenate(views), tables, {"images": identities[k], "filled": filled})
             yield True
 
 
-def _keep(part: Path, views: np.ndarray, tables: list[dict], identity: str) -> None:
+def _keep(part: Path, views: np.ndarray, tables: list[dict], about: dict) -> None:
     content = npy_bytes(views)
     fits = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     write(part, content)
-    save_json(part.with_suffix(".json"), {"sha256": _digest(content), "images": identity, "fits": fits})
+    save_json(part.with_suffix(".json"), {"sha256": _digest(content), **about, "fits": fits})
 
 
 def _is_good(part: Path, identity: str, shape: tuple[int, ...]) -> bool:

@@ -3,25 +3,26 @@
 Conventions: x grows with the column, y falls with the row; the lens sits amid the image, or scattered about it.
 """
 
-import dataclasses
 import functools
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.lenses import profiles
-from darklens.lenses.brightness import lens_light_scale, source_scale
+from darklens.lenses import physics, profiles
 from darklens.lenses.draw import Lenses, mass_scale, tnfw_parameters
-from darklens.lenses.physics import external_shear, point_masses, rod
 from darklens.lenses.recipe_tables import Recipe
+from darklens.lenses.terms import Terms, columns
 
-
-def columns(values: np.ndarray, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1) or (B, S) -> (S, B, 1, 1), on the grid's device and in its dtype."""
-    if values.shape == (1,):
-        return torch.full((1, 1, 1), float(values[0]), dtype=like.dtype, device=like.device)  # the fastest way
-    return torch.as_tensor(np.ascontiguousarray(values.T), device=like.device).to(like.dtype)[..., None, None]
+BENDS = {  # by name of their terms, in the order in which they are summed
+    "round": physics.sis,
+    "halo": profiles.sie_deflection,
+    "shear": physics.shear_deflection,
+    "point": physics.point_masses,
+    "sis": profiles.sis_subhalos,
+    "tnfw": profiles.tnfw_subhalos,
+    "vortex": physics.rod_deflection,
+}
 
 
 def grid(
@@ -34,46 +35,43 @@ def grid(
     return steps.reshape(1, 1, n), -steps.reshape(1, n, 1)
 
 
-def prepare(lenses: Lenses, recipe: Recipe) -> Lenses:
-    """The lenses with what follows from their values, worked out for all of them at once."""
-    if "derived.source" in lenses.values:
-        return lenses
-    derived = {
-        "derived.mass_scale": mass_scale(recipe, lenses.values),
-        "derived.source": source_scale(lenses, recipe),
-        "derived.lens_light": lens_light_scale(lenses, recipe),
-    }
-    return dataclasses.replace(lenses, values=lenses.values | derived)
-
-
-def _subhalos(lenses: Lenses, square: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _subhalos(lenses: Lenses, square: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     to, s = functools.partial(columns, like=x), lenses.subhalos
+    place, theta2 = (x, y, to(s["x"]), to(s["y"])), square[:, None] * s["mass"]
     if lenses.profile == "tnfw":
-        return profiles.tnfw_subhalos(x, y, to(s["x"]), to(s["y"]), *map(to, tnfw_parameters(lenses)))
-    theta2 = square[:, None] * s["mass"]
-    if lenses.profile == "sis":
-        return profiles.sis_subhalos(x, y, to(s["x"]), to(s["y"]), to(np.sqrt(theta2)))
-    return point_masses(x, y, to(s["x"]), to(s["y"]), to(theta2))
+        return *place, *profiles.tnfw_terms(*map(to, tnfw_parameters(lenses)))
+    return *place, to(np.sqrt(theta2) if lenses.profile == "sis" else theta2)
 
 
-def deflection(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec), (B, h, w) each, at x and y (arcsec from the lens; they broadcast).
+def bend_terms(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> Terms:
+    """The terms of `bend` at x and y (arcsec from the lens; they broadcast).
 
     Halo (SIE) + external shear + subhalos + vortex (rod). A mass m has the squared Einstein radius theta_E^2 m /
     total mass; where lens.conserve_mass is true the halo has what the substructure leaves.
     """
-    lenses = prepare(lenses, recipe)
-    v, to, square = lenses.values, functools.partial(columns, like=x), lenses["derived.mass_scale"]
-    parts = [
-        profiles.sie(x, y, to(v["halo.einstein_radius"]), to(v["lens.axis_ratio"]), to(np.radians(v["lens.angle"]))),
-        external_shear(x, y, to(v["lens.shear"]), to(np.radians(v["lens.shear_angle"]))),
-    ]
+    v, to, square = lenses.values, functools.partial(columns, like=x), mass_scale(recipe, lenses.values)
+    theta_e, angle = to(v["halo.einstein_radius"]), lambda key: to(np.radians(v[key]))
+    terms = {"round": (x, y, theta_e)}
+    if (v["lens.axis_ratio"] != 1).any():
+        terms = {"halo": profiles.sie_terms(x, y, theta_e, to(v["lens.axis_ratio"]), angle("lens.angle"))}
+    terms["shear"] = physics.shear_terms(x, y, to(v["lens.shear"]), angle("lens.shear_angle"))
     if lenses.subhalos["mass"].any():
-        parts.append(_subhalos(lenses, square, x, y))
+        terms[lenses.profile] = _subhalos(lenses, square, x, y)
     if v["vortex.mass"].any():
-        dx, dy, angle = x - to(v["vortex.x"]), y - to(v["vortex.y"]), to(np.radians(v["vortex.angle"]))
-        parts.append(rod(dx, dy, to(square * v["vortex.mass"]), to(v["vortex.length"]), angle))
-    ax, ay = parts[0]
-    for more_x, more_y in parts[1:]:
+        size = to(square * v["vortex.mass"]), to(v["vortex.length"]), angle("vortex.angle")
+        terms["vortex"] = physics.rod_terms(x - to(v["vortex.x"]), y - to(v["vortex.y"]), *size)
+    return terms
+
+
+def bend(terms: Terms) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec), (B, h, w) each."""
+    parts = (deflection(*terms[name]) for name, deflection in BENDS.items() if name in terms)
+    ax, ay = next(parts)
+    for more_x, more_y in parts:
         ax, ay = ax.add_(more_x), ay.add_(more_y)
     return ax, ay
+
+
+def deflection(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """`bend` of drawn lenses: (B, h, w) arcsec each, at x and y (arcsec from the lens; they broadcast)."""
+    return bend(bend_terms(lenses, recipe, x, y))

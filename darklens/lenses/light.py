@@ -7,23 +7,13 @@ import torch
 from torch import Tensor
 
 from darklens.lenses import profiles, stamps
-from darklens.lenses.deflect import columns, deflection
+from darklens.lenses.brightness import lens_light_scale, source_scale
+from darklens.lenses.deflect import bend, bend_terms
 from darklens.lenses.draw import Lenses
 from darklens.lenses.physics import gaussian_blur
 from darklens.lenses.psf import FWHM, Kernel, load_kernel, moffat_kernel
 from darklens.lenses.recipe_tables import Recipe
-
-
-def _same(values: np.ndarray, like: Tensor) -> float | Tensor:
-    """One float where all are the same (a power of one exponent is faster), else (B, 1, 1)."""
-    return float(values[0]) if (values == values[0]).all() else columns(values, like)
-
-
-def _sersic(lenses: Lenses, table: str, x: Tensor, y: Tensor, angle: np.ndarray) -> Tensor:
-    v, to = lenses.values, functools.partial(columns, like=x)
-    n = _same(v[f"{table}.sersic_index"], x)
-    shape = to(v[f"{table}.effective_radius"]), to(v[f"{table}.axis_ratio"]), to(np.radians(angle))
-    return profiles.sersic_light(x, y, n, *shape)
+from darklens.lenses.terms import Terms, columns
 
 
 @functools.lru_cache(maxsize=4)
@@ -31,13 +21,13 @@ def _stamps(folder: str, cut: float) -> list[np.ndarray]:
     return stamps.load_stamps(folder, cut)
 
 
-def _stamp(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> Tensor:
-    v, shelf = lenses.values, _stamps(recipe.source.stamps, recipe.source.background_cut)
-    scales, angles = (columns(values, x) for values in (v["source.stamp_scale"], np.radians(v["source.angle"])))
-    which = np.minimum(v["source.stamp"] * len(shelf), len(shelf) - 1).astype(int)
+def _stamp(recipe: Recipe, x: Tensor, y: Tensor, which: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
+    shelf = _stamps(recipe.source.stamps, recipe.source.background_cut)
+    numbers = (which.flatten() * len(shelf)).long().clamp(max=len(shelf) - 1)  # (B, 1, 1) -> (B,)
+    one = [slice(i, i + 1) for i in range(len(x))]
     light = [
-        stamps.stamp_light(x[i : i + 1], y[i : i + 1], torch.as_tensor(shelf[k]), scales[i : i + 1], angles[i : i + 1])
-        for i, k in enumerate(which)
+        stamps.stamp_light(x[i], y[i], torch.as_tensor(shelf[k]), scale[i], angle[i])
+        for i, k in zip(one, numbers.tolist(), strict=True)
     ]
     return torch.cat(light)
 
@@ -68,26 +58,54 @@ def blur(image: Tensor, recipe: Recipe, fwhm: float, beta: float) -> Tensor:
     return (_measured(psf.file, psf.edges) if psf.kind == "file" else _moffat(pixels, beta, psf.edges))(image)
 
 
-def blur_each(image: Tensor, recipe: Recipe, lenses: Lenses) -> Tensor:
-    """(B, n, n) each convolved with its lens's PSF, at once where they are all the same."""
-    fwhm, beta = lenses["psf.fwhm"] * lenses["robust.psf_width"], lenses["psf.beta"]
-    if len({*zip(fwhm.tolist(), beta.tolist(), strict=True)}) == 1 or recipe.psf.kind in ("file", "none"):
-        return blur(image, recipe, fwhm[0], beta[0])
-    return torch.cat([blur(image[i : i + 1], recipe, fwhm[i], beta[i]) for i in range(len(image))])
+def psf_widths(lenses: Lenses) -> list[tuple[float, float]]:
+    """(FWHM in arcsec, Moffat's beta) of each lens."""
+    return [*zip((lenses["psf.fwhm"] * lenses["robust.psf_width"]).tolist(), lenses["psf.beta"].tolist(), strict=True)]
 
 
-def source_light(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> Tensor:
-    """(B, n, n) electrons/s a pixel of the lensed source before the PSF; x, y: arcsec from the lens."""
+def blur_each(image: Tensor, recipe: Recipe, widths: list[tuple[float, float]]) -> Tensor:
+    """(B, n, n) each convolved with its lens's PSF of `psf_widths`, at once where they are all the same."""
+    if len({*widths}) == 1 or recipe.psf.kind in ("file", "none"):
+        return blur(image, recipe, *widths[0])
+    return torch.cat([blur(image[i : i + 1], recipe, *width) for i, width in enumerate(widths)])
+
+
+def _sersic_terms(lenses: Lenses, table: str, angle: np.ndarray, like: Tensor) -> tuple[Tensor, ...]:
+    v, to = lenses.values, functools.partial(columns, like=like)
+    shape = to(v[f"{table}.effective_radius"]), to(v[f"{table}.axis_ratio"]), to(np.radians(angle))
+    return profiles.sersic_terms(v[f"{table}.sersic_index"], *shape)
+
+
+def light_terms(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> Terms:
+    """The terms of `source_light` and `lens_light` at the rays of `grid`."""
     v, to = lenses.values, functools.partial(columns, like=x)
-    ax, ay = deflection(lenses, recipe, x, y)
-    u, w = torch.sub(x - to(v["source.x"]), ax, out=ax), torch.sub(y - to(v["source.y"]), ay, out=ay)
-    light = _stamp(lenses, recipe, u, w) if recipe.source.stamps else _sersic(lenses, "source", u, w, v["source.angle"])
-    return _pixels(light, recipe.image.supersample).mul_(to(v["derived.source"]))
+    x, y = x - to(v["image.x"]), y - to(v["image.y"])
+    terms = bend_terms(lenses, recipe, x, y)
+    terms["source"] = x - to(v["source.x"]), y - to(v["source.y"]), to(source_scale(lenses, recipe))
+    if recipe.source.stamps:
+        terms["stamp"] = to(v["source.stamp"]), to(v["source.stamp_scale"]), to(np.radians(v["source.angle"]))
+    else:
+        terms["sersic"] = _sersic_terms(lenses, "source", v["source.angle"], x)
+    if recipe.lens_light is not None:
+        galaxy = _sersic_terms(lenses, "lens_light", v["lens.angle"] + v["lens_light.angle"], x)
+        terms["lens_light"] = profiles.sersic_grid_terms(x, y, *galaxy)
+        terms["lens_light.scale"] = (to(lens_light_scale(lenses, recipe)),)
+    return terms
 
 
-def lens_light(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor, source: Tensor) -> Tensor:
+def source_light(terms: Terms, recipe: Recipe) -> Tensor:
+    """(B, n, n) electrons/s a pixel of the lensed source before the PSF."""
+    (ax, ay), (x, y, scale) = bend(terms), terms["source"]
+    u, w = torch.sub(x, ax, out=ax), torch.sub(y, ay, out=ay)
+    if recipe.source.stamps:
+        light = _stamp(recipe, u, w, *terms["stamp"])
+    else:
+        light = profiles.sersic_profile(u, w, *terms["sersic"])
+    return _pixels(light, recipe.image.supersample).mul_(scale)
+
+
+def lens_light(terms: Terms, recipe: Recipe, source: Tensor) -> Tensor:
     """(B, n, n) electrons/s a pixel before the PSF; source: likewise."""
-    v = lenses.values
-    light = _sersic(lenses, "lens_light", x, y, v["lens.angle"] + v["lens_light.angle"])
-    light = _pixels(light, recipe.image.supersample).mul_(columns(v["derived.lens_light"], light))
+    light = profiles.sersic_grid(*terms["lens_light"])
+    light = _pixels(light, recipe.image.supersample).mul_(*terms["lens_light.scale"])
     return light if recipe.lens_light.magnitude is not None else light.mul_(source.sum((1, 2), keepdim=True))

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from darklens.lenses import detector
-from darklens.lenses.deflect import columns
 from darklens.lenses.draw import Lenses
 from darklens.lenses.priors import fixed
 from darklens.lenses.recipe_tables import Recipe
+from darklens.lenses.terms import columns
 
 
 def _settings(recipe: Recipe, values: dict[str, np.ndarray], i: int) -> dict:

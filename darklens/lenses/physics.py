@@ -56,13 +56,15 @@ def sis(x: Tensor, y: Tensor, theta_e: Tensor) -> tuple[Tensor, Tensor]:
     return inverse * (theta_e * x), inverse * (theta_e * y)
 
 
-def external_shear(x: Tensor, y: Tensor, gamma: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec) of an external shear gamma along phi (NB): images stretch along phi.
-
-    x, y: arcsec; gamma without unit; phi in radians.
-    """
+def shear_terms(x: Tensor, y: Tensor, gamma: Tensor, phi: Tensor) -> tuple[Tensor, ...]:
+    """What `shear_deflection` needs of an external shear gamma along phi (radians) at x, y (arcsec)."""
     gamma1, gamma2 = gamma * torch.cos(2 * phi), gamma * torch.sin(2 * phi)
-    return gamma1 * x + gamma2 * y, gamma2 * x - gamma1 * y
+    return gamma1 * x, gamma2 * y, gamma2 * x, gamma1 * y
+
+
+def shear_deflection(x1: Tensor, y2: Tensor, x2: Tensor, y1: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflection (arcsec) of an external shear of `shear_terms` (NB): images stretch along phi."""
+    return x1 + y2, x2 - y1
 
 
 def point_masses(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta2: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,6 +83,25 @@ def point_masses(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta2: Tensor) -
     return ax, ay
 
 
+def rod_terms(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
+    """What `rod_deflection` needs of a rod: parts of u and v, half-lengths, and the factors of both components."""
+    cos, sin, a = torch.cos(angle), torch.sin(angle), length.clamp(min=1e-6) / 2
+    scale = theta2 / (2 * a)
+    c, s = scale * cos, scale * sin
+    return cos * x, sin * y, cos * y, sin * x, a, 2 * a, 4 * a, c, -s, c / 2, s / 2
+
+
+def rod_deflection(*terms: Tensor) -> tuple[Tensor, Tensor]:
+    """`rod` of its terms."""
+    u_x, u_y, v_y, v_x, a, twice, four, c, minus_s, half_c, half_s = terms
+    u, v = u_x + u_y, v_y - v_x
+    above = u.abs()
+    gap, v2 = above - a, v * v + TINY
+    along = (above * four).div_(torch.addcmul(v2, gap, gap)).log1p_().copysign_(u)  # 2 ln(r+ / r-)
+    across = torch.atan2(v.mul_(twice), above.add_(a).mul_(gap).add_(v2))
+    return (along * half_c).addcmul_(across, minus_s), (along * half_s).addcmul_(across, c)
+
+
 def rod(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     """Deflection (arcsec) of a thin uniform rod about the origin: the point mass summed along it.
 
@@ -90,34 +111,12 @@ def rod(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> 
     x, y: arcsec from the centre; theta2: squared Einstein radius of its mass (arcsec^2); length: arcsec;
     angle: radians. Finite everywhere, also at the ends; a rod of no length is a point mass.
     """
-    cos, sin, a = torch.cos(angle), torch.sin(angle), length.clamp(min=1e-6) / 2
-    u, v = cos * x + sin * y, cos * y - sin * x
-    above = u.abs()
-    gap, v2 = above - a, v * v + TINY
-    along = (above * (4 * a)).div_(torch.addcmul(v2, gap, gap)).log1p_().copysign_(u)  # 2 ln(r+ / r-)
-    across = torch.atan2(v.mul_(2 * a), above.add_(a).mul_(gap).add_(v2))
-    scale = theta2 / (2 * a)
-    c, s, half_c, half_s = scale * cos, scale * sin, scale * cos / 2, scale * sin / 2
-    return (along * half_c).addcmul_(across, -s), (along * half_s).addcmul_(across, c)
+    return rod_deflection(*rod_terms(x, y, theta2, length, angle))
 
 
-def sersic_b(n: float) -> float:
+def sersic_b(n: np.ndarray | float) -> np.ndarray | float:
     """b_n of the Sersic profile, to 1e-5 or better above n = 0.5 (Ciotti & Bertin 1999, eq. 18)."""
     return 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2) + 131 / (1148175 * n**3)
-
-
-def sersic(x: Tensor, y: Tensor, n: float, radius: Tensor, axis_ratio: Tensor, angle: Tensor) -> Tensor:
-    """Sersic light over its value at the effective radius: exp(-b_n ((R / radius)^(1/n) - 1)) (Sersic 1963).
-
-    R^2 = q u^2 + v^2 / q, with u along the major axis at `angle` (radians) and q the axis ratio.
-    x, y: arcsec from the centre; radius: arcsec.
-    """
-    b, cos, sin = sersic_b(n), torch.cos(angle), torch.sin(angle)
-    major, minor = axis_ratio * (b**n / radius) ** 2, (b**n / radius) ** 2 / axis_ratio
-    xx, yy = major * cos**2 + minor * sin**2, major * sin**2 + minor * cos**2
-    xy = 2 * (major - minor) * cos * sin
-    r2 = (x * xx).addcmul_(y, xy).mul_(x).addcmul_(y * yy, y)  # b^2n R^2 / radius^2
-    return r2.pow_(0.5 / n).neg_().add_(b).exp_()
 
 
 def gaussian_blur(image: Tensor, sigma: float, truncate: float = 5.0) -> Tensor:

@@ -106,8 +106,7 @@ class Kernel:
         self.transform = functools.lru_cache(maxsize=8)(self._transform)
 
     def _transform(self, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        values = torch.as_tensor(self.values, device=device)
-        return torch.fft.rfft2(values, s=(height, width)).to(torch.complex(*torch.zeros(2, 1, dtype=dtype)).dtype)
+        return torch.fft.rfft2(torch.as_tensor(self.values, device=device, dtype=dtype), s=(height, width))
 
     def __call__(self, image: Tensor) -> Tensor:
         small = len(self.values) <= DIRECT and image.device.type == "cpu"
@@ -120,9 +119,11 @@ class Kernel:
         return torch.nn.functional.conv2d(padded[:, None], kernel[None, None])[:, 0]
 
     def fft(self, image: Tensor) -> Tensor:
-        """By FFT of the padded image: what wraps around falls in the padding that is cut off."""
-        (_, h, w), k = image.shape, len(self.values)
-        size = fast_length(h + k - 1), fast_length(w + k - 1)
-        padded = _pad(image, k // 2, self.edges)
-        spectrum = torch.fft.rfft2(padded, s=size).mul_(self.transform(*size, image.dtype, image.device))
-        return torch.fft.irfft2(spectrum, s=size)[:, k - 1 : k - 1 + h, k - 1 : k - 1 + w]
+        """By FFT: what wraps around falls in what is cut off. Beyond "zero" edges the FFT has its own zeros."""
+        (_, h, w), half = image.shape, len(self.values) // 2
+        reach = half if self.edges == "repeat" else 0
+        size, start = (fast_length(h + half + reach), fast_length(w + half + reach)), half + reach
+        padded = _pad(image, half, self.edges) if reach else image
+        rows = torch.fft.fft(torch.fft.rfft(padded, size[1]), size[0], 1)
+        rows = torch.fft.ifft(rows.mul_(self.transform(*size, image.dtype, image.device)), dim=1)
+        return torch.fft.irfft(rows[:, start : start + h], size[1])[:, :, start : start + w]

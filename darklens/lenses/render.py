@@ -14,31 +14,60 @@ from torch import Tensor
 
 from darklens.lenses import detector
 from darklens.lenses.brightness import brighten, sky_rate
-from darklens.lenses.deflect import columns, grid, prepare
+from darklens.lenses.deflect import grid
 from darklens.lenses.draw import Lenses, draw, generator, stream
-from darklens.lenses.light import blur_each, lens_light, source_light
+from darklens.lenses.light import blur_each, lens_light, light_terms, psf_widths, source_light
 from darklens.lenses.noise import add_noise, image_dtype, noisy
 from darklens.lenses.recipe_tables import Recipe
+from darklens.lenses.terms import Terms, columns, each
 from darklens.machine import one_thread
+
+
+def _blurred(terms: Terms, recipe: Recipe, widths: list) -> tuple[Tensor, Tensor | None]:
+    """Light after the PSF (B, n, n): of the source and, where it is needed apart, of the lens, else both in one."""
+    source = source_light(terms, recipe)
+    if recipe.lens_light is None:
+        return blur_each(source, recipe, widths), None
+    galaxy = lens_light(terms, recipe, source)
+    if _has_peak(recipe):
+        return blur_each(source, recipe, widths), blur_each(galaxy, recipe, widths)
+    return blur_each(galaxy.add_(source), recipe, widths), None
+
+
+def _has_peak(recipe: Recipe) -> bool:
+    """Whether the source's brightest pixel sets something."""
+    return recipe.noise.peak_snr is not None or recipe.noise.sky_fraction is not None
+
+
+def _exposed(lenses: Lenses, recipe: Recipe, total: Tensor, galaxy: Tensor | None) -> tuple[Tensor, np.ndarray]:
+    """`light_and_sky` of what `_blurred` gives."""
+    sky = sky_rate(lenses, recipe)
+    if not _has_peak(recipe):
+        return total, sky
+    peak = total.amax((1, 2)).double().cpu().numpy()
+    total = total if galaxy is None else total + galaxy
+    if recipe.noise.peak_snr is not None:
+        factor = brighten(lenses, recipe, peak, sky)
+        total, peak = total.mul_(columns(factor, total)), peak * factor
+    return total, sky + np.nan_to_num(lenses["noise.sky_fraction"]) * peak
 
 
 def light_batch(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, np.ndarray]:
     """`light_and_sky`, all lenses at once, at the rays of `grid`: for a GPU (a CPU is faster one by one)."""
-    lenses = prepare(lenses, recipe)
-    v, n, to = lenses.values, recipe.noise, functools.partial(columns, like=x)
-    x, y = x - to(v["image.x"]), y - to(v["image.y"])
-    source, sky = source_light(lenses, recipe, x, y), sky_rate(lenses, recipe)
-    galaxy = lens_light(lenses, recipe, x, y, source) if recipe.lens_light is not None else None
-    if n.peak_snr is None and n.sky_fraction is None:
-        return blur_each(source if galaxy is None else galaxy.add_(source), recipe, lenses), sky
-    total, fraction = blur_each(source, recipe, lenses), np.nan_to_num(v["noise.sky_fraction"])
-    peak = total.amax((1, 2)).double().cpu().numpy()
-    if galaxy is not None:
-        total = total + blur_each(galaxy, recipe, lenses)
-    if n.peak_snr is not None:
-        factor = brighten(lenses, recipe, peak, sky)
-        total, peak = total.mul_(to(factor)), peak * factor
-    return total, sky + fraction * peak
+    terms, widths = light_terms(lenses, recipe, x, y), psf_widths(lenses)
+    return _exposed(lenses, recipe, *_blurred(terms, recipe, widths))
+
+
+def _one_by_one(lenses: Lenses, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, np.ndarray]:
+    terms, mass = light_terms(lenses, recipe, x, y), lenses.subhalos["mass"]
+    counts = ((mass > 0) * np.arange(1, mass.shape[1] + 1)).max(1, initial=0)  # without the padding
+    torch.empty(1 << 22)  # freed at once: glibc then keeps freed memory instead of fetching it anew
+    with one_thread():
+        pairs = [
+            _blurred(one, recipe, [width]) for one, width in zip(each(terms, counts), psf_widths(lenses), strict=True)
+        ]
+    total, galaxy = (None if images[0] is None else torch.cat(images) for images in zip(*pairs, strict=True))
+    return _exposed(lenses, recipe, total, galaxy)
 
 
 @torch.no_grad()
@@ -53,16 +82,9 @@ def light_and_sky(
     On a CPU each lens is computed by itself in one thread: its bits don't depend on the batch, and it stays in cache.
     """
     x, y = grid(recipe, device, dtype)
-    lenses = prepare(lenses, recipe)
-    if torch.device(device).type != "cpu":
-        return light_batch(lenses, recipe, x, y)
     if not len(lenses):
-        return torch.zeros((0, recipe.image.pixels, recipe.image.pixels), dtype=dtype), np.zeros(0)
-    torch.empty(1 << 22)  # freed at once: glibc then keeps freed memory instead of fetching it anew
-    with one_thread():
-        pairs = [light_batch(lenses[i : i + 1], recipe, x, y) for i in range(len(lenses))]
-    images, skies = zip(*pairs, strict=True)
-    return torch.cat(images), np.concatenate(skies)
+        return x.new_zeros((0, recipe.image.pixels, recipe.image.pixels)), np.zeros(0)
+    return (_one_by_one if x.device.type == "cpu" else light_batch)(lenses, recipe, x, y)
 
 
 def render(

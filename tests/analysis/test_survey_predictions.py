@@ -187,6 +187,37 @@ def test_columns_of_a_list_pass_through_in_order(classifier, lens, tmp_path):
     assert figures(found[:1]).tolist() == figures(found[4:]).tolist()
 
 
+def test_a_list_has_the_scale_of_files_that_do_not_say_it(classifier, lens, tmp_path):
+    """As a header does: flagged, or resampled; the header's comes first."""
+    coarse = resample(lens, (30, 30), (2, 2))
+    np.save(tmp_path / "a.npy", coarse)
+    save(tmp_path / "a.fits", coarse, PIXSCALE=0.1)
+    text = "file,pixel_scale,id\na.npy,0.1,1\na.fits,,2\na.fits, 0.1 ,3\na.fits,0.05,4\na.npy,,5\n"
+    path = write_list(tmp_path / "list.csv", text)
+    found = run(classifier, path, resample=True)
+    assert list(found[0]).count("pixel_scale") == 1 and [row["id"] for row in found] == list("12345")
+    assert [row["pixel_scale"] for row in found] == ["0.1"] * 4 + [""]
+    np.testing.assert_array_equal(figures(found[:4]), figures(found[:1]).repeat(4, 0))
+    assert found[0]["flag"] == found[1]["flag"] == found[2]["flag"]
+    assert "resampled from pixels of 0.1 arcsec" in found[0]["flag"]
+    assert "the list's pixel_scale 0.05 is not the file's, which was used" in found[3]["flag"]
+    np.save(tmp_path / "a.npy", lens)
+    rows = run(classifier, path)
+    assert rows[0]["flag"] == "pixels of 0.1 arcsec, the network's have 0.05" and rows[4]["flag"] == ""
+
+
+def test_columns_that_are_not_used_are_said(classifier, lens, tmp_path):
+    """A network that sees the image has no use for noise maps and PSFs."""
+    save(tmp_path / "a.fits", lens)
+    path = write_list(tmp_path / "list.csv", "file,psf,noise_map\na.fits,none.fits,none.fits\n")
+    counts = predict_folder(classifier, path, tmp_path / "out.csv", quiet=True, workers=0)
+    said = "noise_map and psf of the list not used: this network sees the image, not a fit"
+    assert said in counts.summary() and "\n" not in counts.summary()
+    assert said not in predict_folder(smooth(), path, tmp_path / "out.csv", quiet=True, workers=0).summary()
+    plain = predict_folder(classifier, tmp_path / "a.fits", tmp_path / "out.csv", quiet=True, workers=0)
+    assert "not used" not in plain.summary()
+
+
 BAD = {
     "id,ra\n1,2\n": "expected a column file in its first line, found id, ra; --file_column",
     "file\tid\na\tb\n": "expected commas between them",
@@ -198,6 +229,13 @@ BAD = {
     'file,id\n"a,1\n': "line 2: expected values with commas",
     "file,class\na,1\n": "its column class has the name of one that is written",
     "file,flag\na,1\n": "its column flag has",
+    "file,pixel_scale\na,0.1\nb,wide\n": "line 3: expected a pixel_scale in arcsec above 0, or an empty cell",
+    "file,pixel_scale\na,-0.1\n": "line 2: expected a pixel_scale in arcsec above 0, or an empty cell, found '-0.1'",
+    "file,pixel_scale\na,0\n": "found '0'",
+    "file,pixel_scale\na,nan\n": "found 'nan'",
+    "file,pixel_scale\na,inf\n": "found 'inf'",
+    "file,pixel_scale\na\n": "line 2: expected 2 values",
+    "file,pixel_scale,pixel_scale\na,1,1\n": "a name of its own for each column",
 }
 
 

@@ -166,6 +166,20 @@ def test_constant_images_are_counted_and_the_first_named(tmp_path, memory_limit)
     assert open_batches(tmp_path, "val", memory_limit=memory_limit).warnings == []
 
 
+@pytest.mark.parametrize("memory_limit", [None, 0])
+def test_images_with_a_filled_border_are_counted_and_the_first_named(tmp_path, memory_limit):
+    make_folder(tmp_path)
+    for name in ("no/train_003", "vort/train_001"):
+        image = np.load(path := tmp_path / "train" / f"{name}.npy").astype("f4")
+        image[:2, :5] = np.nan
+        np.save(path, image)
+    batches = open_batches(tmp_path, memory_limit=memory_limit)
+    assert torch.cat([batch.images for batch in batches.epoch()]).isfinite().all()
+    (line,) = batches.warnings
+    said = "NaN at the edges, filled with the median of the outer half, as in 2 of 21 train images"
+    assert line == f"{tmp_path / 'train' / 'no' / 'train_003.npy'}: {said}"
+
+
 def test_images_smaller_than_the_window_are_refused_at_once(tmp_path):
     with pytest.raises(DataError) as error:
         open_batches(make_folder(tmp_path, 1, 1), preprocess=ORIGINAL)
