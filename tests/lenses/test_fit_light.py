@@ -66,6 +66,14 @@ def test_an_unknown_image_ends_where_the_truth_does():
     assert np.abs(again.residual - truth.residual).max() < 0.05
 
 
+def test_a_free_moffat_without_a_galaxy():
+    recipe = changed(RECIPES["hst"], {"lens_light": None})
+    images, model = simulate(recipe, "no", range(3), 0, "test").astype(float), smooth_model(recipe)
+    assert model.free_psf and model.psf_beta and not model.free_light
+    ours = fit(images, model)
+    assert (ours.flag == "").all() and np.all(np.abs(ours.chi_square - 1) < 0.06)
+
+
 @pytest.mark.parametrize("turn", TURNS)
 def test_the_turned_image_has_the_turned_fit(turn):
     images, fits = found()

@@ -30,9 +30,8 @@ class Search:
     """
 
     def __init__(self, data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel, again: bool = False) -> None:
-        self.model, self.coarse, self.galaxy = model, model, None
+        self.model, self.coarse, self.galaxy = model, _on_bins(model), None
         if model.free_light:
-            self.coarse = _without_light(model)
             share = galaxy.LARGER if again else galaxy.SHARE
             self.galaxy, light = galaxy.find(data.to(variance.dtype), good, variance, model, share)
             data, variance = data - light, variance + (share * light).square()
@@ -83,7 +82,9 @@ class Search:
         return starts.clamp(q, self.model)
 
 
-def _without_light(model: SmoothModel) -> SmoothModel:
-    """For what the galaxy leaves: its centre is that of the halo, on bins the width of the PSF isn't seen."""
+def _on_bins(model: SmoothModel) -> SmoothModel:
+    """What is sought on bins: of a Moffat no width; of lenses with a galaxy what it leaves, its centre the halo's."""
+    if not model.free_light:
+        return model if model.psf_beta is None else dataclasses.replace(model, free_psf=False, psf_beta=None)
     centre = model.free_centre and not model.free_halo  # an ellipsoid has the given centre, free or not
     return dataclasses.replace(model, free_light=False, free_psf=False, psf_beta=None, free_centre=centre)
