@@ -1,25 +1,34 @@
-"""What do lens light, PSF and noise cost on a survey's images? One network a change of the recipe.
+"""What do lens light, PSF and noise cost on a survey's images? For each change of the recipe alone:
 
+    python benchmarks/survey_costs.py --recipe euclid --signal 100
     python benchmarks/survey_costs.py --recipe euclid --views residual
     python benchmarks/survey_costs.py --recipe my_survey.toml --views image residual --changes "no lens light"
 
-For each change: the recipe is simulated with it, a compact C4 network is trained on the images with the program's own
-commands, and tested on images that chose nothing; in brackets 95% bootstrap intervals over the test images, one seed.
-Noise is halved by four times the exposures. What is in --out is not done again. The fit of the residual view knows no
-lens light: with it an image takes half a second of a core.
+`--signal N` trains nothing: of N lenses a class it prints how much chi-square the best smooth lens leaves of the image
+without noise, in units of the noise: what an ideal observer has to tell substructure by. Otherwise the recipe is
+simulated with the change, a compact C4 network is trained on the images with the program's own commands, and tested on
+images that chose nothing; in brackets 95% bootstrap intervals over the test images, one seed. Noise is halved by four
+times the exposures. What is in --out is not done again.
 """
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from darklens.commands.run import main as program
+from darklens.lenses.draw import draw
+from darklens.lenses.fit import fit_many
 from darklens.lenses.recipes import Recipe, changed, load_recipe, recipe_dict
+from darklens.lenses.render import render, simulate
+from darklens.lenses.smooth import smooth_model, true_parameters
 from darklens.lenses.writer import write_dataset
 
 GAUSSIAN = {"psf.kind": "gaussian", "psf.beta": None}
+SEEN = 25  # chi-square: five standard deviations, of one known pattern
 
 
 def scaled(prior: object, factor: float) -> object:
@@ -37,17 +46,46 @@ def less_noise(raw: dict) -> dict:
 
 
 def changes(recipe: Recipe) -> dict[str, dict]:
-    """Name of each change -> keys for `changed`: the lens light is taken away first, and away in what follows."""
+    """Name of each change -> keys for `changed`."""
     raw, found = recipe_dict(recipe), {"as it is": {}}
-    bare, less = {"lens_light": None}, "no lens light"
-    found[less] = bare
+    if recipe.lens_light is not None:
+        found["no lens light"] = {"lens_light": None}
     if raw["psf"]["kind"] == "moffat":
-        found[f"{less}, Gaussian PSF of the same width"] = bare | GAUSSIAN
+        found["Gaussian PSF of the same width"] = GAUSSIAN
     if "fwhm" in raw["psf"]:
-        found[f"{less}, PSF half as wide"] = bare | {"psf.fwhm": scaled(raw["psf"]["fwhm"], 0.5)}
-    found[f"{less}, noise halved"] = bare | less_noise(raw)
+        found["PSF half as wide"] = {"psf.fwhm": scaled(raw["psf"]["fwhm"], 0.5)}
+    found["noise halved"] = less_noise(raw)
     found["all of these"] = {key: value for change in found.values() for key, value in change.items()}
     return found
+
+
+def signal(recipe: Recipe, name: str, count: int, seed: int) -> np.ndarray:
+    """(count,) chi-square that the best smooth lens leaves of noise-free images of a class."""
+    model, lenses = smooth_model(recipe), draw(recipe, name, seed, "test", range(count))
+    start = true_parameters(lenses, model)
+    noisy = simulate(recipe, name, range(count), seed, "test").astype(float)
+    deviation = fit_many(noisy, model, start=start, workers=1).deviation
+    clean = fit_many(
+        render(lenses, recipe, dtype=torch.float64).numpy(), model, start=start, noise=deviation, workers=1
+    )
+    return clean.chi_square * clean.pixels
+
+
+def signal_row(name: str, found: dict[str, np.ndarray]) -> str:
+    """One line of the table of signals: medians, and the share above SEEN."""
+    cells = [f"{np.median(values):.1f} | {100 * np.mean(values > SEEN):.0f}" for values in found.values()]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def print_signals(recipe: Recipe, names: Iterable[str], args: argparse.Namespace) -> None:
+    """The table of `--signal`."""
+    classes, todo = sorted(set(recipe.classes) - {"no"}), changes(recipe)
+    titles = " | ".join(f"{name}: median | above {SEEN}, %" for name in classes)
+    print(f"| {recipe.name} | {titles} |\n|---{'|---' * 2 * len(classes)}|")
+    for name in names:
+        other = changed(recipe, todo[name])
+        found = {kind: signal(other, kind, args.signal, args.seed) for kind in classes}
+        print(signal_row(name, found), flush=True)
 
 
 def measure(recipe: Recipe, folder: Path, view: str, args: argparse.Namespace) -> dict:
@@ -79,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="euclid", help="a recipe's name, or a .toml file")
     parser.add_argument("--changes", nargs="+", metavar="CHANGE", help="some of them (all)")
+    parser.add_argument("--signal", type=int, metavar="N", help="the signal in N lenses a class; no training")
     parser.add_argument("--views", nargs="+", default=["image"], choices=("image", "residual", "both"))
     parser.add_argument("--train", type=int, default=1000, help="training images a class (1000)")
     parser.add_argument("--val", type=int, default=100, help="images a class that choose the epoch (100)")
@@ -90,6 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     recipe = load_recipe(args.recipe)
     todo, rows = changes(recipe), []
+    if args.signal:
+        return print_signals(recipe, args.changes or todo, args)
     for name in args.changes or todo:
         folder = args.out / recipe.name / name.replace(" ", "_")
         for view in args.views:

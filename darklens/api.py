@@ -58,14 +58,14 @@ def detect(
     return detection(found, masses, positions, **settings)
 
 
-def population(posterior: Posterior, model: str, class_name: str = "sphere", **grids: object) -> Population:
+def population(posterior: Posterior, model: str, class_name: str = "sphere", **grid: object) -> Population:
     """What the lenses of a posterior, `net.infer(images)["sphere"]["log_mass_fraction"]`, say of their population.
 
-    model: "f", "j" or another recipe, whose class has the subhalos' limits of mass, and their slope unless it is to be
-    found. grids: log_mean_fractions, of the mean mass fraction's log10, and slopes, of dN/dm. The result has
-    `interval("log_mean_fraction")`: 16%, 50%, 84%. Raises RecipeError for a recipe that has no such subhalos.
+    model: "f", "j" or another recipe, whose class has the subhalos' limits of mass and their slope. grid:
+    log_mean_fractions, of the mean mass fraction's log10. The result has `interval()`: 16%, 50%, 84%. Raises
+    RecipeError for a recipe that has no such subhalos.
     """
-    return populations.population(posterior, load_recipe(model), class_name, **grids)
+    return populations.population(posterior, load_recipe(model), class_name, **grid)
 
 
 def train(data_dir: str | Path, **settings: object) -> Path:

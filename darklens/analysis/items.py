@@ -210,7 +210,7 @@ def _fit(preprocess: Preprocess, items: Sequence[Item], lenses: Sequence[Lens]) 
     pixels, noise, psf = zip(*lenses, strict=True)
     pixels = torch.from_numpy(np.stack([one.astype(np.float64) for one in pixels]))
     noise = None if noise[0] is None else torch.from_numpy(np.stack(noise))
-    lens = dataclasses.replace(preprocess.lens, psf_kernel=psf[0], free_psf=False) if psf[0] else None
+    lens = dataclasses.replace(preprocess.lens, psf_kernel=psf[0], psf_beta=None, free_psf=False) if psf[0] else None
     views, found = preprocess.with_fit(pixels, noise=noise, lens=lens)
     table = found.table()
     for number, item in enumerate(items):

@@ -1,10 +1,9 @@
-"""What many lenses say together: how much of their mass is in subhalos on average, and how it is distributed.
+"""What many lenses say together: how much of their mass is in subhalos on average.
 
     posterior = network.infer(images)["sphere"]["log_mass_fraction"]        # of N lenses
-    found = population(posterior, RECIPES["j"])
-    found.interval("log_mean_fraction")                                     # 16%, 50%, 84%
+    population(posterior, RECIPES["j"]).interval()                          # 16%, 50%, 84%
 
-The likelihood of hyperparameters h given the images d_1 ... d_N is, up to a constant, the product over the lenses of
+The likelihood of the mean h given the images d_1 ... d_N is, up to a constant, the product over the lenses of
 
     integral of p(theta | d_i) p(theta | h) / p(theta) d theta,
 
@@ -27,108 +26,85 @@ from darklens.lenses.unknowns import LEAST
 from darklens.metrics.posterior import Posterior
 
 DRAWS, CHUNK = 20_000, 2_500  # lenses drawn for each p(theta | h), and as many at a time
-FRACTIONS = np.linspace(-2.4, -0.8, 17)  # log10 of the mean mass fraction
-FINER = 40  # steps of a hyperparameter between two points of its grid, by a cubic spline of the log-likelihood
+FRACTIONS = np.linspace(-2.4, -0.8, 33)  # log10 of the mean mass fraction
+FINER = 40  # steps between two points of the grid, by a cubic spline of the log-likelihood
 
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """The likelihood of two hyperparameters on a grid.
+    """The likelihood of the mean on a grid.
 
-    axes: name to the grid of each, (A,) and (B,); log_likelihood: (A, B), 0 at its highest; lenses: how many.
+    log_mean_fractions: (A,) the grid; log_likelihood: (A,), 0 at its highest; lenses: how many.
     """
 
-    axes: dict[str, np.ndarray]
+    log_mean_fractions: np.ndarray
     log_likelihood: np.ndarray
     lenses: int
 
-    def quantile(self, name: str, level: float | np.ndarray) -> np.ndarray:
-        """Quantiles of one hyperparameter, the other marginalised over; the prior is flat on the grid."""
-        fine = _finer(self)
-        axis, grid = list(fine.axes).index(name), fine.axes[name]
-        if len(grid) == 1:
-            return np.full(np.shape(level), grid[0])
-        marginal = np.exp(fine.log_likelihood - fine.log_likelihood.max()).sum(1 - axis)
-        cumulative = np.concatenate([[0.0], np.cumsum((marginal[1:] + marginal[:-1]) / 2 * np.diff(grid))])
+    def quantile(self, level: float | np.ndarray) -> np.ndarray:
+        """Quantiles of log10 of the mean mass fraction; its prior is flat on the grid."""
+        from scipy.interpolate import CubicSpline
+
+        ends, steps = self.log_mean_fractions[[0, -1]], len(self.log_mean_fractions) - 1
+        grid = np.linspace(*ends, FINER * steps + 1)
+        values = CubicSpline(self.log_mean_fractions, self.log_likelihood)(grid)
+        density = np.exp(values - values.max())
+        cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
         return np.interp(level, cumulative / cumulative[-1], grid)
 
-    def interval(self, name: str, level: float = 0.68) -> tuple[float, float, float]:
-        """Lower end, median and upper end of the central interval of a hyperparameter."""
-        return tuple(self.quantile(name, np.array([0.5 - level / 2, 0.5, 0.5 + level / 2])).tolist())
-
-
-def _finer(found: Population) -> Population:
-    """The same on a grid FINER times as fine, between its points by cubic splines."""
-    from scipy.interpolate import CubicSpline
-
-    axes, values = dict(found.axes), found.log_likelihood
-    for axis, (name, grid) in enumerate(found.axes.items()):
-        if len(grid) > 1:
-            axes[name] = np.linspace(grid[0], grid[-1], FINER * (len(grid) - 1) + 1)
-            values = CubicSpline(grid, values, axis=axis)(axes[name])
-    return Population(axes, values, found.lenses)
+    def interval(self, level: float = 0.68) -> tuple[float, float, float]:
+        """Lower end, median and upper end of the central interval."""
+        return tuple(self.quantile(np.array([0.5 - level / 2, 0.5, 0.5 + level / 2])).tolist())
 
 
 def population(
-    posterior: Posterior,
-    recipe: Recipe,
-    class_name: str = "sphere",
-    log_mean_fractions: np.ndarray = FRACTIONS,
-    slopes: np.ndarray | None = None,
+    posterior: Posterior, recipe: Recipe, class_name: str = "sphere", log_mean_fractions: np.ndarray = FRACTIONS
 ) -> Population:
-    """The mean mass fraction in subhalos, and the slope of their mass function, of the lenses of a posterior.
+    """The mean mass fraction in subhalos of the lenses of a posterior.
 
-    posterior: of log_mass_fraction, of N lenses. recipe: whose class says which masses subhalos can have, and the slope
-    where `slopes` (B,) are not to be found out. log_mean_fractions: (A,) grid, log10. Raises RecipeError
-    for subhalos that it cannot draw.
+    posterior: of log_mass_fraction, of N lenses. recipe: whose class says which masses subhalos have, and how often.
+    log_mean_fractions: (A,) even grid, log10. Raises RecipeError for subhalos that it cannot draw.
     """
-    table = _subhalos(recipe, class_name)
-    slopes = np.array([table.slope]) if slopes is None else np.asarray(slopes, dtype=float)
-    density = subhalo_density(recipe, class_name, posterior.edges, log_mean_fractions, slopes)
-    axes = {"log_mean_fraction": np.asarray(log_mean_fractions, dtype=float), "slope": slopes}
-    return combine(posterior, axes, density)
+    density = subhalo_density(recipe, class_name, posterior.edges, log_mean_fractions)
+    return combine(posterior, np.asarray(log_mean_fractions, dtype=float), density)
 
 
-def combine(posterior: Posterior, axes: dict[str, np.ndarray], density: np.ndarray) -> Population:
+def combine(posterior: Posterior, log_mean_fractions: np.ndarray, density: np.ndarray) -> Population:
     """The product over the lenses of the sums over bins of posterior over prior times population.
 
-    density: (A, B, M) probability of each of the posterior's bins, for each point of the grid of the two axes.
+    density: (A, M) probability of each of the posterior's bins, for each point of the grid (A,).
     """
-    bins = posterior.probabilities.shape[1]
-    over_prior = density.reshape(-1, bins).T * bins  # (M, A*B)
+    over_prior = density.T * density.shape[1]  # (M, A)
     likelihood = np.log(np.maximum(posterior.probabilities @ over_prior, 1e-300)).sum(0)
-    return Population(axes, (likelihood - likelihood.max()).reshape(density.shape[:2]), len(posterior))
+    return Population(log_mean_fractions, likelihood - likelihood.max(), len(posterior))
 
 
-def subhalo_density(
-    recipe: Recipe, class_name: str, edges: np.ndarray, log_mean_fractions: np.ndarray, slopes: np.ndarray
-) -> np.ndarray:
-    """(A, B, M): how often the log10 of the mass fraction in subhalos lies in each bin, for each mean and slope.
+def subhalo_density(recipe: Recipe, class_name: str, edges: np.ndarray, log_mean_fractions: np.ndarray) -> np.ndarray:
+    """(A, M): how often the log10 of the mass fraction in subhalos lies in each bin, for each mean.
 
-    A number of subhalos from Poisson's distribution with masses from dN/dm ~ m^slope, as the simulator draws them;
-    DRAWS lenses a point, from the same random numbers at all points. What lies beyond the edges counts in the first
-    or last bin. Raises RecipeError.
+    A number of subhalos from Poisson's distribution with masses from the recipe's dN/dm ~ m^slope, as the simulator
+    draws them; DRAWS lenses a point, from the same random numbers at all points. What lies beyond the edges counts in
+    the first or last bin. Raises RecipeError.
     """
     from scipy.stats import poisson
 
     table = _subhalos(recipe, class_name)
-    counts = np.zeros((len(log_mean_fractions), len(slopes), len(edges) - 1))
+    counts = np.zeros((len(log_mean_fractions), len(edges) - 1))
     for chunk in range(DRAWS // CHUNK):
         rng = np.random.default_rng([0, chunk])
         total, uniform = recipe.lens.total_mass.draw(rng, CHUNK), rng.random(CHUNK)
-        for b, slope in enumerate(slopes):
-            mean = 10.0 ** np.asarray(log_mean_fractions)[:, None] * total / mean_mass(*table.mass, slope)  # (A, CHUNK)
-            number = poisson.ppf(uniform, mean).astype(int)
-            masses = _cumulative_mass(table, slope, number.max(), chunk)[number, np.arange(CHUNK)]  # (A, CHUNK)
-            inside = np.clip(np.log10(np.maximum(masses / total, LEAST)), edges[0], edges[-1])
-            counts[:, b] += [np.histogram(row, edges)[0] for row in inside]
-    return counts / counts.sum(2, keepdims=True)
+        numbers = 10.0 ** np.asarray(log_mean_fractions)[:, None] * total / mean_mass(*table.mass, table.slope)
+        number = poisson.ppf(uniform, numbers).astype(int)  # (A, CHUNK)
+        masses = _cumulative_mass(table, number.max(), chunk)[number, np.arange(CHUNK)]  # (A, CHUNK)
+        inside = np.clip(np.log10(np.maximum(masses / total, LEAST)), edges[0], edges[-1])
+        counts += [np.histogram(row, edges)[0] for row in inside]
+    return counts / counts.sum(1, keepdims=True)
 
 
-def _cumulative_mass(table: Subhalos, slope: float, most: int, chunk: int) -> np.ndarray:
+def _cumulative_mass(table: Subhalos, most: int, chunk: int) -> np.ndarray:
     """(most + 1, CHUNK) Msun: the mass of the first k subhalos of each lens."""
     uniform = np.random.default_rng([1, chunk]).random((most, CHUNK))  # more rows leave those before them as they are
-    masses = power_law(uniform, *table.mass, slope)
+    masses = power_law(uniform, *table.mass, table.slope)
     return np.concatenate([np.zeros((1, CHUNK)), np.cumsum(masses, axis=0)])
 
 

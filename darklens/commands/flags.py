@@ -180,7 +180,7 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
         "--view",
         choices=("image", "residual", "both"),
         help="what the network sees: the image, what the best smooth lens leaves of it, or both (residual for compact "
-        "networks on lenses like those of Models F and J, else image)",
+        "networks where the smooth lens is known, else image)",
     )
     add(
         "--crop",

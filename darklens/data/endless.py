@@ -28,6 +28,7 @@ from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
 from darklens.lenses import draw, noise, recipes, render
 from darklens.lenses.recipes import Recipe
+from darklens.lenses.smooth import true_parameters
 
 HELD = {"train": 300, "val": 700}  # images a class that are kept on disk: to look at, and to validate on
 
@@ -144,8 +145,18 @@ class _Render(Dataset):
         images = self._images(indices)
         if self.preprocess is None or self.preprocess.view == "image":
             return images, []
-        view, _ = self.preprocess.with_fit(torch.from_numpy(images.astype(np.float64)))
+        view, _ = self.preprocess.with_fit(torch.from_numpy(images.astype(np.float64)), self._start(indices))
         return view.half().numpy(), []
+
+    def _start(self, indices: np.ndarray) -> np.ndarray | None:
+        """(B, P) where the fits start, as `known.true_start` has it."""
+        lens = self.preprocess.lens
+        if not lens.free_light:
+            return None
+        start = np.empty((len(indices), len(lens.free)))
+        for name, mine, numbers in self._numbers(indices):
+            start[mine] = true_parameters(draw.draw(self.recipe, name, self.seed, "train", numbers), lens)
+        return start
 
     def _images(self, indices: np.ndarray) -> np.ndarray:
         size = self.recipe.image.pixels

@@ -2,12 +2,16 @@
 
 import dataclasses
 
-from darklens.data.folder import LensFolder
-from darklens.errors import DatasetError, RecipeError
+import numpy as np
+
+from darklens.data.folder import LensFolder, Split
+from darklens.errors import DataError, DatasetError, RecipeError
+from darklens.lenses.fit import SmoothModel
 from darklens.lenses.manifest import read_manifest
 from darklens.lenses.recipe_file import parse_recipe
 from darklens.lenses.recipe_tables import Recipe
-from darklens.lenses.smooth import is_smooth, smooth_model
+from darklens.lenses.smooth import is_smooth, smooth_model, true_parameters
+from darklens.lenses.truth import is_simulated, read_truth
 
 PUBLISHED = 150  # pixels a side of Models F and J, whose images describe themselves by nothing else
 
@@ -29,6 +33,21 @@ def known_lens(data: LensFolder) -> dict | None:
     if recipe is not None:
         return dataclasses.asdict(smooth_model(recipe))
     return {} if data.size == PUBLISHED and data.channels == 1 else None
+
+
+def true_start(data: LensFolder, split: Split, lens: SmoothModel) -> np.ndarray | None:
+    """(n, P) where the fits of a split's images may start, to save the search; None: nothing is known.
+
+    Only of images to train with, of lens galaxies that shine, which simulate.py wrote: there the search is most of the
+    time. What a network is tested on is fitted as any image is.
+    """
+    if split.name != "train" or not lens.free_light or not is_simulated(data.root):
+        return None
+    try:
+        truth = read_truth(data.root, split.name, [f"{path.parent.name}/{path.name}" for path in split.paths])
+    except DataError:
+        return None
+    return true_parameters(truth.parameters, lens)
 
 
 def is_all_smooth(data: LensFolder) -> bool:

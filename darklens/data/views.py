@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from darklens.data.folder import LensFolder, Split
 from darklens.data.image import read_image
+from darklens.data.known import true_start
 from darklens.data.reader import FILLED, Reader, read_ahead
 from darklens.data.residual import VIEW_VERSION
 from darklens.data.transforms import Preprocess
@@ -71,8 +72,8 @@ class Views(Sequence):
 class _Viewer(Dataset):
     """Makes the views of images, by their numbers; errors are returned."""
 
-    def __init__(self, reader: Reader, preprocess: Preprocess):
-        self.reader, self.preprocess = reader, preprocess
+    def __init__(self, reader: Reader, preprocess: Preprocess, start: np.ndarray | None = None):
+        self.reader, self.preprocess, self.start = reader, preprocess, start
 
     def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, dict, list[int]] | DataError:
         """Views (B, C, S, S) float16, the table of the fits, and which of the images had NaN at their edges."""
@@ -80,7 +81,8 @@ class _Viewer(Dataset):
         if isinstance(result, DataError):
             return result
         try:
-            view, found = self.preprocess.with_fit(torch.from_numpy(result[0].astype(np.float64)))
+            start = None if self.start is None else self.start[indices]
+            view, found = self.preprocess.with_fit(torch.from_numpy(result[0].astype(np.float64)), start)
         except DataError as error:
             return error
         return view.half().numpy(), found.table(), [index for remark, index in result[1] if remark == FILLED]
@@ -118,7 +120,8 @@ def make_views(
     for name in (name for name in data.splits if name in names):
         split = data.splits[name]
         reader = Reader(split.paths, data.channels, data.size, preprocess.window)
-        yield from _make(split, _parts(data, name, preprocess), reader, preprocess, workers, show)
+        viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.lens))
+        yield from _make(split, _parts(data, name, preprocess), viewer, workers, show)
 
 
 def _parts(data: LensFolder, name: str, preprocess: Preprocess) -> list[Path]:
@@ -151,19 +154,18 @@ def view_folder(root: Path, preprocess: Preprocess) -> Path:
     return user_cache() / FOLDER / f"{Path(root).name}-{name}" / key
 
 
-def _make(
-    split: Split, parts: list[Path], reader: Reader, preprocess: Preprocess, workers: int, show: bool
-) -> Iterator[bool]:
+def _make(split: Split, parts: list[Path], viewer: _Viewer, workers: int, show: bool) -> Iterator[bool]:
     """Make the parts that are missing, damaged, or of other images."""
     identities = [_identity(split.paths, number) for number in range(len(parts))]
-    shape = (preprocess.channels(reader.channels), preprocess.crop, preprocess.crop)
+    preprocess = viewer.preprocess
+    shape = (preprocess.channels(viewer.reader.channels), preprocess.crop, preprocess.crop)
     todo = [k for k, part in enumerate(parts) if not _is_good(part, identities[k], shape)]
     spans = {k: range(k * PART, min((k + 1) * PART, len(split.paths))) for k in todo}
     chunks = [np.arange(i, min(i + CHUNK, span.stop)) for span in spans.values() for i in span[::CHUNK]]
     if not chunks:
         return
     parts[0].parent.mkdir(parents=True, exist_ok=True)
-    made = read_ahead(_Viewer(reader, preprocess), chunks, min(workers, len(chunks)), split.name)
+    made = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
     with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar:
         for k in todo:
             views, tables, filled = [], [], []

@@ -1,6 +1,6 @@
 """Do posteriors say how uncertain they are? Simulation-based calibration.
 
-    ranks = posterior.below(truth)                  # (n,) where the truth lies in each posterior
+    ranks = posterior.ranks(truth)                  # (n,) where the truth lies in each posterior
     calibration(ranks)                              # even from 0 to 1 if the posteriors are right
 
 References
@@ -60,7 +60,7 @@ def coverage_report(posterior: Posterior, truth: np.ndarray, slices: dict[str, n
     truth: (n,). slices: name to values (n,) that are known without the truth: a calibrated posterior is right on
     average over any of them, but not at a given true value. The posterior's median is added to them.
     """
-    ranks = posterior.below(truth)
+    ranks = posterior.ranks(truth)
     report = {"label": posterior.label, **calibration(ranks), **sharpness(posterior, truth), "slices": {}}
     for name, values in (slices | {"posterior median": posterior.quantile(0.5)}).items():
         parts = np.array_split(np.argsort(values, kind="stable"), SLICES)

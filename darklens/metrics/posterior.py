@@ -41,8 +41,19 @@ class Posterior:
 
         Where bins have no width, because the prior repeats a value, half of what lies at the value counts.
         """
+        return self._between(value, 0.5)
+
+    def ranks(self, truth: np.ndarray) -> np.ndarray:
+        """(n,) of the truths in their posteriors, even from 0 to 1 if those are right.
+
+        As `below`, but of what lies at a value that the prior repeats a share counts that is itself even from 0 to 1.
+        """
+        return self._between(truth, _share(len(self)))
+
+    def _between(self, value: float | np.ndarray, share: float | np.ndarray) -> np.ndarray:
         values = np.broadcast_to(np.asarray(value, dtype=float), len(self))
-        return (self._below(values, "left") + self._below(values, "right")) / 2
+        less, not_more = self._below(values, "left"), self._below(values, "right")
+        return less + share * (not_more - less)
 
     def _below(self, values: np.ndarray, side: str) -> np.ndarray:
         """The distribution function, its limit from that side where it jumps."""
@@ -66,5 +77,20 @@ class Posterior:
         return Posterior(self.label, self.edges, np.full((1, self.probabilities.shape[1]), 1.0))
 
     def bin_of(self, values: np.ndarray) -> np.ndarray:
-        """(n,) int: the bin of each value; those beyond the prior are in its first or last bin."""
-        return np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, len(self.edges) - 2)
+        """(n,) int: the bin of each value (`bins_of`)."""
+        return bins_of(self.edges, values)
+
+
+def bins_of(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(n,) int: the bin of each value between edges (M + 1,); those beyond them are in the first or last bin.
+
+    Where the prior repeats a value, several edges are the same: such values go to the bins at it in turns (`_share`).
+    """
+    left, right = (np.searchsorted(edges, values, side=side) for side in ("left", "right"))
+    bins = np.where(right > left, left + (_share(len(left)) * (right - left)).astype(int), right - 1)
+    return np.clip(bins, 0, len(edges) - 2)
+
+
+def _share(count: int) -> np.ndarray:
+    """(count,) numbers that fill 0 to 1 evenly, always the same: fractional parts of multiples of the golden ratio."""
+    return np.arange(count) * ((np.sqrt(5) - 1) / 2) % 1

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darklens.classifier.inference import BINS, FINE, PosteriorHead
+from darklens.classifier.inference import BINS, FINE, TILTS, PosteriorHead, legendre
+from darklens.metrics.posterior import bins_of
 from darklens.metrics.probabilities import fit_temperature
 
 EPOCHS, BATCH, RATE, DECAY = 15, 128, 2e-3, 1.0
@@ -18,7 +19,7 @@ LEAST = 2 * BINS  # lenses of a class, with fewer there is nothing to learn
 def fit_head(
     features: Tensor, values: np.ndarray, others: Tensor, other_values: np.ndarray, seed: int = 0
 ) -> PosteriorHead:
-    """A head trained on features (n, D) with the quantity's values (n,), its temperature fitted on others.
+    """A head trained on features (n, D) with the quantity's values (n,), its temperature and tilt fitted on others.
 
     AdamW with one cycle of the learning rate and dropout; the same bits for the same seed. Takes seconds. In
     evaluation mode. Raises ValueError for fewer than LEAST lenses.
@@ -32,8 +33,25 @@ def fit_head(
     head.eval()
     with torch.inference_mode():
         logits = head(others).double().numpy()
-    head.temperature.fill_(fit_temperature(logits, _bins(head, other_values).numpy()))
+    bins = _bins(head, other_values)
+    head.temperature.fill_(fit_temperature(logits, bins.numpy()))
+    head.tilt.copy_(_fit_tilt(torch.from_numpy(logits) / head.temperature.double(), bins))
     return head
+
+
+def _fit_tilt(logits: Tensor, bins: Tensor) -> Tensor:
+    """(TILTS,) weights of `legendre` that make the true bins (n,) likeliest: a convex problem. logits: (n, BINS)."""
+    basis, tilt = legendre(logits), torch.zeros(TILTS, dtype=logits.dtype, requires_grad=True)
+    optimiser = torch.optim.LBFGS([tilt], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = F.cross_entropy(logits + basis @ tilt, bins)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return tilt.detach()
 
 
 def _prepared(features: Tensor, values: np.ndarray) -> PosteriorHead:
@@ -47,8 +65,7 @@ def _prepared(features: Tensor, values: np.ndarray) -> PosteriorHead:
 
 def _bins(head: PosteriorHead, values: np.ndarray) -> Tensor:
     """(n,) int64: the bin of each value."""
-    inner = head.edges[FINE:-1:FINE].numpy()  # (BINS - 1,)
-    return torch.from_numpy(np.searchsorted(inner, values, side="right"))
+    return torch.from_numpy(bins_of(head.edges.numpy(), values) // FINE)
 
 
 def _train(head: PosteriorHead, features: Tensor, bins: Tensor) -> None:

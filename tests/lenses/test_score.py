@@ -89,8 +89,11 @@ def test_columns_of_the_centre_are_those_of_a_free_centre():
 
 def test_bends_come_after_a_free_psf():
     model, q = camera(SmoothModel(window=30, free_psf=True)), parameters()
-    columns = model.columns(q, list(score.bends(model, q).values()))
-    assert torch.allclose(columns[:, :10], model.columns(q), rtol=1e-12) and columns.shape[1] == 1 + 9 + 4
+    bends = list(score.bends(model, q).values())
+    pairs = (model.columns(q, bends), model.mixing(4)), (model.columns(q), model.mixing())
+    more, own = (torch.einsum("brhw,rpl->bphw", columns, mixing) for columns, (_, mixing) in pairs)
+    assert torch.allclose(more[:, :9], own, rtol=1e-12) and own.shape[1] == 9 and more.shape[1] == 9 + 4
+    assert (more[:, 9:].abs().amax((0, 2, 3)) > 0).all()
 
 
 @pytest.mark.parametrize("reason", [OFFSET, ELLIPTICAL])

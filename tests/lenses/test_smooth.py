@@ -24,7 +24,7 @@ def test_models_f_and_j_are_the_default(recipe):
 def test_an_elliptical_halo_is_fitted():
     recipe = changed(J, {"lens.axis_ratio": [0.6, 1], "lens.angle": [0, 360]})
     model, drawn = smooth_model(recipe), draw(recipe, "no", 0, "test", range(24))
-    assert model.free_halo and not model.free_centre and not is_smooth(recipe)
+    assert model.free_halo and not model.free_centre and is_smooth(recipe)
     found = fit(simulate(recipe, "no", range(24), 0, "test"), model)
     table = found.table()
     assert found.good.all() and abs(found.chi_square.mean() - 1) < 4 * 0.0134 / 24**0.5
@@ -36,11 +36,12 @@ def test_an_elliptical_halo_is_fitted():
 
 def test_what_recipes_vary_is_free():
     wide, euclid, hst = (smooth_model(RECIPES[name]) for name in ("wide", "euclid", "hst"))
-    assert wide.free_index and wide.free_centre and wide.free_psf and not hst.free_psf
+    assert wide.free_index and wide.free_centre and wide.free_psf and hst.free_psf
     assert wide.sersic_index == 1.75 and is_smooth(RECIPES["wide"])
-    assert euclid.pixel_scale == 0.1 and euclid.window == 99 and not is_smooth(RECIPES["euclid"])
-    assert np.allclose(hst.psf_kernel, moffat_kernel(0.15 / 0.08, 2.5))
-    assert not is_smooth(RECIPES["i"]) and smooth_model(edited(F, psf={"kind": "none", "fwhm": "none"})).psf_sigma == 0
+    assert euclid.pixel_scale == 0.1 and euclid.window == 99 and is_smooth(RECIPES["euclid"])
+    held = smooth_model(changed(RECIPES["hst"], {"psf.fwhm": 0.15}))
+    assert hst.psf_beta == 2.5 and np.allclose(held.psf_kernel, moffat_kernel(0.15 / 0.08, 2.5)) and not held.free_psf
+    assert smooth_model(edited(F, psf={"kind": "none", "fwhm": "none"})).psf_sigma == 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from darklens.metrics.coverage import calibration, coverage_report, sharpness, table
-from darklens.metrics.posterior import Posterior
+from darklens.metrics.posterior import Posterior, bins_of
 from darklens.plots.coverage import plot_coverage
 
 BINS, NOISE = 200, 0.5
@@ -43,9 +43,19 @@ def test_half_of_an_atom_of_the_prior_counts():
     assert posterior.below(1.0) == pytest.approx(0.1 + 0.7 / 2)
 
 
+def test_an_atom_of_the_prior_fills_its_bins_and_its_ranks_evenly():
+    """A fifth of the values are 0: the bins hold as many each, and ranks of the prior itself are even."""
+    values = np.where(np.arange(4000) % 5 == 0, 0.0, np.random.default_rng(1).random(4000))
+    edges = np.quantile(values, np.linspace(0, 1, 321))
+    assert abs(np.bincount(bins_of(edges, values) // 8, minlength=40) - 100).max() <= 10
+    ranks = Posterior("x", edges, np.full((4000, 320), 1 / 320)).ranks(values)
+    assert calibration(ranks)["p_value"] > 0.9
+    assert bins_of(np.array([0.0, 1.0, 2.0]), np.array([-1, 0, 0.5, 1, 1.5, 2, 3])).tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
 def test_right_posteriors_pass_and_narrow_or_wide_ones_fail():
     posterior, truth, *_ = known()
-    good = calibration(posterior.below(truth))
+    good = calibration(posterior.ranks(truth))
     assert good["p_value"] > 0.01 and sum(good["histogram"]) == good["images"] == 2000
     for level, found in good["coverage"].items():
         assert abs(found["share"] - float(level)) < 3.5 * found["deviation"]

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
-from darklens.classifier.inference import BINS, Inference
+from darklens.classifier.inference import BINS, Inference, legendre
 from darklens.metrics.coverage import calibration, sharpness
-from darklens.training.inference import LEAST, fit_head
+from darklens.metrics.posterior import Posterior, bins_of
+from darklens.training.inference import LEAST, _fit_tilt, fit_head
 
 NOISE = 0.5
 
@@ -30,7 +32,7 @@ def test_it_learns_the_posterior(head):
     posterior = head.posterior(features, "x")
     best = 0.5 * np.log(1 + 2 / NOISE**2)  # nats that two measurements tell of a standard normal
     assert best - 0.1 < sharpness(posterior, values)["information"] < best + 0.03
-    for level, found in calibration(posterior.below(values))["coverage"].items():
+    for level, found in calibration(posterior.ranks(values))["coverage"].items():
         assert abs(found["share"] - float(level)) < 0.03
     assert np.abs(posterior.quantile(0.5) - features[:, :2].mean(1).numpy() / (1 + NOISE**2 / 2)).mean() < 0.1
 
@@ -47,6 +49,31 @@ def test_same_seed_same_bits_and_the_global_stream_is_left_alone(head):
 def test_features_that_are_far_off_give_a_posterior(head):
     posterior = head.posterior(torch.full((2, 4), 1e30), "x")
     assert np.isfinite(posterior.probabilities).all() and posterior.below(99) == pytest.approx(1)
+
+
+def test_the_tilt_mends_the_shape_of_the_posteriors():
+    """Posteriors with a third of the prior mixed in have too heavy tails: the temperature alone does not mend that."""
+    rng, count = np.random.default_rng(5), 6000
+    truth = rng.standard_normal(count)
+    seen = truth + NOISE * rng.standard_normal(count)
+    edges = norm.ppf(np.linspace(1e-6, 1 - 1e-6, BINS + 1))
+    mean, deviation = seen / (1 + NOISE**2), NOISE / np.sqrt(1 + NOISE**2)
+    shares = np.diff(norm.cdf(edges, mean[:, None], deviation), axis=1)
+    logits = torch.from_numpy(np.log(shares * 2 / 3 + 1 / 3 / BINS))
+    bins = torch.from_numpy(bins_of(edges, truth))
+    tilt = _fit_tilt(logits[:3000], bins[:3000])
+    mended = logits + legendre(logits) @ tilt
+    wrong, right = (
+        calibration(Posterior("x", edges, one[3000:].softmax(1).numpy()).ranks(truth[3000:]))
+        for one in (logits, mended)
+    )
+    assert wrong["p_value"] < 1e-6 and right["p_value"] > 0.01
+
+
+def test_a_head_of_before_has_no_tilt(head):
+    stored = Inference({"vort": {"length": head}}, None).to_dict()
+    del stored["heads"]["vort"]["length"]["tilt"]
+    assert not Inference.from_dict(stored, ["no", "vort"], 4).heads["vort"]["length"].tilt.any()
 
 
 def test_few_lenses_are_refused():

@@ -223,6 +223,8 @@ class _Lens:
         self.camera, self.q = camera, torch.as_tensor(found.parameters[k : k + 1], device=device)
         there = (residual != 0) & (deviation > 0)
         self.weight = torch.where(there, 1 / deviation.clamp(min=1e-300), 0.0)  # (N,), N = S^2
+        amplitudes = [found.amplitude[k], found.light_amplitude[k]][: 1 + found.model.free_light]
+        self.amplitudes = torch.as_tensor(amplitudes, dtype=torch.float64, device=device)
         self.scale = (found.amplitude[k] * self.weight).to(camera.x.dtype)
         self.light, self.basis = camera.light(self.q), self._basis()
         self.residual = self._projected(residual[:, None])
@@ -230,8 +232,10 @@ class _Lens:
 
     def _basis(self) -> Tensor:
         """(N, r) orthonormal columns that span light, its derivatives and the sky, all over sigma."""
-        columns = self.camera.columns(self.q)[0].flatten(1).double()  # (1 + P, S, S) -> (1 + P, N)
-        columns = torch.cat((columns, torch.ones_like(columns[:1]))) * self.weight
+        columns = self.camera.columns(self.q)[0].flatten(1).double()  # (R, S, S) -> (R, N)
+        lights, mixing = self.camera.mixing(0)
+        derivatives = (mixing @ self.amplitudes).T @ columns  # (P, N)
+        columns = torch.cat((columns[lights], derivatives, torch.ones_like(columns[:1]))) * self.weight
         columns = columns.nan_to_num(0.0, 0.0, 0.0) / columns.norm(dim=1, keepdim=True).clamp(min=1e-300)
         u, s, _ = torch.linalg.svd(columns.T, full_matrices=False)
         return u[:, s > DEPENDENT * s[0]]

@@ -7,48 +7,63 @@ the centre and e = tanh(eta / 2) exp(2if), lenstronomy's e1 + i e2, the deflecti
     alpha = C U F(w),   U = s / |s|,   s = z - e conj(z),   w = conj(e) U^2,   C = sech(eta / 2)
 
 with F(w) = sum over n of (-w)^n / (2n + 1) = arctan(sqrt w) / sqrt w, which is Tessore & Metcalf 2015, A&A 580, A79,
-eq. 13 and 23 for an isothermal slope; |w| = tanh(eta / 2) < 1. The series is cut after TERMS: 1e-12 at an axis ratio of
-0.7, 1e-7 at 0.4.
+eq. 13 and 23 for an isothermal slope; |w| = tanh(eta / 2) < 1. The series is that of dF / dw, cut where its
+terms can't be told from rounding, and F = 1 / (1 + w) - 2 w dF / dw.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
-TERMS = 16
+MOST = 40  # terms of the series
 CORE = 1e-20  # added to |s|^2, arcsec^2: finite in the middle
 Bend = tuple[Tensor, Tensor]
 
 
-def deflection(x: Tensor, y: Tensor, h1: Tensor, h2: Tensor) -> Bend:
-    """x and y of the deflection (B, n) at rays (n,) or (B, n) arcsec from the centre; h1, h2: (B, 1)."""
-    e, cosh, _ = _ellipticity(h1, h2)
-    _, _, unit = _about(torch.complex(x, y), e)
-    alpha = unit * _series(e.conj() * unit * unit)[0] / cosh
-    return alpha.real, alpha.imag
+class Ellipsoid:
+    """What deflection and derivatives have in common, at rays x, y (n,) or (B, n) arcsec from the centre.
 
-
-def bends(x: Tensor, y: Tensor, h1: Tensor, h2: Tensor) -> dict[str, Bend]:
-    """Derivatives of `deflection` by centre_x, centre_y (1 / arcsec), halo_1 and halo_2, shapes as there.
-
-    With beta = Im(conj(U) ds) / |s|: dU = i beta U, d(U F) = U (i beta (F + 2 w F') + U^2 F' conj(de)).
+    h1, h2: (B, 1), the ellipticity.
     """
-    e, cosh, (slope, curve) = _ellipticity(h1, h2)
-    z = torch.complex(x, y)
-    _, inverse, unit = _about(z, e)
-    square = unit * unit
-    w = e.conj() * square
-    value, rate = _series(w)
-    turned, sheared, scaled = unit * (value + 2 * w * rate) / cosh, unit * square * rate / cosh, unit * value / cosh
 
-    def moved(ds: Tensor) -> Tensor:
-        return torch.complex(torch.zeros_like(inverse), (unit.conj() * ds).imag * inverse) * turned
+    def __init__(self, x: Tensor, y: Tensor, h1: Tensor, h2: Tensor) -> None:
+        self.h1, self.h2, self.z = h1, h2, torch.complex(x, y)
+        self.e, self.cosh, self.slopes = _ellipticity(h1, h2)
+        s = self.z - self.e * self.z.conj()
+        self.inverse = (s.real.square() + s.imag.square() + CORE).rsqrt()  # 1 / |s|
+        self.unit = s.mul_(self.inverse)  # U
+        self.square = self.unit * self.unit
+        self.w = self.e.conj() * self.square
+        self.rate = _rate(self.w, self.e)
+        self.value = (1 + self.w).reciprocal_().sub_(self.w * self.rate, alpha=2)
 
-    by_x, by_y = moved(e - 1), moved(-1j * (1 + e))
-    by_e1, by_e2 = moved(-z.conj()) + sheared, moved(-1j * z.conj()) - 1j * sheared
-    by_h1 = (slope + curve * h1 * h1) * by_e1 + curve * h1 * h2 * by_e2 - slope * h1 / 2 * scaled
-    by_h2 = (slope + curve * h2 * h2) * by_e2 + curve * h1 * h2 * by_e1 - slope * h2 / 2 * scaled
-    found = {"centre_x": by_x, "centre_y": by_y, "halo_1": by_h1, "halo_2": by_h2}
-    return {name: (each.real, each.imag) for name, each in found.items()}
+    def deflection(self) -> Bend:
+        """x and y of the deflection, (B, n) each."""
+        alpha = (self.unit * self.value).div_(self.cosh)
+        return alpha.real, alpha.imag
+
+    def bends(self) -> dict[str, Bend]:
+        """Derivatives of the deflection by centre_x, centre_y (1 / arcsec), halo_1 and halo_2.
+
+        With beta = Im(conj(U) ds) / |s|: dU = i beta U, d(U F) = U (i beta (F + 2 w F') + U^2 F' conj(de)), and
+        F + 2 w F' = 1 / (1 + w).
+        """
+        z, e, h1, h2, (slope, curve) = self.z, self.e, self.h1, self.h2, self.slopes
+        turned = (1j * self.unit).div_((1 + self.w).mul_(self.cosh)).mul_(self.inverse)
+        sheared = (self.unit * self.square).mul_(self.rate).div_(self.cosh)
+        scaled = (self.unit * self.value).div_(self.cosh)
+
+        def moved(ds: Tensor) -> Tensor:
+            return (self.unit.real * ds.imag).sub_(self.unit.imag * ds.real) * turned
+
+        by_x, by_y = moved(e - 1), moved(-1j * (1 + e))
+        by_e1, by_e2 = moved(-z.conj()).add_(sheared), moved(-1j * z.conj()).sub_(1j * sheared)
+        cross = curve * h1 * h2
+        by_h1 = (slope + curve * h1 * h1) * by_e1 + cross * by_e2 - slope * h1 / 2 * scaled
+        by_h2 = (slope + curve * h2 * h2) * by_e2 + cross * by_e1 - slope * h2 / 2 * scaled
+        found = {"centre_x": by_x, "centre_y": by_y, "halo_1": by_h1, "halo_2": by_h2}
+        return {name: (each.real, each.imag) for name, each in found.items()}
 
 
 def _ellipticity(h1: Tensor, h2: Tensor) -> tuple[Tensor, Tensor, Bend]:
@@ -61,17 +76,11 @@ def _ellipticity(h1: Tensor, h2: Tensor) -> tuple[Tensor, Tensor, Bend]:
     return torch.complex(slope * h1, slope * h2), (eta / 2).cosh(), (slope, curve)
 
 
-def _about(z: Tensor, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """s, 1 / |s| and U."""
-    s = z - e * z.conj()
-    inverse = (s.real.square() + s.imag.square() + CORE).rsqrt()
-    return s, inverse, s * inverse
-
-
-def _series(w: Tensor) -> tuple[Tensor, Tensor]:
-    """F and dF / dw, by Horner's rule."""
-    value, rate = torch.zeros_like(w), torch.zeros_like(w)
-    for n in reversed(range(TERMS)):
-        rate = rate * w + value
-        value = value * w + (-1) ** n / (2 * n + 1)
-    return value, rate
+def _rate(w: Tensor, e: Tensor) -> Tensor:
+    """dF / dw = sum over n > 0 of n (-1)^n w^(n-1) / (2n + 1), by Horner's rule; |w| is |e|."""
+    size, least = float(e.abs().max()) if e.numel() else 0.0, torch.finfo(w.dtype).eps / 8
+    terms = min(max(math.ceil(math.log(least) / math.log(max(size, 1e-30))), 4), MOST) if size < 1 else MOST
+    rate = torch.full_like(w, (-1) ** terms * terms / (2 * terms + 1))
+    for n in reversed(range(1, terms)):
+        rate.mul_(w).add_((-1) ** n * n / (2 * n + 1))
+    return rate

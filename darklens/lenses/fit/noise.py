@@ -39,6 +39,18 @@ class HighPass:
         """The same with the squared kernel."""
         return _separable(image, self.taps**2 / self.norm).add_(self._inner(image), alpha=self.square)
 
+    def response(self, width: float) -> float:
+        """Its expected square on noise of variance 1 that was smoothed by a Gaussian of standard deviation `width`
+        pixels, as drizzled images are (`detector.correlate`); 1 on white noise."""
+        if width <= 0:
+            return 1.0
+        reach = max(int(6 * width + 0.5), 1)
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+        kernel /= np.sqrt(np.square(kernel).sum())
+        both = np.convolve(self.taps, kernel)
+        same = both[len(self.taps) // 2 :][: len(kernel)] @ kernel
+        return self.centre**2 + 2 * self.centre * self.sign * same**2 + self.sign**2 * (both @ both) ** 2
+
     def _inner(self, image: Tensor) -> Tensor:
         edge = len(self.taps) // 2
         return image[:, edge:-edge, edge:-edge]
@@ -56,17 +68,23 @@ HIGH_PASS = {
 }
 
 
-def measure(image: Tensor, level: Tensor, good: Tensor, floor: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+def measure(
+    image: Tensor, level: Tensor, good: Tensor, floor: Tensor, kind: str, correlation: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """v0 (B,) and k (B,) such that the variance is v0 + k level.
 
     image: (B, S, S) data with its gaps filled smoothly, or residual of a fit, 0 in the gaps. level: (B, S, S) the
     signal, 0 or more. good: (B, S, S) bool, False in the gaps. floor: (B,) the least v0. kind: "data" or "residual".
+    correlation: pixels, the standard deviation of the Gaussian that the noise was smoothed with.
 
     A high-pass with squared taps that sum to 1 has the expected square v0 + k (level averaged with the squared taps),
     without what lies in gaps: both follow by least squares weighted with the squares' own variance, by iteration.
     """
     high, there = HIGH_PASS[kind], good.to(image.dtype)
-    square, mean = high.filter(image).square_().flatten(1), high.average(level * there).flatten(1)
+    square, mean = (
+        high.filter(image).square_().div_(high.response(correlation)).flatten(1),
+        high.average(level * there).flatten(1),
+    )
     share = high.average(there).clamp_(min=0).flatten(1)
     powers = torch.stack((share * share, share * mean, mean * mean, share * square, mean * square), 2)  # (B, N, 5)
     v0, k = square.sum(1).double() / share.sum(1).double().clamp(min=1e-30), torch.zeros_like(floor)

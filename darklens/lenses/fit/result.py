@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from darklens.lenses.fit.model import NAMES, SmoothModel
+from darklens.lenses.fit.model import LIGHT, NAMES, SmoothModel
 from darklens.lenses.psf import FWHM
 
 CONSTANT, NO_LENS, NOT_CONVERGED, AT_BOUND, POOR = (
@@ -22,9 +22,10 @@ class Fit:
     """B fits of P free parameters in windows of S x S pixels; float64 arrays, images in float32."""
 
     model: SmoothModel
-    parameters: np.ndarray  # (B, 14) in the order of `model.NAMES`: what isn't free has its held value
-    covariance: np.ndarray  # (B, P, P) of the free ones, `model.names`; marginalised over amplitude and sky
+    parameters: np.ndarray  # (B, Q) in the order of `model.NAMES`: what isn't free has its held value
+    covariance: np.ndarray  # (B, P, P) of the free ones, `model.names`; marginalised over amplitudes and sky
     amplitude: np.ndarray  # (B,) source light at its effective radius, in the image's units a pixel
+    light_amplitude: np.ndarray  # (B,) the same of the lens galaxy; 0 where it is not fitted
     sky: np.ndarray  # (B,) in the image's units a pixel
     noise: np.ndarray  # (B, 2) variance of the empty sky; variance per unit of signal: in the image's units
     chi_square: np.ndarray  # (B,) per pixel
@@ -63,7 +64,7 @@ class Fit:
         covariance = np.zeros((len(self), len(NAMES), len(NAMES)))
         covariance[:, np.array(self.model.free)[:, None], list(self.model.free)] = self.covariance
         p, deviations = self.parameters.T, np.sqrt(np.maximum(covariance.diagonal(axis1=1, axis2=2), 0)).T
-        shear, eta, halo = (_polar(self.parameters, covariance, i) for i in (1, 6, 12))
+        shear, eta, halo, galaxy = (_polar(self.parameters, covariance, i) for i in (1, 6, 12, LIGHT + 1))
         radius, index = np.exp(p[5]), np.exp(p[8])
         columns = {
             "einstein_radius": (p[0], deviations[0]),
@@ -85,10 +86,21 @@ class Fit:
         if self.model.free_halo:
             ratio = np.exp(-halo[0])
             columns |= {"halo_axis_ratio": (ratio, ratio * halo[1]), "halo_angle": halo[2:]}
+        columns |= self._light_columns(deviations, galaxy) if self.model.free_light else {}
         table = {}
         for name, (value, deviation) in columns.items():
             table |= {name: value, f"{name}_sd": deviation}
+        table |= {"light_amplitude": self.light_amplitude} if self.model.free_light else {}
         return table | {"chi_square": self.chi_square, "flag": self.flag}
+
+    def _light_columns(self, deviations: np.ndarray, shape: tuple[np.ndarray, ...]) -> dict:
+        """Those of the lens galaxy's light; deviations: (Q, B), shape: its ellipticity, as `_polar` has it."""
+        radius, index = np.exp(self.parameters[:, LIGHT]), np.exp(self.parameters[:, LIGHT + 3])
+        columns = {"light_radius": (radius, radius * deviations[LIGHT])}
+        columns |= {"light_axis_ratio": (np.exp(-shape[0]), np.exp(-shape[0]) * shape[1]), "light_angle": shape[2:]}
+        return columns | (
+            {"light_index": (index, index * deviations[LIGHT + 3])} if self.model.free_light_index else {}
+        )
 
 
 def _polar(q: np.ndarray, covariance: np.ndarray, i: int) -> tuple[np.ndarray, ...]:

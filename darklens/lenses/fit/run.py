@@ -15,14 +15,15 @@ from darklens.lenses.fit import start as starts
 from darklens.lenses.fit.model import NAMES, SmoothModel
 from darklens.lenses.fit.renderer import renderer
 from darklens.lenses.fit.result import Fit
-from darklens.lenses.fit.solver import Problem, Solver, State
-from darklens.lenses.fit.window import Window, as_images, binned, cut, middle
+from darklens.lenses.fit.search import Search
+from darklens.lenses.fit.solver import Problem, Solver, State, solve
+from darklens.lenses.fit.window import Window, as_images, cut, middle
 
-COARSE_STEPS, STEPS, RETRY_STEPS = 12, 40, 3
+STEPS = 40
 LOOSE, TIGHT = 3e-3, 1e-5  # distance to the minimum in chi-square: before and after the noise is measured again
 SHARE = 4  # images whose rays a CPU's cache holds
-KEEP = 3  # starts of the grid that are refined
 POOR = 6.0  # chi-square per pixel above which another start is tried, and the fit flagged
+AGAIN = 2.0  # with a lens galaxy another start is tried above this
 FINEST = 1e-5  # of the image's range: less noise than that counts as that
 FAINT = 50.0  # the source's light must improve chi-square by more
 
@@ -152,10 +153,10 @@ class _Job:
 
     def _measured(self, q: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """The variance (B, S, S) and noise (B, 2) that the residual at q shows."""
-        residual, light = self._residual(q, variance)
+        residual, lights = self._residual(q, variance)
         residual = torch.where(self.window.good, residual, 0.0)
-        signal = (self.linear[:, 0, None, None] * light).clamp(min=0)
-        variance, v0, k = self._variance(signal, self.linear[:, 1], residual, "residual")
+        signal = lights.sum(1).clamp(min=0)
+        variance, v0, k = self._variance(signal, self.linear[:, -1], residual, "residual")
         return variance, torch.stack((v0, k), 1)
 
     # ------------------------------------------------------------------------------------------------- noise
@@ -173,7 +174,8 @@ class _Job:
             k = 1 / w.scale
         else:
             floor = (w.step.square() / 12).clamp(min=FINEST**2)  # rounding to steps is noise too
-            v0, k = noises.measure(image.to(self.dtype), signal.to(self.dtype), w.good, floor, kind)
+            given = image.to(self.dtype), signal.to(self.dtype), w.good, floor, kind
+            v0, k = noises.measure(*given, self.model.noise_correlation)
         return torch.addcmul(v0[:, None, None], k[:, None, None], signal).to(self.dtype), v0, k
 
     def _problem(self, variance: Tensor, rows: Tensor | slice = slice(None)) -> Problem:
@@ -186,37 +188,26 @@ class _Job:
         q[:, list(self.model.free)] = torch.as_tensor(self.start, device=q.device)
         return starts.clamp(q, self.model)
 
-    def _binned(self, variance: Tensor, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Problem, Solver]:
-        """The binned images, their least-squares problem and its solver."""
-        b, good = self.model.binning, self.window.good[rows]
-        data, count = binned(self.window.data[rows], good, b)
-        weight = (count / binned(variance[rows].double(), good, b)[0].clamp(min=1e-30)).sqrt()
-        problem = Problem(data.flatten(1).to(self.dtype), weight.flatten(1).to(self.dtype))
-        return data, problem, self._solver(data.shape[-1], b)
+    def _search(self, variance: Tensor, rows: Tensor | slice = slice(None), again: bool = False) -> Search:
+        return Search(self.window.data[rows], self.window.good[rows], variance[rows], self.model, again)
 
     def _coarse(self, variance: Tensor) -> Tensor:
-        """Starts (B, 14), given or from the moments of the binned images, improved on these."""
-        data, problem, solver = self._binned(variance)
-        if self.start is not None:
-            q = self._given()
-        else:
-            q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
-        return solver.minimise(solver.evaluate(q, problem), problem, COARSE_STEPS, 1.0).q
+        """Starts (B, Q), given or found in the image, improved on bins of it."""
+        if self.start is not None and self.model.free_light:  # bins are too coarse for a galaxy's middle
+            return self._given()
+        search = self._search(variance)
+        if self.model.free_light:
+            return search.best()
+        return search.improved(search.from_moments() if self.start is None else self._given())
 
     def _retry(self, state: State, variance: Tensor) -> None:
         """Where the fit is poor or unfinished: a grid of starts on the binned image, the best of them refined."""
         pixels = self.window.good.sum((1, 2))
         seen = self._bare(variance) - state.chi2 > FAINT
-        rows = ((state.chi2 > POOR * pixels) | ~state.converged) & seen & ~self.window.constant
+        most = AGAIN if self.model.free_light else POOR
+        rows = ((state.chi2 > most * pixels) | ~state.converged) & seen & ~self.window.constant
         for row in rows.nonzero():
-            data, problem, solver = self._binned(variance, row)
-            q = starts.from_moments(data, self.model.pixel_scale * self.model.binning, self.model)
-            q = starts.grid(q, self.model)[0]  # (G, 14)
-            many = Problem(problem.data.expand(len(q), -1), problem.weight.expand(len(q), -1))
-            tried = solver.minimise(solver.evaluate(q, many), many, RETRY_STEPS, 1.0)
-            best = tried[tried.chi2.argsort()[:KEEP]]
-            kept = many[torch.arange(len(best.q), device=q.device)]
-            q = solver.minimise(best, kept, COARSE_STEPS, 1.0).q
+            q = self._search(variance, row, again=True).from_grid(0)
             new = self._minimise(q, variance, LOOSE, row.expand(len(q)))
             new = new[new.chi2.argmin()[None]]
             if new.chi2 < state.chi2[row]:
@@ -228,31 +219,36 @@ class _Job:
 
     # ------------------------------------------------------------------------------------------------- results
     def _residual(self, q: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Data minus the best model at q, and the light of amplitude 1, (B, S, S) each; float64."""
-        light = self.fine.renderer.light(q).reshape(self.data.shape).double()
-        self.linear = _linear(light, self.window, variance)
-        a, sky = self.linear[:, :, None, None].unbind(1)
-        return self.window.data - a * light - sky, light
+        """Data minus the best model at q, (B, S, S), and the lights with their amplitudes, (B, L, S, S); float64."""
+        lights = self.fine.renderer.lights(q).double().unflatten(2, self.data.shape[1:])
+        self.linear = _linear(lights, self.window, variance)
+        lights = self.linear[:, :-1, None, None] * lights
+        return self.window.data - lights.sum(1) - self.linear[:, -1, None, None], lights
 
-    def _bare(self, variance: Tensor) -> Tensor:
-        """(B,) chi-square of the best sky alone."""
+    def _bare(self, variance: Tensor, lights: Tensor | None = None) -> Tensor:
+        """(B,) chi-square of the best sky, and of the best amplitudes of the lights (B, L, S, S), without any other."""
+        none = self.window.data.new_empty((len(self.data), 0, *self.data.shape[1:]))
+        lights = none if lights is None else lights
+        linear = _linear(lights, self.window, variance)
         weight = torch.where(self.window.good, variance.double().reciprocal(), 0.0)
-        mean = (weight * self.window.data).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-30)
-        return (weight * (self.window.data - mean[:, None, None]).square()).sum((1, 2))
+        model = (linear[:, :-1, None, None] * lights).sum(1) + linear[:, -1, None, None]
+        return (weight * (self.window.data - model).square()).sum((1, 2))
 
     def _report(self, state: State, variance: Tensor, noise: Tensor) -> Fit:
         w, q = self.window, self.fine.finish(state)
-        rest, light = self._residual(q, variance)
-        (a, sky), scale = self.linear.unbind(1), w.scale[:, None, None]
+        rest, lights = self._residual(q, variance)
+        a, sky, scale = self.linear[:, 0], self.linear[:, -1], w.scale[:, None, None]
+        galaxy = self.linear[:, 1] if self.model.free_light else torch.zeros_like(a)
         deviation = variance.double().sqrt()
         residual = torch.where(w.good, rest / deviation, 0.0)
         pixels, chi2 = w.good.sum((1, 2)), residual.square().sum((1, 2))
-        gain = self._bare(variance) - chi2
+        gain = self._bare(variance, lights[:, 1:]) - chi2
         model = torch.where(w.constant[:, None, None], 0.0, w.data - rest)
         arrays = {
             "parameters": q,
             "covariance": _inverse(state.curvature),
             "amplitude": a * w.scale,
+            "light_amplitude": galaxy * w.scale,
             "sky": w.background + w.scale * sky,
             "noise": noise * torch.stack((w.scale.square(), w.scale), 1),
             "chi_square": chi2 / pixels.clamp(min=1),
@@ -288,14 +284,15 @@ class _Job:
         return flag
 
 
-def _linear(light: Tensor, window: Window, variance: Tensor) -> Tensor:
-    """(B, 2) best amplitude and sky for the light (B, S, S)."""
-    weight = torch.where(window.good, variance.double().reciprocal(), 0.0)
-    total = weight.sum((1, 2)).clamp(min=1e-300)
-    mean = (weight * light).sum((1, 2)) / total
-    centred = weight * (light - mean[:, None, None])
-    amplitude = (centred * window.data).sum((1, 2)) / (centred * light).sum((1, 2)).clamp(min=1e-300)
-    return torch.stack((amplitude, (weight * window.data).sum((1, 2)) / total - amplitude * mean), 1)
+def _linear(lights: Tensor, window: Window, variance: Tensor) -> Tensor:
+    """(B, L + 1) best amplitudes and sky for the lights (B, L, S, S)."""
+    weight = torch.where(window.good, variance.double().reciprocal(), 0.0).flatten(1)[:, None]  # (B, 1, N)
+    total, lights = weight.sum(2).clamp(min=1e-300), lights.flatten(2)  # (B, 1), (B, L, N)
+    mean = (weight * lights).sum(2) / total  # (B, L)
+    centred = weight * (lights - mean[:, :, None])
+    data = window.data.flatten(1)[..., None]
+    amplitudes = solve(centred @ lights.mT, (centred @ data)[..., 0])
+    return torch.cat((amplitudes, (weight @ data)[:, 0] / total - (amplitudes * mean).sum(1, keepdim=True)), 1)
 
 
 def _inverse(curvature: Tensor) -> Tensor:

@@ -41,21 +41,21 @@ LEAST = 2.5  # standard deviations of chi-square: what a smaller excess counts a
 def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """How x and y of the deflection change with each parameter that is held, per arcsec of the Einstein radius.
 
-    (n,) each for the camera's n rays, or (B, n) where centre or halo are free, in q (B, 14). "halo_1", "halo_2": the
+    (n,) each for the camera's n rays, or (B, n) where centre or halo are free, in q (B, Q). "halo_1", "halo_2": the
     halo's ellipticity; "centre_x", "centre_y" (arcsec): those of them that aren't free.
     """
     model, zero = camera.model, torch.zeros_like(camera.x[:1])
     if model.free_centre or model.free_halo:
-        found = halo.bends(*camera.about(q), *camera.ellipticity(q))
+        lens = halo.Ellipsoid(*camera.about(q), *camera.ellipticity(q))
     else:
-        found = halo.bends(camera.x, camera.y, zero, zero)
+        lens = halo.Ellipsoid(camera.x, camera.y, zero, zero)
     free = {"centre_x": model.free_centre, "centre_y": model.free_centre}
     free |= {"halo_1": model.free_halo, "halo_2": model.free_halo}
-    return {name: bend for name, bend in found.items() if not free[name]}
+    return {name: bend for name, bend in lens.bends().items() if not free[name]}
 
 
 def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The test at the minimum q (B, 14) of a fit.
+    """The test at the minimum q (B, Q) of a fit.
 
     Returns by how much chi-square would fall for each of DOUBTS that the model holds, (B,) by reason, and what the step
     with all of them free finds for each parameter, (B,) by name.
@@ -81,7 +81,8 @@ def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> tuple
     rows = (excess > 0).nonzero()[:, 0]
     said = np.full(len(q), "", dtype=f"<U{max(map(len, DOUBTS))}")
     sure = np.zeros(len(q), dtype=bool)
-    gains = score(solver, q[rows], problem[rows])[0] if len(rows) else {}
+    testable = len(rows) and bends(solver.renderer, q[:0])
+    gains = score(solver, q[rows], problem[rows])[0] if testable else {}
     least = LEAST * (2 * (problem.weight > 0).sum(1)).sqrt()
     for reason, gain in reversed(gains.items()):
         share = (gain / torch.maximum(excess, least)[rows]).cpu().numpy()

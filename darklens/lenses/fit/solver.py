@@ -1,8 +1,8 @@
 """Many least-squares fits at once: Levenberg-Marquardt with the linear parameters projected out.
 
-At every point amplitude and sky are the best ones for it (variable projection: Golub & Pereyra 1973, SIAM J. Numer.
-Anal. 10, 413, in Kaufman's simplification); the curvature of the rest is what these two leave of it (the Schur
-complement), so its inverse is the covariance marginalised over both. Each lens has its own damping (Marquardt 1963)
+At every point amplitudes and sky are the best ones for it (variable projection: Golub & Pereyra 1973, SIAM J. Numer.
+Anal. 10, 413, in Kaufman's simplification); the curvature of the rest is what these leave of it (the Schur
+complement), so its inverse is the covariance marginalised over them. Each lens has its own damping (Marquardt 1963)
 and stops by itself: when the next step is expected to bring it within a tolerance of the minimum, in chi-square, or
 when chi-square stays where it is. The latter happens where a ray meets the source's cusp: there the derivatives
 promise a way down that is none.
@@ -26,9 +26,9 @@ Bends = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 class State:
     """Where B fits stand. `curvature` and `gradient` are of chi-square / 2; P free parameters."""
 
-    q: Tensor  # (B, 14) float64
+    q: Tensor  # (B, Q) float64
     chi2: Tensor  # (B,) float64
-    linear: Tensor  # (B, 2) float64: amplitude, sky
+    linear: Tensor  # (B, L + 1) float64: amplitudes of the lights, sky
     curvature: Tensor  # (B, P, P) float64
     gradient: Tensor  # (B, P) float64: points downhill
     damping: Tensor  # (B,)
@@ -64,13 +64,15 @@ class Solver:
         """share: how many images at a time are rendered; None: all."""
         self.renderer, self.share, model = renderer, share, renderer.model
         device = renderer.x.device
-        self.free = torch.tensor(model.free, device=device)
+        self.lights, mixing = renderer.mixing(0)
+        self.columns = len(mixing) + 1  # of the renderer, and the sky
+        self.free = torch.tensor(renderer.free, device=device)
         low, high = (torch.as_tensor(bound, device=device) for bound in model.bounds())
         self.low, self.high = low[self.free], high[self.free]
         self.largest = torch.as_tensor(model.largest_step(), device=device)[self.free]
 
     def evaluate(self, q: Tensor, problem: Problem) -> State:
-        """Chi-square, linear parameters, curvature and gradient at q (B, 14)."""
+        """Chi-square, linear parameters, curvature and gradient at q (B, Q)."""
         chi2, linear, curvature, gradient = self.normal(q, problem)
         zero, done = torch.zeros_like(chi2), torch.zeros_like(chi2, dtype=torch.bool)
         state = State(q, chi2, linear, curvature, gradient, zero + 1e-3, zero, done, zero, zero + 1)
@@ -78,34 +80,40 @@ class Solver:
         return state
 
     def normal(self, q: Tensor, problem: Problem, bends: Bends | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Chi-square (B,), amplitude and sky (B, 2), and the normal equations at q (B, 14): curvature (B, P, P) and
-        gradient (B, P) of chi-square / 2, amplitude and sky projected out.
+        """Chi-square (B,), amplitudes and sky (B, L + 1), and the normal equations at q (B, Q): curvature (B, P, P) and
+        gradient (B, P) of chi-square / 2, amplitudes and sky projected out.
 
         bends: gives, for some of the q, more deflections (`Renderer.columns`), which count as more parameters.
         """
         share = self.share or max(len(q), 1)
         shares = [slice(i, i + share) for i in range(0, max(len(q), 1), share)]
         parts = [self._products(q[rows], problem[rows] if len(shares) > 1 else problem, bends) for rows in shares]
-        chi2, linear, gram, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
-        cross = gram[:, 1:-1][:, :, [0, -1]]  # (B, P, 2)
-        projected = cross @ solve(gram[:, [0, -1]][:, :, [0, -1]], cross.mT)
-        return chi2, linear, linear[:, :1, None] ** 2 * (gram[:, 1:-1, 1:-1] - projected), linear[:, :1] * gradient
+        chi2, linear, gram, right = (torch.cat(part) for part in zip(*parts, strict=True))
+        lights, mixing = self.renderer.mixing(gram.shape[1] - self.columns)
+        jacobian = torch.nn.functional.pad(torch.einsum("rpl,bl->brp", mixing, linear[:, :-1]), (0, 0, 0, 1))
+        linears = [*lights, -1]
+        cross = jacobian.mT @ gram[:, :, linears]  # (B, P, L + 1)
+        share = solve(gram[:, linears][:, :, linears], cross.mT).mT
+        curvature = jacobian.mT @ gram @ jacobian - share @ cross.mT
+        gradient = jacobian.mT @ right[..., None] - share @ right[:, linears, None]  # amplitudes are rounded
+        return chi2, linear, curvature, gradient[..., 0]
 
     def _products(self, q: Tensor, problem: Problem, bends: Bends | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Chi-square (B,), amplitude and sky (B, 2), products of the columns: light, derivatives, sky, with each other
-        (B, 2 + P, 2 + P), and of the derivatives with the residual (B, P): all weighted, all float64."""
+        """Chi-square (B,), linear parameters (B, L + 1), products of the R columns of the renderer and the sky with
+        each other (B, R + 1, R + 1), and with the residual (B, R + 1): all weighted, all float64."""
         weight = problem.weight[:, None]
-        images = self.renderer.columns(q, bends(q) if bends else ())  # (B, 1 + P, S, S)
+        images = self.renderer.columns(q, bends(q) if bends else ())  # (B, R, S, S)
         columns = weight.new_empty((len(q), images.shape[1] + 1, weight.shape[-1]))
         torch.mul(images, weight.unflatten(-1, images.shape[2:]), out=columns[:, :-1].unflatten(-1, images.shape[2:]))
         columns[:, -1] = problem.weight
+        linears = [*self.lights, -1]
         data = (problem.data * problem.weight)[..., None]
-        gram = (columns @ columns.mT).double()  # (B, 2 + P, 2 + P)
-        right = (columns[:, [0, -1]] @ data)[..., 0].double()
-        linear = solve(gram[:, [0, -1]][:, :, [0, -1]], right)  # (B, 2)
-        rest = data - columns[:, [0, -1]].mT @ linear.to(weight.dtype)[..., None]  # (B, N, 1)
+        gram = (columns @ columns.mT).double()  # (B, R + 1, R + 1)
+        right = (columns[:, linears] @ data)[..., 0].double()
+        linear = solve(gram[:, linears][:, :, linears], right)  # (B, L + 1)
+        rest = data - columns[:, linears].mT @ linear.to(weight.dtype)[..., None]  # (B, N, 1)
         chi2 = rest.double().square().sum((1, 2))
-        return chi2, linear, gram, (columns[:, 1:-1] @ rest)[..., 0].double()
+        return chi2, linear, gram, (columns @ rest)[..., 0].double()
 
     def _inner(self, state: State) -> Tensor:
         """The gradient without the parameters that lie on a bound and push against it."""
@@ -126,7 +134,7 @@ class Solver:
         return solve(scaled, gradient * scale) * scale
 
     def _trial(self, state: State) -> Tensor:
-        """(B, 14) where the next step goes, no farther than allowed."""
+        """(B, Q) where the next step goes, no farther than allowed."""
         step = self._step(state, state.damping)
         shrink = (step.abs() / self.largest).amax(1, keepdim=True).clamp(min=1)
         q = state.q.clone()
@@ -158,7 +166,7 @@ class Solver:
         return state
 
     def finish(self, state: State) -> Tensor:
-        """(B, 14) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
+        """(B, Q) where the last Gauss-Newton step of converged fits leads: no evaluation, only better."""
         step = self._step(state, 0.0) * (state.distance < 1)[:, None]
         q = state.q.clone()
         q[:, self.free] = torch.minimum(torch.maximum(q[:, self.free] + step, self.low), self.high)

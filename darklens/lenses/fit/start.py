@@ -7,12 +7,13 @@ has no preferred axis, and no preferred scale either: lengths go with the mean r
 """
 
 import itertools
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.lenses.fit.model import SmoothModel
+from darklens.lenses.fit.model import LIGHT, SmoothModel
 
 BRIGHT = 0.2  # of the brightest pixel's height above the median: what counts as the arcs' light
 
@@ -61,7 +62,7 @@ def regress(image: Tensor, truth: Tensor, pixel_scale: float) -> list[np.ndarray
 
 
 def from_moments(image: Tensor, pixel_scale: float, model: SmoothModel) -> Tensor:
-    """(B, 14) a start for each image (B, n, n), within the model's bounds."""
+    """(B, Q) a start for each image (B, n, n), within the model's bounds."""
     mean, scalars, vectors, tensors = features(image, pixel_scale)
 
     def dot(values: Tensor, coefficients: tuple[float, ...]) -> Tensor:
@@ -76,7 +77,7 @@ def from_moments(image: Tensor, pixel_scale: float, model: SmoothModel) -> Tenso
 
 
 def grid(q: Tensor, model: SmoothModel) -> Tensor:
-    """(B, 27, 14) round each start q: three Einstein radii by nine source positions, without shear."""
+    """(B, 27, Q) round each start q: three Einstein radii by nine source positions, without shear."""
     offsets = [*itertools.product((-1, 0, 1), repeat=2)]
     starts = []
     for factor, (dx, dy) in itertools.product((0.8, 1.0, 1.25), offsets):
@@ -89,8 +90,23 @@ def grid(q: Tensor, model: SmoothModel) -> Tensor:
     return torch.stack(starts, 1)
 
 
+def about_galaxy(q: Tensor, model: SmoothModel) -> Tensor:
+    """(45, Q) for a lens whose galaxy has the parameters q (Q,): five Einstein radii by nine source positions.
+
+    The halo is half as elliptical as the light, in the same direction.
+    """
+    found = []
+    for share, (dx, dy) in itertools.product((0.12, 0.17, 0.24, 0.34, 0.48), itertools.product((-1, 0, 1), repeat=2)):
+        start, radius = q.clone(), share * model.half_window
+        start[0], start[1:3], start[6:8], start[5] = radius, 0, 0, math.log(radius / 5)
+        start[3], start[4] = q[9] + dx * radius / 5, q[10] + dy * radius / 5
+        start[12:14] = q[LIGHT + 1 : LIGHT + 3] / 2 if model.free_halo else 0
+        found.append(start)
+    return clamp(torch.stack(found), model)
+
+
 def clamp(q: Tensor, model: SmoothModel) -> Tensor:
-    """q (B, 14) within the model's bounds, the held values where it isn't a number."""
+    """q (B, Q) within the model's bounds, the held values where it isn't a number."""
     low, high = (torch.as_tensor(bound, device=q.device) for bound in model.bounds())
     held = torch.as_tensor(model.held(), device=q.device)
     return torch.minimum(torch.maximum(torch.where(q.isfinite(), q, held), low), high)
