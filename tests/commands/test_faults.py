@@ -472,7 +472,7 @@ def test_a_bad_image_is_met_in_the_middle_of_training(template, data, capsys, st
 
 
 def test_the_first_batch_does_not_wait_for_all_images(data, streamed, monkeypatch):
-    read, step, before = reader.read_image, trainer.Trainer._train_step, []
+    read, step, before = reader.read_filled, trainer.Trainer._train_step, []
 
     def counted(path, *rest):
         before.append(path)
@@ -483,7 +483,7 @@ def test_the_first_batch_does_not_wait_for_all_images(data, streamed, monkeypatc
         before.append(len(before))
         return step(self, batch)
 
-    monkeypatch.setattr(reader, "read_image", counted)
+    monkeypatch.setattr(reader, "read_filled", counted)
     monkeypatch.setattr(trainer.Trainer, "_train_step", first)
     assert commands_run.main([*TRAIN, "--epochs", "1", "--batch_size", "2", "--num_workers", "0"]) == 0
     (number,) = (item for item in before if isinstance(item, int))
