@@ -118,10 +118,7 @@ def make_views(
         raise DataError(f"{data.root}: expected images of {preprocess.crop} pixels or more, found {data.size}")
     workers = usable_cores() if workers is None else workers
     for name in (name for name in data.splits if name in names):
-        split = data.splits[name]
-        reader = Reader(split.paths, data.channels, data.size, preprocess.window)
-        viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.lens))
-        yield from _make(split, _parts(data, name, preprocess), viewer, workers, show)
+        yield from _make(data, data.splits[name], preprocess, workers, show)
 
 
 def _parts(data: LensFolder, name: str, preprocess: Preprocess) -> list[Path]:
@@ -154,17 +151,19 @@ def view_folder(root: Path, preprocess: Preprocess) -> Path:
     return user_cache() / FOLDER / f"{Path(root).name}-{name}" / key
 
 
-def _make(split: Split, parts: list[Path], viewer: _Viewer, workers: int, show: bool) -> Iterator[bool]:
+def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, show: bool) -> Iterator[bool]:
     """Make the parts that are missing, damaged, or of other images."""
+    parts = _parts(data, split.name, preprocess)
     identities = [_identity(split.paths, number) for number in range(len(parts))]
-    preprocess = viewer.preprocess
-    shape = (preprocess.channels(viewer.reader.channels), preprocess.crop, preprocess.crop)
+    shape = (preprocess.channels(data.channels), preprocess.crop, preprocess.crop)
     todo = [k for k, part in enumerate(parts) if not _is_good(part, identities[k], shape)]
     spans = {k: range(k * PART, min((k + 1) * PART, len(split.paths))) for k in todo}
     chunks = [np.arange(i, min(i + CHUNK, span.stop)) for span in spans.values() for i in span[::CHUNK]]
     if not chunks:
         return
     parts[0].parent.mkdir(parents=True, exist_ok=True)
+    reader = Reader(split.paths, data.channels, data.size, preprocess.window)
+    viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.lens))
     made = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
     with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar:
         for k in todo:

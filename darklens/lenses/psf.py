@@ -23,10 +23,14 @@ def gaussian_kernel(fwhm: float, truncate: float = 5.0) -> np.ndarray:
     return kernel / kernel.sum()
 
 
+def moffat_alpha(fwhm: float, beta: float) -> float:
+    """Scale radius of a Moffat, in the unit of its FWHM (T01)."""
+    return fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
+
+
 def moffat_size(fwhm: float, beta: float, outside: float = 1e-3, largest: int = 301) -> int:
     """Odd size in pixels of the kernel that leaves a fraction `outside` of the light out (T01 eq. 6)."""
-    alpha = fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
-    reach = alpha * math.sqrt(outside ** (1 / (1 - beta)) - 1)
+    reach = moffat_alpha(fwhm, beta) * math.sqrt(outside ** (1 / (1 - beta)) - 1)
     return min(2 * max(math.ceil(reach), 1) + 1, largest)
 
 
@@ -35,10 +39,9 @@ def moffat_kernel(fwhm: float, beta: float, size: int | None = None) -> np.ndarr
 
     fwhm in pixels; beta > 1; size odd (None: `moffat_size`).
     """
-    alpha = fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
     reach = (size or moffat_size(fwhm, beta)) // 2
     r2 = np.square(np.arange(-reach, reach + 1.0))
-    kernel = (1 + (r2 + r2[:, None]) / alpha**2) ** -beta
+    kernel = (1 + (r2 + r2[:, None]) / moffat_alpha(fwhm, beta) ** 2) ** -beta
     return kernel / kernel.sum()
 
 

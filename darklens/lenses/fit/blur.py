@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darklens.lenses.fit.model import WIDEST, SmoothModel, gaussian_kernel, separable
-from darklens.lenses.psf import FWHM, fast_length, moffat_size
+from darklens.lenses.psf import FWHM, fast_length, moffat_alpha, moffat_size
 
 PRODUCTS = 3  # up to so many products of a column and a row a kernel is applied as these, above by FFT
 BLOCK = 36  # rows of a banded matrix at a time: fewer zeros to multiply, still large enough for BLAS
@@ -116,7 +116,7 @@ class FftPsf:
             self.taps, self.kernel = len(kernel), (kernel / kernel.sum())[None]
         else:
             fwhm = FWHM * model.psf_sigma / model.pixel_scale
-            self.alpha = fwhm / (2 * math.sqrt(2 ** (1 / model.psf_beta) - 1))  # pixels
+            self.alpha = moffat_alpha(fwhm, model.psf_beta)  # pixels
             self.taps, self.kernel = moffat_size(fwhm, model.psf_beta), None
         steps = torch.arange(self.taps, dtype=torch.float64, device=like.device) - self.taps // 2
         self.r2 = steps.square() + steps[:, None].square()

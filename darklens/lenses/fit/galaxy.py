@@ -56,14 +56,15 @@ def find(data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel, share
     if model.free_centre:
         q[:, 9:11] = brightest(data, good, model)
     q, light, down = starts.clamp(q, model), data.clamp(min=0), torch.ones_like(data)
+    deviation = (variance + (share * light).square()).sqrt()
     for _ in range(ROUNDS):
-        deviation = (variance + (share * light).square()).sqrt()
-        weight = torch.where(good, (down / deviation), 0.0)
+        weight = torch.where(good, down / deviation, 0.0)
         problem = Problem(data.flatten(1), weight.flatten(1))
         state = solver.minimise(solver.evaluate(q, problem), problem, STEPS, 1e-2)
         q, (amplitude, sky) = state.q, state.linear[:, :, None, None].to(data.dtype).unbind(1)
         light = (amplitude * solver.renderer.lights(q)[:, 0].unflatten(1, data.shape[1:])).clamp(min=0)
-        excess = ((data - light - sky) / (variance + (share * light).square()).sqrt()).clamp(min=0)
+        deviation = (variance + (share * light).square()).sqrt()
+        excess = ((data - light - sky) / deviation).clamp(min=0)
         down = (1 + (excess / OUTLIER).square()).rsqrt()
     return q, light
 

@@ -148,11 +148,8 @@ class SmoothModel:
         r = self.half_window
         low = [0.02 * r, -0.7, -0.7, -r, -r, math.log(r / 200), -2.5, -2.5, math.log(0.3), -r / 4, -r / 4]
         high = [1.2 * r, 0.7, 0.7, r, r, math.log(2 * r), 2.5, 2.5, math.log(8.0), r / 4, r / 4]
-        low, high = [*low, -0.6, -0.7, -0.7], [*high, 0.6, 0.7, 0.7]
-        low, high = (
-            [*low, math.log(r / 200), -2.5, -2.5, math.log(0.3)],
-            [*high, math.log(4 * r), 2.5, 2.5, math.log(10)],
-        )
+        low += [-0.6, -0.7, -0.7, math.log(r / 200), -2.5, -2.5, math.log(0.3)]
+        high += [0.6, 0.7, 0.7, math.log(4 * r), 2.5, 2.5, math.log(10)]
         return np.array(low), np.array(high)
 
     def largest_step(self) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from darklens.lenses.fit import halo
 from darklens.lenses.fit.blur import psf
-from darklens.lenses.fit.model import LIGHT, SmoothModel
+from darklens.lenses.fit.model import LIGHT, NAMES, SmoothModel
 from darklens.lenses.fit.sersic import Profile, form
 
 SOURCE, GALAXY = 0, 1  # which of the lights a column is of
@@ -83,7 +83,7 @@ class Renderer:
     def _labels(self, bends: int) -> list[tuple[int, int | None]]:
         """Of each of the columns: which light's it is, and by which parameter (after the Q come the bends; None: it
         is the light itself)."""
-        free, count = self.model.free, len(self.model.held())
+        free, count = self.model.free, len(NAMES)
         lights = [SOURCE, GALAXY][: 1 + self.model.free_light]
         halos, lens = [i for i in free if i in (9, 10, 12, 13)], [i for i in free if i in (9, 10)]
         source = [*range(6), *(i for i in (6, 7, 8) if i in free), *halos, *range(count, count + bends)]
@@ -94,7 +94,7 @@ class Renderer:
     def _mixing(self, bends: int = 0) -> tuple[list[int], Tensor]:
         """Which of the R columns are the L lights, and (R, P + bends, L) float64: the derivative of the image by a free
         parameter, or a bend, is the sum over the columns times this times each light's amplitude."""
-        labels, q = self._labels(bends), len(self.model.held())
+        labels, q = self._labels(bends), len(NAMES)
         wanted = [*self.free, *range(q, q + bends)]
         lights = [row for row, (_, by) in enumerate(labels) if by is None]
         mixing = torch.zeros(len(labels), len(wanted), len(lights), dtype=torch.float64, device=self.x.device)

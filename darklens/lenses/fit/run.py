@@ -132,11 +132,8 @@ class _Job:
         self.data = self.window.data.to(dtype)
         if isinstance(noise, Tensor):
             self.noise = middle(noise, self.size)
-        self.fine = self._solver(self.size, 1)
-
-    def _solver(self, size: int, binning: int) -> Solver:
-        share = SHARE if self.data.device.type == "cpu" and binning == 1 else None
-        return Solver(renderer(self.model, size, binning, str(self.data.device), self.dtype), share)
+        share = SHARE if self.data.device.type == "cpu" else None
+        self.fine = Solver(renderer(self.model, self.size, 1, str(self.data.device), self.dtype), share)
 
     def run(self) -> Fit:
         """The whole fit of the batch."""

@@ -44,7 +44,7 @@ class Search:
 
     def improved(self, q: Tensor) -> Tensor:
         """Starts (B, Q), one for each image, improved on the bins."""
-        return self._minimise(q, self.problem, COARSE_STEPS).q
+        return self._minimise(q, self.problem).q
 
     def from_moments(self) -> Tensor:
         """(B, Q)"""
@@ -67,12 +67,12 @@ class Search:
         tried = self.solver.minimise(tried, many[torch.arange(len(tried.q), device=q.device)], GRID_STEPS, 1.0)
         best = tried[tried.chi2.argsort()[:KEEP]]
         kept = many[torch.arange(len(best.q), device=q.device)]
-        found = self._minimise(best.q, kept, COARSE_STEPS)
+        found = self._minimise(best.q, kept)
         q = found.q[found.chi2.argsort()]
         return q if self.galaxy is None else self._whole(q, self.galaxy[row])
 
-    def _minimise(self, q: Tensor, problem: Problem, steps: int) -> State:
-        return self.solver.minimise(self.solver.evaluate(q, problem), problem, steps, 1.0)
+    def _minimise(self, q: Tensor, problem: Problem) -> State:
+        return self.solver.minimise(self.solver.evaluate(q, problem), problem, COARSE_STEPS, 1.0)
 
     def _whole(self, q: Tensor, found: Tensor) -> Tensor:
         """q (K, Q) with the galaxy's parameters; of the source's size and index bins tell little."""
