@@ -3,6 +3,7 @@
     PYTHONPATH=. python benchmarks/fit.py speed --count 600        # images/s on all cores
     PYTHONPATH=. python benchmarks/fit.py lenstronomy --count 6    # against scipy's least squares through lenstronomy
     PYTHONPATH=. python benchmarks/fit.py starts --count 100       # how many end in the best of 30 starts' optimum
+    PYTHONPATH=. python benchmarks/fit.py starts --recipes wide    # the same of another recipe's lenses
     PYTHONPATH=. python benchmarks/fit.py moments                  # the coefficients of darklens/lenses/fit/start.py
 
 `--count` is images a class and recipe.
@@ -22,13 +23,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import fit_data  # noqa: E402
 
+from darklens.lenses import draw, render  # noqa: E402
 from darklens.lenses.fit import SmoothModel, fit, fit_many  # noqa: E402
 from darklens.lenses.fit import start as starts  # noqa: E402
+from darklens.lenses.fit.model import NAMES  # noqa: E402
 from darklens.lenses.fit.pool import usable_cores  # noqa: E402
 from darklens.lenses.fit.window import middle  # noqa: E402
-from darklens.lenses.recipes import changed, with_quirks  # noqa: E402
+from darklens.lenses.recipes import RECIPES, changed, with_quirks  # noqa: E402
+from darklens.lenses.smooth import smooth_model, true_parameters  # noqa: E402
 
-SPREAD = np.array([0.03, 0.03, 0.03, 0.03, 0.03, 0.1, 0.1, 0.1])
+NEAR = np.array([0.03, 0.03, 0.03, 0.03, 0.03, 0.1, 0.1, 0.1])
+SPREAD = dict(zip(NAMES, [*NEAR, 0.2, 0.03, 0.03, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], strict=True))
 
 
 def sample(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -41,14 +46,15 @@ def sample(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]
 def speed(count: int) -> None:
     """Images a second on all cores, processes started beforehand included, and per core second."""
     images, truth, _ = sample(count)
-    near = truth + SPREAD * np.random.default_rng(0).normal(size=truth.shape)
+    near = truth + NEAR * np.random.default_rng(0).normal(size=truth.shape)
     fit(images[:4])
     for name, start in (("unknown", None), ("from perturbed truth", near)):
+        options = {"doubts": start is None}  # images to train with are fitted without the score test
         few, cpu = slice(0, None, max(len(images) // 120, 1)), time.process_time()
-        fit(images[few], start=None if start is None else start[few])
+        fit(images[few], start=None if start is None else start[few], **options)
         cpu = (time.process_time() - cpu) / len(images[few])
         begin = time.perf_counter()
-        found = fit_many(images, start=start)
+        found = fit_many(images, start=start, **options)
         wall = time.perf_counter() - begin
         print(
             f"{name}: {len(images) / wall:.0f} images/s on {usable_cores()} cores ({1e3 * cpu:.1f} ms of a core each),"
@@ -99,7 +105,7 @@ def lenstronomy(count: int) -> None:
     from scipy.optimize import least_squares
 
     images, truth, _ = sample(count)
-    near = truth + SPREAD * np.random.default_rng(0).normal(size=truth.shape)
+    near = truth + NEAR * np.random.default_rng(0).normal(size=truth.shape)
     fit(images[:4])
     times = {}
     for name, start in (("unknown", None), ("from perturbed truth", near)):
@@ -112,7 +118,7 @@ def lenstronomy(count: int) -> None:
 
         def solve(start: np.ndarray, data: np.ndarray = data, sigma: np.ndarray = deviation, **options: int) -> object:
             ends = data.max() / 10, np.median(data)
-            scale = [*SPREAD, 10, 1]
+            scale = [*NEAR, 10, 1]
             return least_squares(
                 lambda p: ((data - model(p)) / sigma).ravel(), [*start, *ends], x_scale=scale, **options
             )
@@ -128,34 +134,37 @@ def lenstronomy(count: int) -> None:
     print(f"chi-square, ours minus theirs: {np.min(excess):.3f} to {np.max(excess):.3f}")
 
 
-def starts_agree(count: int, tries: int = 30) -> None:
-    """How many images end, from an unknown start, within delta chi-square 1 of the best of 30 starts."""
-    images, truth, names = sample(count, seed=11)
-    rng, size = np.random.default_rng(5), 106
-    found = fit_many(images)
+def starts_agree(count: int, name: str, tries: int = 30) -> None:
+    """How many images of a recipe end, from an unknown start, within delta chi-square 1 of the best of 30 starts."""
+    recipe, model = RECIPES[name], smooth_model(RECIPES[name])
+    drawn = [draw.draw(recipe, kind, 11, "test", range(count)) for kind in recipe.classes]
+    images = np.concatenate([render.simulate(recipe, kind, range(count), 11, "test") for kind in recipe.classes])
+    truth = np.concatenate([true_parameters(lenses, model) for lenses in drawn])
+    spread = np.array([SPREAD[key] for key in model.names])
+    rng, found = np.random.default_rng(5), fit_many(images, model)
+    size = found.deviation.shape[-1]
     noise = np.ones(images.shape, dtype=np.float32)  # the same for all starts, else chi-squares can't be compared
     edge = (images.shape[1] - size) // 2
     noise[:, edge : edge + size, edge : edge + size] = found.deviation
 
     def chi_square(start: np.ndarray) -> np.ndarray:
-        again = fit_many(images, start=start, noise=noise)
+        again = fit_many(images, model, start, noise, doubts=False)
         return again.chi_square * again.pixels
 
     ours = chi_square(found.free)
     best = ours.copy()
     for i in range(tries):
-        start = truth + rng.normal(size=truth.shape) * SPREAD * (0, 1, 5)[min(i, 1 + i % 2)]
+        start = truth + rng.normal(size=truth.shape) * spread * (0, 1, 5)[min(i, 1 + i % 2)]
         if i % 3 == 2:  # anywhere
             start[:, 3:5] = rng.uniform(-0.6, 0.6, (len(images), 2))
             start[:, 0], start[:, 1:3] = truth[:, 0] * rng.uniform(0.8, 1.2, len(images)), 0
         best = np.minimum(best, chi_square(start))
     excess = ours - best
-    for name in dict.fromkeys(names):
-        here = excess[np.array(names) == name]
-        print(
-            f"{name}: {(here <= 1).sum()} of {len(here)} within 1 of the best of {tries} starts, worst {here.max():.3f}"
-        )
-    print(f"all: {(excess <= 1).mean():.2%} of {len(excess)}; flagged {(~found.good).sum()}")
+    for kind, here in zip(recipe.classes, excess.reshape(-1, count), strict=True):  # (K * count,) -> (K, count)
+        print(f"{name} {kind}: {(here <= 1).sum()} of {len(here)} within 1 of the best of {tries} starts,", end=" ")
+        print(f"worst {here.max():.3f}")
+    print(f"{name}: {(excess <= 1).sum()} of {len(excess)}, of those without a flag", end=" ")
+    print(f"{(excess[found.good] <= 1).sum()} of {found.good.sum()}", flush=True)
 
 
 def moments(count: int) -> None:
@@ -186,9 +195,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=tasks)
     parser.add_argument("--count", type=int, help="images a class and recipe")
+    parser.add_argument("--recipes", nargs="+", default=["f", "j"], help="of `starts`")
     args = parser.parse_args()
     task, count = tasks[args.task]
-    task(args.count or count)
+    for more in [[name] for name in args.recipes] if task is starts_agree else [[]]:
+        task(args.count or count, *more)
 
 
 if __name__ == "__main__":

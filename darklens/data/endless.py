@@ -107,7 +107,7 @@ class Endless(Batches):
             return
         for drawn, indices in zip(self._ahead(chunks), chunks, strict=True):
             counts = render_noisy(drawn, indices, self.recipe, self.seed, self.device)
-            yield self.preprocess.with_fit(counts)[0] if self.viewed else counts
+            yield self.preprocess.with_fit(counts, training=True)[0] if self.viewed else counts
 
 
 def render_noisy(
@@ -145,7 +145,8 @@ class _Render(Dataset):
         images = self._images(indices)
         if self.preprocess is None or self.preprocess.view == "image":
             return images, []
-        view, _ = self.preprocess.with_fit(torch.from_numpy(images.astype(np.float64)), self._start(indices))
+        images = torch.from_numpy(images.astype(np.float64))
+        view, _ = self.preprocess.with_fit(images, self._start(indices), training=True)
         return view.half().numpy(), []
 
     def _start(self, indices: np.ndarray) -> np.ndarray | None:

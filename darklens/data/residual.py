@@ -45,14 +45,19 @@ def smoothed(residual: Tensor, crop: int) -> Tensor:
 
 
 def residual_view(
-    images: Tensor, lens: SmoothModel, crop: int, start: np.ndarray | None = None, noise: Tensor | None = None
+    images: Tensor,
+    lens: SmoothModel,
+    crop: int,
+    start: np.ndarray | None = None,
+    noise: Tensor | None = None,
+    doubts: bool = True,
 ) -> tuple[Tensor, Fit]:
     """The network's input (B, 1, crop, crop) float32 and the fits, of images (B, 1, H, W) in any unit.
 
-    Pixels that are not finite don't count. start, noise: as in `fit`. An oblong image is cut to the square about its
-    middle, and the centre of its lens, which may lie half a pixel off that of the square, is fitted too. Values are
-    rounded to float16, in which views are kept. Raises DataError for images that are smaller or have more than one
-    channel.
+    Pixels that are not finite don't count. start, noise, doubts: as in `fit`. An oblong image is cut to the square
+    about its middle, and the centre of its lens, which may lie half a pixel off that of the square, is fitted too.
+    Values are rounded to float16, in which views are kept. Raises DataError for images that are smaller or have more
+    than one channel.
     """
     if images.shape[1] != 1:
         raise DataError(f"the residual view takes images of one channel, found {images.shape[1]}")
@@ -62,7 +67,7 @@ def residual_view(
         rows, columns = central(*images.shape[-2:], min(images.shape[-2:]))
         images, lens = images[..., rows, columns], dataclasses.replace(lens, free_centre=True)
         noise = None if noise is None else noise[..., rows, columns]
-    found = fit(images[:, 0], lens, start, noise)
+    found = fit(images[:, 0], lens, start, noise, doubts=doubts)
     return view_of(found, crop, images.device), found
 
 

@@ -110,16 +110,20 @@ class Preprocess:
         start: np.ndarray | None = None,
         noise: torch.Tensor | None = None,
         lens: SmoothModel | None = None,
+        training: bool = False,
     ) -> tuple[torch.Tensor, Fit]:
         """Views (B, 1 or 2, crop, crop) float32 of images (B, 1, H, W), and the fits of the smooth lens.
 
-        start, noise (B, H, W): as in `fit`; lens: instead of its own, for images with a PSF of theirs. For the views
-        residual and both. Of oblong images, the central square.
+        start, noise (B, H, W): as in `fit`; lens: instead of its own, for images with a PSF of theirs. training: no one
+        reads what the fits say, which are not tested for doubts unless the view depends on it. For the views residual
+        and both. Of oblong images, the central square.
         """
         height, width = images.shape[-2:]
         square = (..., *central(height, width, min(height, width)))
         images, noise = images[square], None if noise is None else noise[square]
-        view, found = residual_view(images, lens or self.lens, self.crop, start, noise)
+        lens = lens or self.lens
+        doubts = lens.free_doubted or not training
+        view, found = residual_view(images, lens, self.crop, start, noise, doubts)
         if self.view == "residual":
             return view, found
         size = self.crop + (self.crop - min(images.shape[-2:])) % 2

@@ -72,8 +72,8 @@ class Views(Sequence):
 class _Viewer(Dataset):
     """Makes the views of images, by their numbers; errors are returned."""
 
-    def __init__(self, reader: Reader, preprocess: Preprocess, start: np.ndarray | None = None):
-        self.reader, self.preprocess, self.start = reader, preprocess, start
+    def __init__(self, reader: Reader, preprocess: Preprocess, start: np.ndarray | None, training: bool):
+        self.reader, self.preprocess, self.start, self.training = reader, preprocess, start, training
 
     def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, dict, list[int]] | DataError:
         """Views (B, C, S, S) float16, the table of the fits, and which of the images had NaN at their edges."""
@@ -82,7 +82,8 @@ class _Viewer(Dataset):
             return result
         try:
             start = None if self.start is None else self.start[indices]
-            view, found = self.preprocess.with_fit(torch.from_numpy(result[0].astype(np.float64)), start)
+            images = torch.from_numpy(result[0].astype(np.float64))
+            view, found = self.preprocess.with_fit(images, start, training=self.training)
         except DataError as error:
             return error
         return view.half().numpy(), found.table(), [index for remark, index in result[1] if remark == FILLED]
@@ -163,7 +164,7 @@ def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, 
         return
     parts[0].parent.mkdir(parents=True, exist_ok=True)
     reader = Reader(split.paths, data.channels, data.size, preprocess.window)
-    viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.lens))
+    viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.lens), split.name == "train")
     made = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
     with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar:
         for k in todo:

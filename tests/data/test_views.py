@@ -12,7 +12,7 @@ from darklens.data.batches import open_batches
 from darklens.data.folder import scan
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
-from darklens.lenses.fit import SmoothModel
+from darklens.lenses.fit import SmoothModel, score
 from darklens.lenses.recipes import RECIPES
 from darklens.lenses.writer import write_dataset
 
@@ -104,6 +104,15 @@ def test_the_fits_lie_beside_them(data):
     fits = batches(data)["train"].split.paths.fits()
     assert len(fits["einstein_radius"]) == 6 and np.allclose(fits["einstein_radius"], 1.28, atol=0.1)
     assert "einstein_radius_sd" in fits and "flag" in fits
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_only_images_to_train_with_are_not_scored(data, monkeypatch, freed):
+    scored, doubts = [], score.doubts
+    monkeypatch.setattr(score, "doubts", lambda *given: scored.append(len(given[1])) or doubts(*given))
+    lens = SmoothModel(free_doubted=freed)  # where the score test decides what is seen, it is made everywhere
+    views.open_views(data, ("train", "val"), Preprocess(105, view="residual", lens=lens), workers=0, show=False)
+    assert sum(scored) == 3 + 6 * freed
 
 
 def test_other_smooth_lenses_have_a_folder_of_their_own(data):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from darklens.lenses import draw, profiles
-from darklens.lenses.fit import SmoothModel, fit, score
+from darklens.lenses.fit import SmoothModel, fit, fit_many, score
 from darklens.lenses.fit.renderer import Renderer, renderer
 from darklens.lenses.fit.solver import Problem, Solver
 from darklens.lenses.recipes import changed
@@ -158,6 +158,14 @@ def test_flags_turn_with_the_image_and_its_unit():
 def test_what_is_free_is_not_doubted():
     images, _ = lensed("j", OFFSET)
     assert OFFSET in fit(images).flag and set(fit(images, SmoothModel(free_centre=True)).flag) == {""}
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_left_out_nothing_is_flagged_and_the_fit_is_the_same(freed):
+    images, _ = lensed("j", OFFSET)
+    tested, found = fit(images), fit_many(images, SmoothModel(free_doubted=freed), doubts=False)
+    assert OFFSET in tested.flag and set(found.flag) == {""}
+    assert (found.residual == tested.residual).all() and (found.covariance == tested.covariance).all()
 
 
 @pytest.mark.parametrize("reason", CHANGES)

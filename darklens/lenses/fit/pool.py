@@ -42,10 +42,12 @@ def fit_many(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     pictures: bool = True,
+    doubts: bool = True,
 ) -> Fit:
     """`fit` on a CPU with all cores; the same results, bit for bit, for any number of workers.
 
-    images: (B, H, W). start, noise, mask, pictures: as in `fit`; the first three one for all or one for each image.
+    images: (B, H, W). start, noise, mask, pictures, doubts: as in `fit`; the first three one for all or one for each
+    image.
     workers: processes (None: one a core; a script that starts more than one needs `if __name__ == "__main__"`).
     progress: called with the number of images done since the last call.
     """
@@ -55,7 +57,7 @@ def fit_many(
 
     def options(rows: slice) -> dict:
         each = {k: v[rows] if isinstance(v, np.ndarray) and v.ndim == rank else v for k, (v, rank) in ranks.items()}
-        return {"model": model, "pictures": pictures, **each}
+        return {"model": model, "pictures": pictures, "doubts": doubts, **each}
 
     workers = min(workers or usable_cores(), len(shares)) if len(images) > FEW else 1
     done = {}

@@ -38,6 +38,7 @@ def fit(
     batch: int | None = None,
     dtype: torch.dtype = torch.float32,
     pictures: bool = True,
+    doubts: bool = True,
 ) -> Fit:
     """Fit the best smooth lens to each of the images (B, H, W), in any unit, square, on their device.
 
@@ -47,6 +48,8 @@ def fit(
     mask: (B, H, W) or (H, W), True where a pixel must not count; pixels that aren't finite never do.
     batch: images at once (None: 16 on a CPU, 512 elsewhere).
     pictures: False leaves out `image` and `deviation`, two thirds of the result's memory.
+    doubts: False leaves out the score test of what is held (score.py), a quarter of the time: no flag comes of it, and
+    `free_doubted` has no effect.
 
     Raises ValueError for images that aren't square, or a start or noise of another shape. An image that can't be
     fitted raises nothing: its `flag` says why, and its residual is finite. An image's company changes its residual by
@@ -69,7 +72,7 @@ def fit(
         for i in range(0, max(len(images), 1), batch):
             rows = slice(i, i + batch)
             part = [value if value is None or isinstance(value, str) else value[rows] for value in (start, noise, mask)]
-            found = _whole(images[rows], model, *part, dtype)
+            found = _whole(images[rows], model, *part, dtype, doubts)
             empty = np.zeros((len(found), 0, 0), dtype=np.float32)
             fits.append(found if pictures else dataclasses.replace(found, image=empty, deviation=empty))
     return results.join(fits)
@@ -96,19 +99,20 @@ def _whole(
     noise: Tensor | str | None,
     mask: Tensor | None,
     dtype: torch.dtype,
+    doubts: bool,
 ) -> Fit:
     """The fit of one batch; with `free_doubted` those whose centre or halo is in grave doubt once more, these free.
 
     Such a fit keeps its flag. It has the covariance of the parameters that `model` frees, marginalised over the others.
     """
-    job = _Job(images, model, start, noise, mask, dtype)
+    job = _Job(images, model, start, noise, mask, dtype, doubts)
     found = job.run()
-    for reason, freed in scores.freed(model).items() if model.free_doubted else ():
+    for reason, freed in scores.freed(model).items() if model.free_doubted and doubts else ():
         rows = np.flatnonzero((found.flag == reason) & job.sure)
         if len(rows) == 0:
             continue
         given = [value[rows] if isinstance(value, Tensor) else value for value in (noise, mask)]
-        more = _whole(images[rows], freed, found.parameters[rows][:, list(freed.free)], *given, dtype)
+        more = _whole(images[rows], freed, found.parameters[rows][:, list(freed.free)], *given, dtype, doubts)
         better = (more.good | np.isin(more.flag, list(scores.DOUBTS))) & (more.chi_square < found.chi_square[rows])
         results.replace(found, rows[better], more, better)
     return found
@@ -125,8 +129,9 @@ class _Job:
         noise: Tensor | str | None,
         mask: Tensor | None,
         dtype: torch.dtype,
+        doubts: bool,
     ) -> None:
-        self.model, self.start, self.noise, self.dtype = model, start, noise, dtype
+        self.model, self.start, self.noise, self.dtype, self.doubts = model, start, noise, dtype, doubts
         self.window: Window = cut(images, mask, model)
         self.size = self.window.data.shape[-1]
         self.data = self.window.data.to(dtype)
@@ -260,8 +265,9 @@ class _Job:
         }
         arrays |= {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
         flag = self._flags(state, q, arrays["chi_square"], (gain > FAINT) & (a > 0))
-        doubt, self.sure = scores.doubts(self.fine, q, self._problem(variance), chi2 - pixels)
-        flag = np.where(flag == "", doubt, flag)
+        if self.doubts:
+            doubt, self.sure = scores.doubts(self.fine, q, self._problem(variance), chi2 - pixels)
+            flag = np.where(flag == "", doubt, flag)
         return Fit(self.model, flag=flag, **{name: value.cpu().numpy() for name, value in arrays.items()})
 
     def _flags(self, state: State, q: Tensor, chi_square: Tensor, seen: Tensor) -> np.ndarray:
