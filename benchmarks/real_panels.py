@@ -16,6 +16,7 @@ import torch
 
 import darklens
 from darklens.data.transforms import Preprocess
+from darklens.errors import DarkLensError
 from darklens.lenses.fit import SmoothModel, fit
 
 SIZE = 150
@@ -67,9 +68,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with .npz files, or one of them")
     parser.add_argument("--weights", nargs="+", default=["compact-f", "compact-j"], metavar="NETWORK")
     args = parser.parse_args()
-    for path in sorted(args.folder.glob("*.npz")) if args.folder.is_dir() else [args.folder]:
+    files = sorted(args.folder.glob("*.npz")) if args.folder.is_dir() else [args.folder]
+    if not all(path.is_file() for path in files or [args.folder]):
+        parser.error(f"{args.folder}: no .npz file there")
+    for path in files:
         for weights in args.weights:
-            report(path, weights)
+            try:
+                report(path, weights)
+            except DarkLensError as error:
+                parser.error(str(error))
 
 
 if __name__ == "__main__":
