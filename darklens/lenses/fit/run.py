@@ -48,7 +48,7 @@ def fit(
     mask: (B, H, W) or (H, W), True where a pixel must not count; pixels that aren't finite never do.
     batch: images at once (None: 16 on a CPU, 512 elsewhere).
     pictures: False leaves out `image` and `deviation`, two thirds of the result's memory.
-    doubts: False leaves out the score test of what is held (score.py), a quarter of the time: no flag comes of it, and
+    doubts: False leaves out the score test of what is held (score.py), a fifth of the time: no flag comes of it, and
     `free_doubted` has no effect.
 
     Raises ValueError for images that aren't square, or a start or noise of another shape. An image that can't be
