@@ -44,7 +44,7 @@ def sample(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]
 
 
 def speed(count: int) -> None:
-    """Images a second on all cores, processes started beforehand included, and per core second."""
+    """Images a second on all cores, the start of the processes included, and the CPU time of one."""
     images, truth, _ = sample(count)
     near = truth + NEAR * np.random.default_rng(0).normal(size=truth.shape)
     fit(images[:4])
@@ -198,8 +198,11 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=["f", "j"], help="of `starts`")
     args = parser.parse_args()
     task, count = tasks[args.task]
-    for more in [[name] for name in args.recipes] if task is starts_agree else [[]]:
-        task(args.count or count, *more)
+    if task is not starts_agree:
+        task(args.count or count)
+        return
+    for name in args.recipes:
+        starts_agree(args.count or count, name)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ says which. The figures report; nothing is trained on these images or chosen by 
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -69,14 +70,13 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=["compact-f", "compact-j"], metavar="NETWORK")
     args = parser.parse_args()
     files = sorted(args.folder.glob("*.npz")) if args.folder.is_dir() else [args.folder]
-    if not all(path.is_file() for path in files or [args.folder]):
+    if not (files and files[0].is_file()):
         parser.error(f"{args.folder}: no .npz file there")
-    for path in files:
-        for weights in args.weights:
-            try:
-                report(path, weights)
-            except DarkLensError as error:
-                parser.error(str(error))
+    try:
+        for path, weights in itertools.product(files, args.weights):
+            report(path, weights)
+    except DarkLensError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
