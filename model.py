@@ -7,14 +7,14 @@ import argparse
 
 import torch
 
-from darklens.analysis.equivariance import measure_equivariance
 from darklens.commands.flags import any_case, whole
 from darklens.data.transforms import default_preprocess
-from darklens.lenses.recipes import RECIPES
-from darklens.lenses.render import simulate
 from darklens.networks.basis import GROUPS, Symmetry
 from darklens.networks.equivariant import ARCHITECTURES, Equivariant_Network, build_network
 from darklens.networks.heads import HEADS
+from darklens.reports.equivariance import measure_equivariance
+from darklens.simulation.recipes import RECIPES
+from darklens.simulation.render import simulate
 
 __all__ = ["ARCHITECTURES", "HEADS", "Equivariant_Network", "build_network"]
 

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from darklens.lenses import draw, render
-from darklens.lenses.fit import Fit, SmoothModel, detect, fit, highest_by_chance, peak
-from darklens.lenses.fit.detect import MASSES
-from darklens.lenses.recipes import RECIPES, Recipe, changed
-from darklens.lenses.truth import heaviest
+from darklens.fit import Fit, SmoothModel, detect, fit, highest_by_chance, peak
+from darklens.fit.detect import MASSES
 from darklens.plots.detection import ALARM
+from darklens.simulation import draw, render
+from darklens.simulation.recipes import RECIPES, SimulationConfig, changed
+from darklens.simulation.truth import heaviest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from fit_data import with_subhalo  # noqa: E402
@@ -60,7 +60,7 @@ def quantiles(values: np.ndarray) -> str:
     return "median {:.3f}, 95% {:.3f}, largest {:.3f}".format(*np.quantile(values, [0.5, 0.95, 1]))
 
 
-def noise_free(recipe: Recipe, count: int) -> tuple[np.ndarray, np.ndarray]:
+def noise_free(recipe: SimulationConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images of the lenses that `with_subhalo` puts one into, and their noise."""
     drawn = draw.draw(recipe, "no", 0, "test", range(count))
     clean = render.render(drawn, recipe, dtype=torch.float64).numpy()
@@ -73,7 +73,7 @@ def left_over(clean: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return known.chi_square * known.pixels
 
 
-def report_peak(recipe: Recipe, count: int) -> None:
+def report_peak(recipe: SimulationConfig, count: int) -> None:
     mass, place = subhalos(count, 1e9, 1e10)
     images, clean = with_subhalo(recipe, mass, place)
     chi2, found, clock = left_over(clean, noise_free(recipe, count)[1]), fit(images), time.process_time()
@@ -97,7 +97,7 @@ def report_peak(recipe: Recipe, count: int) -> None:
     print(f"  log10 of the peak's mass over the true one: {ratio.mean():.3f} +- {ratio.std():.3f}")
 
 
-def report_expected(recipe: Recipe, count: int) -> None:
+def report_expected(recipe: SimulationConfig, count: int) -> None:
     clean, noise = noise_free(recipe, count)
     found, (_, place) = fit(clean, noise=noise), subhalos(count, 1e9, 1e10, seed=2)
     print("  | mass | median | first order | of finite mass | the same, the noise of the image with it |")
@@ -111,7 +111,7 @@ def report_expected(recipe: Recipe, count: int) -> None:
         print(f"  | {mass:.0e} | {np.median(chi2):.3g} | {' | '.join(cells)} |", flush=True)
 
 
-def report_smooth(recipe: Recipe, count: int) -> None:
+def report_smooth(recipe: SimulationConfig, count: int) -> None:
     found = fit(render.simulate(recipe, "no", range(count), 0, "test"))
     seen = detect(found)
     highest, few = seen.observed.max((1, 2)), found[: max(count // 4, 2)]
@@ -127,7 +127,7 @@ def report_smooth(recipe: Recipe, count: int) -> None:
     print(f"  of the map of 1e9 Msun alone: {one.round(2)}", flush=True)
 
 
-def report_wrong(recipe: Recipe, count: int) -> None:
+def report_wrong(recipe: SimulationConfig, count: int) -> None:
     print(f"  share of {count} images with a place above {ALARM} sigma, median of the highest; then with that free")
     for name, (keys, free) in WRONG.items():
         images = render.simulate(changed(recipe, keys), "no", range(count), 0, "test")
@@ -137,7 +137,7 @@ def report_wrong(recipe: Recipe, count: int) -> None:
         print(f"  | {name} | {' | '.join(cells)} |", flush=True)
 
 
-def report_classes(recipe: Recipe, count: int) -> None:
+def report_classes(recipe: SimulationConfig, count: int) -> None:
     for kind in ("sphere", "vort"):
         found = fit(render.simulate(recipe, kind, range(count), 0, "test"))
         top, drawn = peak(found, detect(found, (1e9, 1e10))), draw.draw(recipe, kind, 0, "test", range(count))
@@ -156,9 +156,9 @@ def report_classes(recipe: Recipe, count: int) -> None:
 
 def figure(folder: str) -> None:
     """Two lenses of Model J without substructure, and with one subhalo; one with many, and with a vortex."""
-    from darklens.analysis.attribution import segments
-    from darklens.lenses.truth import Truth
     from darklens.plots.detection import plot_detection
+    from darklens.reports.attribution import segments
+    from darklens.simulation.truth import Truth
 
     recipe, place = RECIPES["j"], np.array([[0.9, 0.9], [-1.2, 0.35]])
     images = [render.simulate(recipe, "no", [0], 0, "test"), with_subhalo(recipe, np.array([5e9, 2e9]), place)[0]]

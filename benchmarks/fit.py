@@ -4,7 +4,7 @@
     PYTHONPATH=. python benchmarks/fit.py lenstronomy --count 6    # against scipy's least squares through lenstronomy
     PYTHONPATH=. python benchmarks/fit.py starts --count 100       # how many end in the best of 30 starts' optimum
     PYTHONPATH=. python benchmarks/fit.py starts --recipes wide    # the same of another recipe's lenses
-    PYTHONPATH=. python benchmarks/fit.py moments                  # the coefficients of darklens/lenses/fit/start.py
+    PYTHONPATH=. python benchmarks/fit.py moments                  # the coefficients of darklens/fit/start.py
 
 `--count` is images a class and recipe.
 """
@@ -23,14 +23,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import fit_data  # noqa: E402
 
-from darklens.lenses import draw, render  # noqa: E402
-from darklens.lenses.fit import SmoothModel, fit, fit_many  # noqa: E402
-from darklens.lenses.fit import start as starts  # noqa: E402
-from darklens.lenses.fit.model import NAMES  # noqa: E402
-from darklens.lenses.fit.pool import usable_cores  # noqa: E402
-from darklens.lenses.fit.window import middle  # noqa: E402
-from darklens.lenses.recipes import RECIPES, changed, with_quirks  # noqa: E402
-from darklens.lenses.smooth import smooth_model, true_parameters  # noqa: E402
+from darklens.fit import SmoothModel, fit, fit_many  # noqa: E402
+from darklens.fit import start as starts  # noqa: E402
+from darklens.fit.assumptions import smooth_model, true_parameters  # noqa: E402
+from darklens.fit.model import NAMES  # noqa: E402
+from darklens.fit.pool import usable_cores  # noqa: E402
+from darklens.fit.window import middle  # noqa: E402
+from darklens.simulation import draw, render  # noqa: E402
+from darklens.simulation.recipes import RECIPES, changed, with_quirks  # noqa: E402
 
 NEAR = np.array([0.03, 0.03, 0.03, 0.03, 0.03, 0.1, 0.1, 0.1])
 SPREAD = dict(zip(NAMES, [*NEAR, 0.2, 0.03, 0.03, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], strict=True))

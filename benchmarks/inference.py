@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 import darklens
-from darklens.analysis.population import Population, combine, subhalo_density
 from darklens.classifier.classifier import Classifier
-from darklens.lenses import draw, render
-from darklens.lenses.draw import mean_mass
-from darklens.lenses.recipes import RECIPES, Recipe, changed
-from darklens.lenses.unknowns import LABELS, MASS
 from darklens.metrics.posterior import Posterior
+from darklens.posterior.population import Population, combine, subhalo_density
+from darklens.simulation import draw, render
+from darklens.simulation.draw import mean_mass
+from darklens.simulation.posterior_targets import LABELS, MASS
+from darklens.simulation.recipes import RECIPES, SimulationConfig, changed
 
 CLASS, BATCH, GRID = "sphere", 64, np.linspace(-2.3, -0.8, 31)  # log10 of the mean mass fraction
 SEED, HIDDEN = 77, (0.0189, 0.0757)  # of the lenses of `population`; its mean mass fraction is log-uniform
@@ -40,7 +40,7 @@ DEPARTURES = {  # what is changed, and the seed
 SIZES, LEVELS = (10, 100, 1000), (0.68, 0.95)
 
 
-def masses(network: Classifier, recipe: Recipe, seed: int, args: argparse.Namespace) -> Posterior:
+def masses(network: Classifier, recipe: SimulationConfig, seed: int, args: argparse.Namespace) -> Posterior:
     """Posteriors of the mass fraction of `args.lenses` lenses of a recipe."""
     path = args.keep / f"{recipe.name}-{seed}-{args.lenses}.npz" if args.keep else None
     if path and path.exists():
@@ -55,7 +55,7 @@ def masses(network: Classifier, recipe: Recipe, seed: int, args: argparse.Namesp
     return found
 
 
-def chance(number: np.ndarray, recipe: Recipe, fraction: float | np.ndarray) -> np.ndarray:
+def chance(number: np.ndarray, recipe: SimulationConfig, fraction: float | np.ndarray) -> np.ndarray:
     """(...) how often a lens has this number of subhalos, at a mean mass fraction or on average over several (F,)."""
     from scipy.stats import poisson
 
@@ -64,7 +64,7 @@ def chance(number: np.ndarray, recipe: Recipe, fraction: float | np.ndarray) -> 
     return poisson.pmf(np.asarray(number)[..., None], np.atleast_1d(fraction) * one).mean(-1)
 
 
-def chosen(number: np.ndarray, recipe: Recipe, fraction: float, rng: np.random.Generator) -> np.ndarray:
+def chosen(number: np.ndarray, recipe: SimulationConfig, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """Rows of lenses of `recipe` that are as if drawn at one mean mass fraction, in random order; each once.
 
     number: (n,) of subhalos of each. Given it, a lens does not depend on the mean: rejection by it is exact.

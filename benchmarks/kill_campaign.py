@@ -38,9 +38,9 @@ import numpy as np
 from memory import write_images
 
 from darklens import machine
-from darklens.analysis import report
 from darklens.commands import run as commands_run
 from darklens.plots import run as plots_run
+from darklens.reports import report
 from darklens.storage import checkpoint
 from darklens.training import trainer
 

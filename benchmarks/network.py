@@ -27,12 +27,12 @@ from darklens.classifier.classifier import evaluator
 from darklens.data import batches as data_batches
 from darklens.data import folder as data_folder
 from darklens.data import transforms
-from darklens.lenses import recipes, writer
 from darklens.machine import autocast
 from darklens.networks.basis import GROUPS, Symmetry
 from darklens.networks.conv import set_convolution
 from darklens.networks.equivariant import build_network
 from darklens.networks.resnet import build_resnet
+from darklens.simulation import recipes, writer
 
 LETTERS = {letter: name for name, letter in GROUPS.items()}
 

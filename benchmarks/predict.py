@@ -19,9 +19,9 @@ import torch
 from torch.utils.data import Dataset
 
 from darklens import load, simulate
-from darklens.analysis.predict import predict_folder
 from darklens.data.reader import read_ahead
 from darklens.machine import usable_cores
+from darklens.survey.predict import predict_folder
 
 BATCH = 32
 DISTINCT = 250  # lenses a class: more files are these again

@@ -18,7 +18,7 @@ import torch
 import darklens
 from darklens.data.transforms import Preprocess
 from darklens.errors import DarkLensError
-from darklens.lenses.fit import SmoothModel, fit
+from darklens.fit import SmoothModel, fit
 
 SIZE = 150
 

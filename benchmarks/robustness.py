@@ -16,11 +16,11 @@ from scipy import ndimage
 
 import darklens
 from darklens.classifier.classifier import Classifier
-from darklens.lenses import draw, render
-from darklens.lenses.recipes import CLASSES, RECIPES, Recipe, changed
+from darklens.simulation import draw, render
+from darklens.simulation.recipes import CLASSES, RECIPES, SimulationConfig, changed
 
 SEED = 424_242  # of no data set
-Images = Callable[[Recipe, str, int], np.ndarray]  # recipe, class, count -> (count, n, n)
+Images = Callable[[SimulationConfig, str, int], np.ndarray]  # recipe, class, count -> (count, n, n)
 
 
 def drawn_from(**changes: object) -> Images:
@@ -29,14 +29,14 @@ def drawn_from(**changes: object) -> Images:
     return lambda recipe, kind, count: plain(changed(recipe, keys), kind, count)
 
 
-def plain(recipe: Recipe, kind: str, count: int) -> np.ndarray:
+def plain(recipe: SimulationConfig, kind: str, count: int) -> np.ndarray:
     return render.simulate(recipe, kind, range(count), SEED, "test").astype(float)
 
 
 def noise(factor: float) -> Images:
     """The noise's deviation over the signal multiplied: an exposure shorter by the square."""
 
-    def make(recipe: Recipe, kind: str, count: int) -> np.ndarray:
+    def make(recipe: SimulationConfig, kind: str, count: int) -> np.ndarray:
         sky, light = (float(prior.quantile(0.5)) / factor**2 for prior in (recipe.noise.sky, recipe.source.brightness))
         return drawn_from(noise__sky=sky, source__brightness=light)(recipe, kind, count)
 
@@ -55,7 +55,7 @@ def resampled(images: np.ndarray) -> np.ndarray:
     return ndimage.zoom(larger, (1, size / larger.shape[1], size / larger.shape[2]), order=1)
 
 
-def clumpy(recipe: Recipe, kind: str, count: int) -> np.ndarray:
+def clumpy(recipe: SimulationConfig, kind: str, count: int) -> np.ndarray:
     """A source with three clumps of star formation, each with a tenth of its light and a radius of 0.08"."""
     rng, lenses = np.random.default_rng(1), draw.draw(recipe, kind, SEED, "test", range(count))
     rate = render.render(lenses, recipe).numpy().astype(float)
@@ -65,7 +65,7 @@ def clumpy(recipe: Recipe, kind: str, count: int) -> np.ndarray:
         share = 0.1 * (values["source.effective_radius"] / 0.08) ** 2  # a tenth of the flux of the same profile
         values |= {f"source.{axis}": values[f"source.{axis}"] + rng.normal(0, 0.2, count) for axis in "xy"}
         values |= {"source.effective_radius": np.full(count, 0.08), "source.axis_ratio": np.ones(count)}
-        clump = render.render(draw.Lenses(values, lenses.subhalos, lenses.profile), recipe).numpy() - sky
+        clump = render.render(draw.LensSample(values, lenses.subhalos, lenses.profile), recipe).numpy() - sky
         rate += share[:, None, None] * clump
     return rng.poisson(rate).astype(float)
 
@@ -101,7 +101,7 @@ def observe(network: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.nda
     return logits.argmax(1).numpy(), flagged | (found.flag != "" if found else False)
 
 
-def row(network: Classifier, recipe: Recipe, name: str, count: int) -> str:
+def row(network: Classifier, recipe: SimulationConfig, name: str, count: int) -> str:
     """One line of the table."""
     said, flags = zip(*(observe(network, CHANGES[name](recipe, kind, count)) for kind in CLASSES), strict=True)
     wrong, flags = np.stack(said) != np.arange(len(CLASSES))[:, None], np.stack(flags)

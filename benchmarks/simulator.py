@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from darklens import machine
-from darklens.lenses import draw, recipes, render, writer
+from darklens.simulation import draw, recipes, render, writer
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # the translation that the tests check
 PUBLISHED = 82_500  # images of a published data set: 25,000 + 2,500 in each of three classes
 
 
-def per_core(make: Callable[[draw.Lenses], object], lenses: list, repeats: int = 5) -> float:
+def per_core(make: Callable[[draw.LensSample], object], lenses: list, repeats: int = 5) -> float:
     """Images per second of CPU time, the best of some repeats: other programs only slow it."""
     make(lenses[0])
     rates = []
@@ -37,7 +37,7 @@ def per_core(make: Callable[[draw.Lenses], object], lenses: list, repeats: int =
     return max(rates)
 
 
-def compare(recipe: recipes.Recipe, class_name: str, images: int) -> tuple[float, float, float]:
+def compare(recipe: recipes.SimulationConfig, class_name: str, images: int) -> tuple[float, float, float]:
     """Per core on the same lenses, before noise: ours, lenstronomy's, and the largest difference over the
     peak (of the first lens).
 
@@ -57,7 +57,7 @@ def compare(recipe: recipes.Recipe, class_name: str, images: int) -> tuple[float
     return ours, theirs, float(np.abs(light - expected).max() / expected.max())
 
 
-def written_per_second(recipe: recipes.Recipe, images: int, device: str) -> tuple[float, float]:
+def written_per_second(recipe: recipes.SimulationConfig, images: int, device: str) -> tuple[float, float]:
     """Images/s of a whole `write_dataset`, and once its processes run: a small one's time taken off."""
     counts, seconds = (210, images), []
     for count in counts:

@@ -23,10 +23,10 @@ sys.path.append(str(ROOT / "tests"))  # the translation to lenstronomy that the 
 from lenstronomy_reference import lenstronomy_image  # noqa: E402
 from simulated import edited  # noqa: E402
 
-from darklens.lenses.draw import draw  # noqa: E402
-from darklens.lenses.psf import moffat_kernel  # noqa: E402
-from darklens.lenses.recipes import Recipe, load_recipe  # noqa: E402
-from darklens.lenses.render import light_and_sky, simulate  # noqa: E402
+from darklens.simulation.draw import draw  # noqa: E402
+from darklens.simulation.psf import moffat_kernel  # noqa: E402
+from darklens.simulation.recipes import SimulationConfig, load_recipe  # noqa: E402
+from darklens.simulation.render import light_and_sky, simulate  # noqa: E402
 
 CLASSES = {  # those of Model F: lenstronomy has no rod, a vortex is 25 point masses there, and compared in speed alone
     "no": {},
@@ -46,7 +46,7 @@ def rate(make: Callable[[], object], images: int, repeats: int = 3) -> float:
     return images / min(seconds)
 
 
-def compare(recipe: Recipe, class_name: str, images: int) -> tuple[float, float, float]:
+def compare(recipe: SimulationConfig, class_name: str, images: int) -> tuple[float, float, float]:
     """Ours and lenstronomy's images/s per core, and the largest difference over the peak of the first lens."""
     drawn = draw(recipe, class_name, 0, "train", range(images))
     points = draw(recipe, "sphere", 0, "train", range(images)) if class_name == "vort" else drawn

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from darklens.commands.run import main as program
-from darklens.lenses.draw import draw
-from darklens.lenses.fit import fit_many
-from darklens.lenses.recipes import Recipe, changed, load_recipe, recipe_dict
-from darklens.lenses.render import render, simulate
-from darklens.lenses.smooth import smooth_model, true_parameters
-from darklens.lenses.writer import write_dataset
+from darklens.fit import fit_many
+from darklens.fit.assumptions import smooth_model, true_parameters
+from darklens.simulation.draw import draw
+from darklens.simulation.recipes import SimulationConfig, changed, load_recipe, recipe_dict
+from darklens.simulation.render import render, simulate
+from darklens.simulation.writer import write_dataset
 
 GAUSSIAN = {"psf.kind": "gaussian", "psf.beta": None}
 SEEN = 25  # chi-square: five standard deviations, of one known pattern
@@ -45,7 +45,7 @@ def less_noise(raw: dict) -> dict:
     return {f"noise.{key}": scaled(noise[key], factor) for key, factor in factors.items() if key in noise}
 
 
-def changes(recipe: Recipe) -> dict[str, dict]:
+def changes(recipe: SimulationConfig) -> dict[str, dict]:
     """Name of each change -> keys for `changed`."""
     raw, found = recipe_dict(recipe), {"as it is": {}}
     if recipe.lens_light is not None:
@@ -59,7 +59,7 @@ def changes(recipe: Recipe) -> dict[str, dict]:
     return found
 
 
-def signal(recipe: Recipe, name: str, count: int, seed: int) -> np.ndarray:
+def signal(recipe: SimulationConfig, name: str, count: int, seed: int) -> np.ndarray:
     """(count,) chi-square that the best smooth lens leaves of noise-free images of a class."""
     model, lenses = smooth_model(recipe), draw(recipe, name, seed, "test", range(count))
     start = true_parameters(lenses, model)
@@ -77,7 +77,7 @@ def signal_row(name: str, found: dict[str, np.ndarray]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def print_signals(recipe: Recipe, names: Iterable[str], args: argparse.Namespace) -> None:
+def print_signals(recipe: SimulationConfig, names: Iterable[str], args: argparse.Namespace) -> None:
     """The table of `--signal`."""
     classes, todo = sorted(set(recipe.classes) - {"no"}), changes(recipe)
     titles = " | ".join(f"{name}: median | above {SEEN}, %" for name in classes)
@@ -88,7 +88,7 @@ def print_signals(recipe: Recipe, names: Iterable[str], args: argparse.Namespace
         print(signal_row(name, found), flush=True)
 
 
-def measure(recipe: Recipe, folder: Path, view: str, args: argparse.Namespace) -> dict:
+def measure(recipe: SimulationConfig, folder: Path, view: str, args: argparse.Namespace) -> dict:
     """What a network of this view reaches on the recipe's test images: its `metrics.json`."""
     counts = {"train": args.train, "val": args.val, "test": args.test}
     write_dataset(folder / "images", recipe, counts, seed=args.seed, workers=1, quiet=True)

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from darklens.analysis import population as populations
-from darklens.analysis.population import Population
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import find_weights, load_model
 from darklens.commands import flags
 from darklens.commands import train as training
-from darklens.lenses import render
-from darklens.lenses.fit import DetectionMap, Fit, SmoothModel, fit_many
-from darklens.lenses.fit import detect as detection
-from darklens.lenses.fit.detect import MASSES
-from darklens.lenses.recipes import load_recipe
+from darklens.fit import DetectionMap, Fit, SmoothModel, fit_many
+from darklens.fit import detect as detection
+from darklens.fit.detect import MASSES
 from darklens.metrics.posterior import Posterior
+from darklens.posterior import population as populations
+from darklens.posterior.population import Population
+from darklens.simulation import render
+from darklens.simulation.recipes import load_recipe
 
 
 def load(name: str | Path, device: str = "cpu") -> Classifier:

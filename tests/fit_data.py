@@ -5,20 +5,22 @@ import dataclasses
 import numpy as np
 import torch
 
-from darklens.lenses import draw, recipes, render
+from darklens.simulation import draw, recipes, render
 
 CLASSES = recipes.CLASSES
 RECIPES = {name: recipes.RECIPES[name] for name in ("f", "j")}
 F, J = RECIPES.values()
 
 
-def images(recipe: recipes.Recipe, class_name: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def images(
+    recipe: recipes.SimulationConfig, class_name: str, count: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Counts (count, 150, 150) and true smooth parameters (count, 8) in the order of the fit."""
     drawn = draw.draw(recipe, class_name, seed, "test", range(count))
     return render.simulate(recipe, class_name, range(count), seed, "test"), truth(drawn, recipe)
 
 
-def truth(p: draw.Lenses, recipe: recipes.Recipe) -> np.ndarray:
+def truth(p: draw.LensSample, recipe: recipes.SimulationConfig) -> np.ndarray:
     """(B, 8) Einstein radius of the halo, shear, source."""
     eta = -np.log(p["source.axis_ratio"])
     angles = 2 * np.radians(p["lens.shear_angle"]), 2 * np.radians(p["source.angle"])
@@ -35,14 +37,16 @@ def truth(p: draw.Lenses, recipe: recipes.Recipe) -> np.ndarray:
     return np.stack(columns, 1)
 
 
-def clean(recipe: recipes.Recipe, class_name: str, count: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
+def clean(
+    recipe: recipes.SimulationConfig, class_name: str, count: int, seed: int = 0
+) -> tuple[torch.Tensor, np.ndarray]:
     """Expected counts without noise (count, 150, 150), float64, and the true parameters (count, 8)."""
     drawn = draw.draw(recipe, class_name, seed, "test", range(count))
     return render.render(drawn, recipe, dtype=torch.float64), truth(drawn, recipe)
 
 
 def with_subhalo(
-    recipe: recipes.Recipe, masses: np.ndarray, positions: np.ndarray, seed: int = 0, profile: str = "point"
+    recipe: recipes.SimulationConfig, masses: np.ndarray, positions: np.ndarray, seed: int = 0, profile: str = "point"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Noisy counts and those expected (B, 150, 150) of smooth lenses with one subhalo (Msun) each, at (B, 2) arcsec.
 

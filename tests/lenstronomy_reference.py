@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from darklens.lenses import physics, profiles
+from darklens.simulation import physics, profiles
 
 
 def _ellipse(q, degrees):

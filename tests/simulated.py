@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from darklens.commands import simulate
-from darklens.lenses import draw, physics, recipes
-from darklens.lenses.recipe_file import merge, parse_recipe, recipe_dict
+from darklens.simulation import draw, physics, recipes
+from darklens.simulation.recipe_file import merge, parse_recipe, recipe_dict
 
 F, J = recipes.RECIPES["f"], recipes.RECIPES["j"]
 

@@ -14,9 +14,9 @@ from darklens.data import folder as data_folder
 from darklens.data import transforms
 from darklens.data.endless import Endless
 from darklens.errors import TrainingError
-from darklens.lenses import draw, recipes, render, writer
 from darklens.networks.equivariant import build_network
 from darklens.networks.resnet import build_resnet
+from darklens.simulation import draw, recipes, render, writer
 
 pytestmark = [
     pytest.mark.cuda,

@@ -20,8 +20,8 @@ import pytest
 from astropy.io import fits
 from conftest import ROOT, write_images
 
-from darklens.lenses import render
-from darklens.lenses.recipes import RECIPES
+from darklens.simulation import render
+from darklens.simulation.recipes import RECIPES
 
 CARDS = sorted([*ROOT.glob("pretrained/*.md"), *ROOT.glob("darklens/pretrained/*.md")])
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from darklens.analysis import report
-from darklens.lenses.recipes import changed, load_recipe
 from darklens.plots import run as plots_run
+from darklens.reports import report
+from darklens.simulation.recipes import changed, load_recipe
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from darklens.classifier.features import Probe
-from darklens.classifier.inference import Inference
 from darklens.classifier.novelty import Novelty, describe
+from darklens.classifier.posterior import Inference
 from darklens.data.arrays import Images, prepare
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError, UsageError

@@ -9,8 +9,8 @@ from torch import nn
 
 from darklens.classifier.classifier import Classifier, last_linear
 from darklens.classifier.features import feature_count
-from darklens.classifier.inference import Inference
 from darklens.classifier.novelty import BINS, Novelty
+from darklens.classifier.posterior import Inference
 from darklens.data.folder import LensFolder
 from darklens.data.transforms import ORIGINAL, Preprocess, default_preprocess
 from darklens.errors import CheckpointError, PublishedError, UsageError

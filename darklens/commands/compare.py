@@ -4,11 +4,11 @@ from argparse import Namespace
 from pathlib import Path
 
 from darklens import machine
-from darklens.analysis import comparison
-from darklens.analysis.compare import compare as compared
-from darklens.analysis.runs import check_same_images, evaluate_runs, load_run
 from darklens.data.folder import scan
 from darklens.errors import ResultsError, UsageError
+from darklens.reports import comparison
+from darklens.reports.compare import compare as compared
+from darklens.reports.runs import check_same_images, evaluate_runs, load_run
 from darklens.storage.runs import find_run, make_run_folder
 
 

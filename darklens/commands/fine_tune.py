@@ -7,10 +7,10 @@ from darklens.classifier import saved
 from darklens.classifier.classifier import Classifier
 from darklens.commands import flags
 from darklens.data.folder import LensFolder
-from darklens.data.known import known_recipe
+from darklens.data.provenance import known_recipe
 from darklens.data.transforms import Preprocess
 from darklens.errors import UsageError
-from darklens.lenses.smooth import smooth_model
+from darklens.fit.assumptions import smooth_model
 
 
 def begin_with(settings: Namespace, given: set[str]) -> Classifier:

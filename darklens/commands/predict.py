@@ -4,10 +4,10 @@ from argparse import Namespace
 from pathlib import Path
 
 from darklens import machine
-from darklens.analysis.parts import part_name
-from darklens.analysis.predict import predict_folder
 from darklens.commands.trained import load_network
 from darklens.data.outputs import check_output
+from darklens.survey.parts import part_name
+from darklens.survey.predict import predict_folder
 
 
 def predict(settings: Namespace, given: set[str]) -> None:

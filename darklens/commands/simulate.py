@@ -9,7 +9,7 @@
     python simulate.py --model j --published --out dataset       # float64 (1, 150, 150) from 0 to 1
 
 Recipes of the package: f and j (DeepLense's Models F and J), wide (what holds both and lies around them), euclid, hst,
-rubin, and i, ii, iii (DeepLense's Models I to III); darklens/lenses/presets has them with their sources, and they
+rubin, and i, ii, iii (DeepLense's Models I to III); darklens/simulation/presets has them with their sources, and they
 serve as examples and as `base = "..."` of others.
 
 Images are one `.npy` each, in `OUT/{train,val,test}/CLASS/`: uint16 counts, or float32 where a recipe's pixels aren't
@@ -38,23 +38,23 @@ from pathlib import Path
 
 import torch
 
-from darklens.analysis.survey import measure
-from darklens.analysis.survey_recipe import recipe_text, write_comparison
 from darklens.data.packed import is_packed
 from darklens.errors import DataError, DatasetError, RecipeError
-from darklens.lenses.recipes import (
+from darklens.simulation.recipes import (
     DISTANCES,
     QUIRKS,
     SPLITS,
-    Recipe,
+    SimulationConfig,
     load_recipe,
     named,
     recipe_names,
     robust,
     with_quirks,
 )
-from darklens.lenses.sheet import write_sheet
-from darklens.lenses.writer import write_dataset
+from darklens.simulation.sheet import write_sheet
+from darklens.simulation.writer import write_dataset
+from darklens.survey.measure import measure
+from darklens.survey.recipe import recipe_text, write_comparison
 
 
 def _path(text: str) -> Path:
@@ -80,7 +80,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", choices=recipe_names(), help="a recipe of the package")
     what.add_argument(
-        "--recipe", metavar="FILE.toml", help="a recipe of your own; darklens/lenses/presets has examples"
+        "--recipe", metavar="FILE.toml", help="a recipe of your own; darklens/simulation/presets has examples"
     )
     what.add_argument(
         "--like", type=_path, metavar="FOLDER", help="measure the cutouts in it and write a recipe to --out FILE.toml"
@@ -106,7 +106,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _recipe(args: argparse.Namespace) -> Recipe:
+def _recipe(args: argparse.Namespace) -> SimulationConfig:
     """The recipe with what the flags change. Raises RecipeError."""
     quirks = {name: getattr(args, name) for name in QUIRKS if getattr(args, name) is not None}
     recipe = with_quirks(load_recipe(args.model or args.recipe), quirks)

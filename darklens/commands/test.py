@@ -5,16 +5,17 @@ from argparse import Namespace
 from pathlib import Path
 
 from darklens import machine
-from darklens.analysis import inference, report
-from darklens.analysis.equivariance import equivariance_of, multiplications, sample_size
-from darklens.analysis.explain import explain
-from darklens.analysis.sensitivity import sensitivity
 from darklens.classifier.classifier import Classifier
 from darklens.commands.trained import load_network
 from darklens.data import batches
 from darklens.data.folder import LensFolder, Split, scan
 from darklens.errors import DataError, ResultsError, UsageError
-from darklens.lenses.truth import is_simulated
+from darklens.posterior import training as inference
+from darklens.reports import report
+from darklens.reports.equivariance import equivariance_of, multiplications, sample_size
+from darklens.reports.explain import explain
+from darklens.reports.sensitivity import sensitivity
+from darklens.simulation.truth import is_simulated
 from darklens.storage import runs
 from darklens.training import evaluate
 

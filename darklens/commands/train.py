@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from darklens import machine
-from darklens.analysis import inference, report
 from darklens.classifier import calibrate, saved
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import load_model, save_model
@@ -23,14 +22,16 @@ from darklens.data import endless, transforms
 from darklens.data.batches import open_batches
 from darklens.data.endless import Endless
 from darklens.data.folder import scan
-from darklens.data.known import is_all_smooth, known_lens, known_recipe
+from darklens.data.provenance import is_all_smooth, known_lens, known_recipe
 from darklens.data.views import make_views
 from darklens.errors import Interrupted, ResultsError, TrainingError, UsageError
-from darklens.lenses import writer
-from darklens.lenses.recipe_file import parse_recipe
-from darklens.lenses.recipes import RECIPES, Recipe, load_recipe, named, recipe_dict
 from darklens.machine import choose_precision
 from darklens.networks.conv import set_convolution
+from darklens.posterior import training as inference
+from darklens.reports import report
+from darklens.simulation import writer
+from darklens.simulation.recipe_file import parse_recipe
+from darklens.simulation.recipes import RECIPES, SimulationConfig, load_recipe, named, recipe_dict
 from darklens.storage import files, records, runs
 from darklens.training import evaluate, recipes, tensorboard, trainer
 from darklens.training import ranks as processes
@@ -136,7 +137,9 @@ def _classifier(settings: Namespace, data, preprocess: transforms.Preprocess, de
     return classifier
 
 
-def _open(settings: Namespace, recipe, lenses: Recipe | None, data, preprocess, device, folder, ranks) -> tuple:
+def _open(
+    settings: Namespace, recipe, lenses: SimulationConfig | None, data, preprocess, device, folder, ranks
+) -> tuple:
     """The run's folder and its images. No folder is left behind where an image is bad."""
     options = {"seed": settings.seed, "shift": recipe.shift, "workers": settings.num_workers}
     options["progress"] = not settings.quiet
@@ -169,7 +172,9 @@ def _usual_view(settings: Namespace, data) -> str:
     return "residual" if compact and is_all_smooth(data) and data.channels == 1 else "image"
 
 
-def _batches(settings: Namespace, lenses: Recipe | None, data, preprocess, batch_size: int, device, **options) -> dict:
+def _batches(
+    settings: Namespace, lenses: SimulationConfig | None, data, preprocess, batch_size: int, device, **options
+) -> dict:
     """The batches of each split; those of training from the simulator if it is asked for."""
     if lenses is None:
         return open_batches(data, ("train", "val", "test"), preprocess, batch_size, device, **options)
@@ -200,7 +205,7 @@ def _board(settings: Namespace, folder: Path):
     return Board(folder)
 
 
-def _simulate(settings: Namespace, lenses: Recipe | None) -> None:
+def _simulate(settings: Namespace, lenses: SimulationConfig | None) -> None:
     """The images of the demo, or those that --simulate validates on; kept and used again."""
     own = settings.simulate and settings.data_dir == flags.simulated_folder(settings.simulate)
     if not (settings.demo or own):
@@ -211,7 +216,7 @@ def _simulate(settings: Namespace, lenses: Recipe | None) -> None:
     writer.write_dataset(settings.data_dir, lenses, counts, seed=0, quiet=settings.quiet)
 
 
-def _lenses(settings: Namespace, record: dict | None) -> Recipe | None:
+def _lenses(settings: Namespace, record: dict | None) -> SimulationConfig | None:
     """What --simulate draws from: the recipe that the run began with, or that of the name or file."""
     if not settings.simulate:
         return None
@@ -223,7 +228,7 @@ def _new_folder(settings: Namespace) -> Path:
     return runs.make_run_folder(settings.results_dir, name)
 
 
-def _record(settings: Namespace, lenses: Recipe | None, data, classifier, recipe, device, ranks) -> dict:
+def _record(settings: Namespace, lenses: SimulationConfig | None, data, classifier, recipe, device, ranks) -> dict:
     """All that is needed to understand and repeat the run: `run.json`, and part of every checkpoint."""
     lenses = lenses or known_recipe(data)
     return {

@@ -26,19 +26,19 @@ from darklens.data.batches import Batches
 from darklens.data.folder import LensFolder
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
-from darklens.lenses import draw, noise, recipes, render
-from darklens.lenses.recipes import Recipe
-from darklens.lenses.smooth import true_parameters
+from darklens.fit.assumptions import true_parameters
+from darklens.simulation import draw, noise, recipes, render
+from darklens.simulation.recipes import SimulationConfig
 
 HELD = {"train": 300, "val": 700}  # images a class that are kept on disk: to look at, and to validate on
 
 
-def class_names(recipe: Recipe) -> tuple[str, ...]:
+def class_names(recipe: SimulationConfig) -> tuple[str, ...]:
     """The recipe's classes in the order in which a folder has them."""
     return tuple(sorted(recipe.classes))
 
 
-def check_folder(data: LensFolder, recipe: Recipe) -> None:
+def check_folder(data: LensFolder, recipe: SimulationConfig) -> None:
     """Raise DataError unless networks trained on lenses of that recipe fit these images."""
     found, names, size = (tuple(data.classes), data.channels, data.size), class_names(recipe), recipe.image.pixels
     if found != (names, 1, size):
@@ -58,7 +58,7 @@ class Endless(Batches):
 
     def __init__(
         self,
-        model: str | Path | Recipe,
+        model: str | Path | SimulationConfig,
         images: int,
         data: LensFolder,
         preprocess: Preprocess,
@@ -70,7 +70,7 @@ class Endless(Batches):
         share: Callable[[int], slice] | None = None,
         **unused: object,
     ):
-        self.recipe = model if isinstance(model, Recipe) else recipes.load_recipe(model)
+        self.recipe = model if isinstance(model, SimulationConfig) else recipes.load_recipe(model)
         check_folder(data, self.recipe)
         workers = max(1, machine.usable_cores() // 2) if workers is None else workers
         options = {"train": True, "seed": seed, "workers": workers, "shift": shift, "share": share}
@@ -111,7 +111,7 @@ class Endless(Batches):
 
 
 def render_noisy(
-    drawn: Sequence[draw.Lenses], indices: np.ndarray, recipe: Recipe, seed: int, device: torch.device
+    drawn: Sequence[draw.LensSample], indices: np.ndarray, recipe: SimulationConfig, seed: int, device: torch.device
 ) -> torch.Tensor:
     """Noisy images (B, 1, H, W) float32 of lenses drawn class by class, in the order of their indices (B,).
 
@@ -131,7 +131,7 @@ def render_noisy(
 class _Render(Dataset):
     """Renders the images of a batch."""
 
-    def __init__(self, recipe: Recipe, seed: int, preprocess: Preprocess | None = None):
+    def __init__(self, recipe: SimulationConfig, seed: int, preprocess: Preprocess | None = None):
         self.recipe, self.seed, self.preprocess, self.names = recipe, seed, preprocess, class_names(recipe)
 
     def _numbers(self, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -170,7 +170,7 @@ class _Render(Dataset):
 class _Draw(_Render):
     """Draws the lenses of a batch."""
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[list[draw.Lenses], list[int]]:
+    def __getitem__(self, indices: np.ndarray) -> tuple[list[draw.LensSample], list[int]]:
         """Lenses, class by class."""
         found = self._numbers(indices)
         return [draw.draw(self.recipe, name, self.seed, "train", numbers) for name, _, numbers in found], []

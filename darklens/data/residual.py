@@ -9,7 +9,7 @@ the lens, wherever the middle of the image lies, on the central pixel. The view 
 the turned or mirrored view.
 
 References: Vegetti & Koopmans 2009, MNRAS 392, 945 (substructure from what a smooth lens leaves); Warren & Dye 2003,
-ApJ 590, 673. The fit: darklens/lenses/fit.
+ApJ 590, 673. The fit: darklens/fit.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from darklens.data.checks import central
 from darklens.errors import DataError
-from darklens.lenses.fit import Fit, SmoothModel, fit
+from darklens.fit import Fit, SmoothModel, fit
 
 VIEWS = ("image", "residual", "both")
 VIEW_VERSION = 1  # raise it whenever the same image and smooth lens give another view

@@ -14,7 +14,7 @@ from darklens.data.checks import central
 from darklens.data.folder import LensFolder
 from darklens.data.residual import VIEWS, residual_view, smoothed
 from darklens.errors import DataError, UsageError
-from darklens.lenses.fit import Fit, SmoothModel
+from darklens.fit import Fit, SmoothModel
 
 CROP = 129  # pixels: the input of the network, for images at least that large
 VIEW_CROP = 105  # the same where it sees residuals: 5.25", twice the largest ring of Models F and J

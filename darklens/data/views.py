@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from darklens.data.folder import LensFolder, Split
 from darklens.data.image import read_image
-from darklens.data.known import true_start
+from darklens.data.provenance import true_start
 from darklens.data.reader import FILLED, Reader, read_ahead
 from darklens.data.residual import VIEW_VERSION
 from darklens.data.transforms import Preprocess

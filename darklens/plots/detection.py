@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from darklens.lenses.fit import DetectionMap, Fit
+from darklens.fit import DetectionMap, Fit
 from darklens.plots.style import new_figure, save_figure
 
 SHOWN = 1e9  # Msun: the map of the mass nearest to it is drawn

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from darklens.lenses.fit import Fit
+from darklens.fit import Fit
 from darklens.plots.style import new_figure, save_figure
 
 LIMIT = 5.0  # standard deviations, the ends of the residual's colours

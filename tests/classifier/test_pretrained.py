@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import load_model
-from darklens.lenses import recipes, render
+from darklens.simulation import recipes, render
 
 FOLDER = ROOT / "darklens" / "pretrained"
 NETWORKS = sorted(FOLDER.glob("*.pt"))
@@ -50,7 +50,7 @@ def test_an_elliptical_halo_is_no_substructure(path):
     assert right(model, recipe, 12) > 0.8 and right(dataclasses.replace(model, preprocess=held), recipe, 12) < 0.7
 
 
-def right(model: Classifier, recipe: recipes.Recipe, count: int) -> float:
+def right(model: Classifier, recipe: recipes.SimulationConfig, count: int) -> float:
     """The share of right answers on `count` lenses of each class, of a seed and split that nothing was trained on."""
     images = [render.simulate(recipe, name, range(count), seed=987, split="test") for name in model.classes]
     found = model.predict(np.concatenate(images).astype(np.float32)).argmax(1)

@@ -27,12 +27,12 @@ from hypothesis import strategies as st
 from programs import final
 
 from darklens import machine
-from darklens.analysis import equivariance, report
 from darklens.classifier.saved import load_model
 from darklens.commands import run as commands_run
 from darklens.data import reader
 from darklens.errors import CheckpointError
 from darklens.plots import run
+from darklens.reports import equivariance, report
 from darklens.storage import checkpoint, runs
 from darklens.training import evaluate, trainer
 
@@ -373,7 +373,7 @@ def test_files_that_may_not_become_so_large(template, data, capsys, limit):
 SMALL_DISK = """if True:
     import os, pathlib, subprocess, sys
     import test_faults
-    from darklens.analysis import report
+    from darklens.reports import report
     from darklens.commands import run
     from darklens.plots import run as plots
     report._draw = plots.plot_curves = lambda *_: None

@@ -12,18 +12,18 @@ from programs import SMALL, final, run
 from sklearn.metrics import recall_score
 from trainers import RECIPE, make
 
-from darklens.analysis import report
 from darklens.classifier import saved
 from darklens.classifier.classifier import Classifier
 from darklens.commands.fine_tune import adopted_preprocess, describe
 from darklens.data.folder import LensFolder, scan
 from darklens.data.transforms import Preprocess
 from darklens.errors import CheckpointError, UsageError
-from darklens.lenses.fit import SmoothModel
-from darklens.lenses.recipes import RECIPES
-from darklens.lenses.writer import write_dataset
+from darklens.fit import SmoothModel
 from darklens.networks.equivariant import build_network
 from darklens.plots import run as plots_run
+from darklens.reports import report
+from darklens.simulation.recipes import RECIPES
+from darklens.simulation.writer import write_dataset
 from darklens.storage import records
 from darklens.training import recipes
 from darklens.training.loss import class_weights, cross_entropy

@@ -15,9 +15,9 @@ import pytest
 from conftest import ROOT, program_environment, write_images
 from programs import final
 
-from darklens.analysis import report
 from darklens.commands import run as commands_run
 from darklens.plots import run as plots_run
+from darklens.reports import report
 from darklens.training import evaluate, trainer
 
 

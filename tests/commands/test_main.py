@@ -17,7 +17,6 @@ from e2cnn_reference import published
 from programs import SMALL, final, run, start, trained, wait_for
 
 from darklens import machine
-from darklens.analysis import equivariance, report
 from darklens.classifier import saved
 from darklens.commands import flags
 from darklens.commands import test as commands_test
@@ -25,6 +24,7 @@ from darklens.errors import DataError
 from darklens.factorised import backend
 from darklens.networks import equivariant, heads
 from darklens.plots import run as plots_run
+from darklens.reports import equivariance, report
 from darklens.storage import runs
 from darklens.training import recipes
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import darklens
-from darklens.analysis import equivariance, gallery, report
 from darklens.commands.run import main
-from darklens.lenses.recipes import RECIPES
-from darklens.lenses.writer import write_dataset
 from darklens.plots import run as plots_run
+from darklens.reports import equivariance, gallery, report
+from darklens.simulation.recipes import RECIPES
+from darklens.simulation.writer import write_dataset
 from darklens.storage import checkpoint
 from darklens.training.trainer import Trainer
 

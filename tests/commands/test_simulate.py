@@ -8,9 +8,9 @@ import torch
 from simulated import contents, refusal, run
 
 from darklens.commands import simulate
-from darklens.lenses import render
-from darklens.lenses.recipes import load_recipe
-from darklens.lenses.truth import read_truth
+from darklens.simulation import render
+from darklens.simulation.recipes import load_recipe
+from darklens.simulation.truth import read_truth
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from darklens.data import endless, folder, transforms
 from darklens.data import image as data_image
 from darklens.data.endless import Endless
 from darklens.errors import DataError
-from darklens.lenses import draw, recipes, render, writer
+from darklens.simulation import draw, recipes, render, writer
 
 
 @pytest.fixture(scope="module")

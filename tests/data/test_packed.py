@@ -18,7 +18,6 @@ import pytest
 import torch
 from conftest import ROOT, write_images
 
-from darklens.analysis import report
 from darklens.classifier import calibrate
 from darklens.classifier.classifier import Classifier
 from darklens.commands import data as commands_data
@@ -33,6 +32,7 @@ from darklens.data.transforms import default_preprocess
 from darklens.errors import DataError, Interrupted
 from darklens.networks.equivariant import build_network
 from darklens.plots import run as plots_run
+from darklens.reports import report
 from darklens.training import recipes, trainer
 
 SIZE = 36

@@ -7,9 +7,9 @@ import torch
 from darklens.data.residual import CLIP, SCALE, residual_view, smoothed
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
-from darklens.lenses.fit import SmoothModel
-from darklens.lenses.recipes import CLASSES, RECIPES
-from darklens.lenses.render import simulate
+from darklens.fit import SmoothModel
+from darklens.simulation.recipes import CLASSES, RECIPES
+from darklens.simulation.render import simulate
 
 LENS = SmoothModel()
 RESIDUAL = Preprocess(105, view="residual", lens=LENS)

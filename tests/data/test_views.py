@@ -12,9 +12,9 @@ from darklens.data.batches import open_batches
 from darklens.data.folder import scan
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
-from darklens.lenses.fit import SmoothModel, score
-from darklens.lenses.recipes import RECIPES
-from darklens.lenses.writer import write_dataset
+from darklens.fit import SmoothModel, score
+from darklens.simulation.recipes import RECIPES
+from darklens.simulation.writer import write_dataset
 
 PREPROCESS = Preprocess(105, view="residual", lens=SmoothModel())
 

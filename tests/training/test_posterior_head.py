@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from darklens.classifier.inference import BINS, Inference, legendre
+from darklens.classifier.posterior import BINS, Inference, legendre
 from darklens.metrics.coverage import calibration, sharpness
 from darklens.metrics.posterior import Posterior, bins_of
-from darklens.training.inference import LEAST, _fit_tilt, fit_head
+from darklens.training.posterior import LEAST, _fit_tilt, fit_head
 
 NOISE = 0.5
 

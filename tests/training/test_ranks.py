@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, write_images
 
-from darklens.analysis import report
 from darklens.classifier.saved import load_model
 from darklens.commands import run as commands_run
 from darklens.data.batches import Batches
@@ -28,6 +27,7 @@ from darklens.errors import RankError
 from darklens.networks.equivariant import build_network
 from darklens.networks.resnet import build_resnet
 from darklens.plots import run
+from darklens.reports import report
 from darklens.training import ranks as training_ranks
 from darklens.training import sync_norm
 from darklens.training.ranks import Ranks

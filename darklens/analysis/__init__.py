@@ -1,1 +1,0 @@
-"""What is done with trained networks: reports, predictions, comparisons, explanations, sensitivity."""

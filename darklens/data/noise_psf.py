@@ -1,0 +1,102 @@
+"""What lies beside an image in a survey: the map of its noise and its PSF, in files or HDUs of their own."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from darklens.data.checks import layout
+from darklens.data.image import read_file
+from darklens.data.resample import new_size, resample
+from darklens.errors import DataError
+from darklens.simulation.psf import checked_kernel
+
+NOISE = re.compile("NOISE|ERR|RMS|SIGMA|STD|UNC")  # in names of HDUs
+PSF = re.compile("PSF|KERNEL")
+LIGHT, WIDEST = 0.999, 61  # of a PSF: what is kept of its light, pixels on a side at most; a fit's time grows with them
+NEAR = 0.25  # pixels
+
+
+def split_hdu(name: str, root: str = "") -> tuple[str, str | None]:
+    """The path of a file, and the HDU that its name asks for: cutout.fits[ERR], cutout.fits[2]."""
+    path = os.path.join(root, os.path.expanduser(name))
+    match = re.fullmatch(r"(.+)\[([^\[\]]+)\]", path)
+    return (path, None) if match is None or os.path.lexists(path) else (match[1], match[2])
+
+
+def read_plane(path: str | Path, hdu: str | None, like: re.Pattern) -> np.ndarray:
+    """(H, W) float64 of a file, of any size. like: what names of HDUs are like to choose from. Raises DataError."""
+    array = read_file(path, hdu=hdu, least=1, like=like).array
+    if array.dtype.kind not in "uif" or array.dtype.itemsize > 8 or layout(array.shape)[0] != 1:
+        raise DataError(f"{path}: expected one plane of numbers, found {array.dtype} of shape {array.shape}")
+    return np.squeeze(array.reshape(array.shape[-2:]) if array.ndim > 2 else array).astype(np.float64)
+
+
+def read_noise(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) standard deviation of each pixel of an image of that shape, NaN where it has no weight: not above 0, or
+    not finite. Raises DataError."""
+    path, hdu = split_hdu(name, root)
+    noise = read_plane(path, hdu, NOISE)
+    if noise.shape != shape:
+        raise DataError(f"{path}: expected {shape[0]} x {shape[1]} pixels, as its image has, found {noise.shape}")
+    noise[~(np.isfinite(noise) & (noise > 0))] = np.nan
+    if np.isnan(noise).all():
+        raise DataError(f"{path}: expected standard deviations above 0, found none")
+    return noise
+
+
+@functools.lru_cache(maxsize=64)
+def read_psf(name: str, root: str, step: float = 1.0) -> tuple[tuple[tuple[float, ...], ...], str]:
+    """A kernel of odd size and sum 1, as fields of `SmoothModel` take it, on pixels `step` times as large; a note.
+
+    Of even size it is brought to odd ones: by half a pixel where its middle lies between pixels, else by leaving out a
+    row and a column. What has less than a thousandth of the light is cropped. Raises DataError.
+    """
+    path, hdu = split_hdu(name, root)
+    kernel = read_plane(path, hdu, PSF)
+    if not np.isfinite(kernel).all() or kernel.sum() <= 0 or kernel.ndim != 2:
+        raise DataError(f"{path}: expected a PSF of finite values and a positive sum")
+    kernel = _odd(_square(kernel))
+    if step != 1:
+        size = max(new_size(len(kernel), step, 1), 1)
+        kernel = resample(kernel, (size, size), (step, step))
+    try:
+        kernel = checked_kernel(kernel, path)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    small = _cropped(kernel)
+    percent = 100 * small.sum()
+    note = "" if percent > 100 * LIGHT else f"PSF cropped to {len(small)} pixels, {percent:.1f}% of its light"
+    return tuple(map(tuple, (small / small.sum()).tolist())), note
+
+
+def _square(kernel: np.ndarray) -> np.ndarray:
+    side = min(kernel.shape)
+    top, left = ((n - side) // 2 for n in kernel.shape)
+    return kernel[top : top + side, left : left + side]
+
+
+def _odd(kernel: np.ndarray) -> np.ndarray:
+    """A kernel of even size (n, n) as (n - 1, n - 1)."""
+    size = len(kernel)
+    if size % 2 or size < 4:
+        return kernel
+    steps = np.arange(size) - (size - 1) / 2
+    centre = [float((kernel.sum(axis) * steps).sum() / kernel.sum()) for axis in (1, 0)]
+    if max(map(abs, centre)) < NEAR:
+        return resample(kernel, (size - 1, size - 1), (1.0, 1.0))
+    return kernel[tuple(slice(1, None) if c > 0 else slice(None, -1) for c in centre)]
+
+
+def _cropped(kernel: np.ndarray) -> np.ndarray:
+    """The least square about the middle that has LIGHT of the light, WIDEST at most."""
+    middle = len(kernel) // 2
+    for reach in range(min(middle, WIDEST // 2) + 1):
+        part = kernel[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
+        if part.sum() >= LIGHT:
+            break
+    return part

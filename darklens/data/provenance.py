@@ -1,0 +1,56 @@
+"""What is known of the lenses of a data set."""
+
+import dataclasses
+
+import numpy as np
+
+from darklens.data.folder import LensFolder, Split
+from darklens.errors import DataError, DatasetError, RecipeError
+from darklens.fit import SmoothModel
+from darklens.fit.assumptions import is_smooth, smooth_model, true_parameters
+from darklens.simulation.manifest import read_manifest
+from darklens.simulation.recipe_file import parse_recipe
+from darklens.simulation.recipe_tables import SimulationConfig
+from darklens.simulation.truth import is_simulated, read_truth
+
+PUBLISHED = 150  # pixels a side of Models F and J, whose images describe themselves by nothing else
+
+
+def known_recipe(data: LensFolder) -> SimulationConfig | None:
+    """The recipe that simulate.py drew these images from; None where they came from elsewhere."""
+    try:
+        return parse_recipe(read_manifest(data.root)["recipe"])
+    except (OSError, DatasetError, RecipeError):
+        return None
+
+
+def known_lens(data: LensFolder) -> dict | None:
+    """What the fit of a smooth lens may assume, as fields of `SmoothModel`; None where nothing is known.
+
+    Images of 150 x 150 pixels that don't say what they are are taken for those of Models F and J.
+    """
+    recipe = known_recipe(data)
+    if recipe is not None:
+        return dataclasses.asdict(smooth_model(recipe))
+    return {} if data.size == PUBLISHED and data.channels == 1 else None
+
+
+def true_start(data: LensFolder, split: Split, lens: SmoothModel) -> np.ndarray | None:
+    """(n, P) where the fits of a split's images may start, to save the search; None: nothing is known.
+
+    Only of images to train with, of lens galaxies that shine, which simulate.py wrote: there the search is most of the
+    time. What a network is tested on is fitted as any image is.
+    """
+    if split.name != "train" or not lens.free_light or not is_simulated(data.root):
+        return None
+    try:
+        truth = read_truth(data.root, split.name, [f"{path.parent.name}/{path.name}" for path in split.paths])
+    except DataError:
+        return None
+    return true_parameters(truth.parameters, lens)
+
+
+def is_all_smooth(data: LensFolder) -> bool:
+    """Whether a smooth lens is known that explains these images but for their substructure."""
+    recipe = known_recipe(data)
+    return known_lens(data) is not None and (recipe is None or is_smooth(recipe))

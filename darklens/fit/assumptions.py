@@ -1,0 +1,100 @@
+"""What a fit of the smooth lens may assume of a recipe's images."""
+
+import numpy as np
+
+from darklens.fit.model import LIGHT, SmoothModel
+from darklens.simulation.draw import LensSample
+from darklens.simulation.priors import Prior
+from darklens.simulation.psf import FWHM, load_kernel, moffat_kernel
+from darklens.simulation.recipe_tables import SimulationConfig
+
+WINDOW = 105  # pixels on a side, or what the image has
+
+
+def smooth_model(recipe: SimulationConfig) -> SmoothModel:
+    """The smooth lens of a recipe: its pixels, PSF, source and lens galaxy, each by the middle of its prior.
+
+    Ellipticity is free, the Sersic index where the recipe varies it or has stamps, the centre where it scatters it,
+    the width of a Gaussian or Moffat PSF where it varies it, the halo's axis ratio where it isn't 1, the lens galaxy's
+    light where there is such; what [robust] varies is what a fit doesn't know.
+    Raises ValueError or OSError where the PSF's file can't be used.
+    """
+    image, source, galaxy = recipe.image, recipe.source, recipe.lens_light
+    return SmoothModel(
+        pixel_scale=image.pixel_scale,
+        window=min(WINDOW, image.pixels - 1 + image.pixels % 2),
+        supersample=image.supersample,
+        **_psf(recipe),
+        sersic_index=_middle(source.sersic_index),
+        free_index=source.stamps is not None or not source.sersic_index.is_fixed,
+        free_centre=image.centre_scatter > 0,
+        free_halo=not _is_round(recipe),
+        free_light=galaxy is not None,
+        **({"light_index": _middle(galaxy.sersic_index)} if galaxy else {}),
+        free_light_index=galaxy is None or not galaxy.sersic_index.is_fixed,
+        noise_correlation=_middle(recipe.noise.correlation) if recipe.noise.kind == "ccd" else 0.0,
+    )
+
+
+def is_smooth(recipe: SimulationConfig) -> bool:
+    """Whether the fit's lens is all that the recipe has but substructure: a folder of stamps is more."""
+    return recipe.source.stamps is None
+
+
+def true_parameters(lenses: LensSample, model: SmoothModel) -> np.ndarray:
+    """(B, P) the free parameters of a fit, `model.names`, of drawn lenses: where it may start.
+
+    The shear is about the lens's centre in the simulator, about the image's in the fit: its source lies elsewhere.
+    What substructure does to the light is left out.
+    """
+    v, values = lenses.values, np.tile(model.held(), (len(lenses), 1))
+    x, y, shear = v["image.x"], v["image.y"], _axis(v["lens.shear"], v["lens.shear_angle"])
+    values[:, 0], values[:, 1:3] = v["halo.einstein_radius"], shear.T
+    values[:, 3] = v["source.x"] + (1 - shear[0]) * x - shear[1] * y
+    values[:, 4] = v["source.y"] + (1 + shear[0]) * y - shear[1] * x
+    values[:, 5], values[:, 8] = np.log(v["source.effective_radius"]), np.log(v["source.sersic_index"])
+    values[:, 6:8] = _axis(-np.log(v["source.axis_ratio"]), v["source.angle"]).T
+    values[:, 9], values[:, 10], values[:, 11] = x, y, _log_psf(lenses, model)
+    values[:, 12:14] = _axis(-np.log(v["lens.axis_ratio"]), v["lens.angle"]).T
+    if model.free_light:
+        values[:, LIGHT] = np.log(v["lens_light.effective_radius"])
+        angle = v["lens.angle"] + v["lens_light.angle"]
+        values[:, LIGHT + 1 : LIGHT + 3] = _axis(-np.log(v["lens_light.axis_ratio"]), angle).T
+        values[:, LIGHT + 3] = np.log(v["lens_light.sersic_index"])
+    return values[:, list(model.free)]
+
+
+def _axis(size: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """(2, B) size times cosine and sine of twice an angle in degrees."""
+    return size * np.stack([np.cos(2 * np.radians(angle)), np.sin(2 * np.radians(angle))])
+
+
+def _log_psf(lenses: LensSample, model: SmoothModel) -> np.ndarray:
+    if not model.free_psf:
+        return np.zeros(len(lenses))
+    return np.log(lenses["psf.fwhm"] * lenses["robust.psf_width"] / (FWHM * model.psf_sigma))
+
+
+def _is_round(recipe: SimulationConfig) -> bool:
+    return recipe.lens.axis_ratio.bounds == (1, 1)
+
+
+def _middle(prior: Prior) -> float:
+    return float(prior.quantile(0.5))
+
+
+def _psf(recipe: SimulationConfig) -> dict:
+    """The PSF's fields of SmoothModel."""
+    psf, scale = recipe.psf, recipe.image.pixel_scale
+    if psf.kind == "none":
+        return {"psf_sigma": 0.0}
+    if psf.kind == "gaussian":
+        free = not psf.fwhm.is_fixed
+        return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_truncate": psf.truncate, "free_psf": free}
+    if psf.kind == "moffat" and not psf.fwhm.is_fixed:
+        return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_beta": _middle(psf.beta), "free_psf": True}
+    if psf.kind == "file":
+        kernel = load_kernel(psf.file)
+    else:
+        kernel = moffat_kernel(_middle(psf.fwhm) / scale, _middle(psf.beta))
+    return {"psf_kernel": tuple(map(tuple, kernel.tolist()))}

@@ -1,0 +1,1 @@
+"""How much dark matter, and where? Posteriors of one lens and of a population."""

@@ -1,0 +1,1 @@
+"""What did a run learn? Metrics, comparisons, explanations, sensitivity."""

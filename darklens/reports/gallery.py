@@ -1,0 +1,118 @@
+"""Attribution maps beside the images, their sources and their lenses."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from darklens.classifier.classifier import Classifier
+from darklens.data.folder import Split
+from darklens.data.transforms import Preprocess
+from darklens.data.views import network_inputs
+from darklens.metrics.probabilities import softmax
+from darklens.plots import style
+from darklens.plots.style import new_figure, tick_labels
+from darklens.reports.attribution import HEAVY, NEAR, SMOOTH, segments, to_pixels
+from darklens.simulation.truth import Truth, is_simulated, read_truth
+
+
+def load_truth(split: Split, chosen: Sequence[int]) -> Truth | None:
+    """What the simulator put into these images of a split (ROOT/SPLIT/CLASS/FILE.npy), if it wrote them."""
+    paths = [split.paths[i] for i in chosen]
+    if not paths or not is_simulated(root := paths[0].parents[2]):
+        return None
+    return read_truth(root, split.name, [f"{path.parent.name}/{path.name}" for path in paths])
+
+
+def load_images(classifier: Classifier, split: Split, chosen: Sequence[int]) -> Tensor:
+    """What the network sees of the images (m, C, S, S)."""
+    return network_inputs(split.paths, chosen, classifier.preprocess)
+
+
+def gallery(
+    classifier: Classifier,
+    split: Split,
+    logits: np.ndarray,
+    folder: str | Path,
+    choose: Callable,
+    attributed: Callable,
+) -> list[dict]:
+    """Draw the chosen images beside their maps (`explain.png`, `.pdf`); returns what was drawn, a dict an image.
+
+    logits: (n, K) of all images of the split. choose: see `explain`. attributed: `attribute` with its options.
+    """
+    probabilities = softmax(logits)
+    rows = [row for row in choose(split.labels, probabilities) if row]
+    chosen = [i for row in rows for i in row]
+    predicted = probabilities[chosen].argmax(1)
+    images = load_images(classifier, split, chosen)
+    maps = attributed(classifier, images, predicted).cpu().numpy()
+    pieces = _pieces(split, chosen, classifier.preprocess)
+    names, cells = tick_labels(classifier.classes, 12), {}
+    for n, i in enumerate(chosen):
+        title = f"true: {names[split.labels[i]]}\nsays: {names[predicted[n]]} {probabilities[i].max():.1%}"
+        right = predicted[n] == split.labels[i]
+        cells[i] = {"image": images[n].mean(0).numpy(), "map": maps[n], "title": title, "right": right} | pieces[n]
+    _draw_gallery(folder, [[cells[i] for i in row] for row in rows])
+    return [
+        {
+            "image": f"{split.paths[i].parent.name}/{split.paths[i].name}",
+            "true": classifier.classes[split.labels[i]],
+            "predicted": classifier.classes[k],
+            "probability": probabilities[i, k],
+        }
+        for i, k in zip(chosen, predicted, strict=True)
+    ]
+
+
+def _pieces(split: Split, chosen: Sequence[int], preprocess: Preprocess) -> list[dict]:
+    """What is known of the dark matter in each image, in pixels of the window: columns and rows (m, 2), radius."""
+    truth = load_truth(split, chosen)
+    if truth is None:
+        return [{} for _ in chosen]
+    radius, found = NEAR / truth.recipe.image.pixel_scale, []
+    for lines in segments(truth):
+        columns, rows = to_pixels(truth, preprocess, lines[:, 0::2], lines[:, 1::2])
+        found.append({"columns": columns, "rows": rows, "radius": radius})
+    return found
+
+
+def _draw_gallery(folder: str | Path, rows: list[list[dict]]) -> Path:
+    """explain.png: pairs of an image and its map; circles and lines are the simulator's dark matter."""
+    width = max(map(len, rows), default=1)
+    figure = new_figure(3.7 * width, 0.4 + 2.25 * len(rows))
+    axes = figure.subplots(max(len(rows), 1), 2 * width, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
+    for line, row in zip(axes, rows, strict=False):
+        for number, cell in enumerate(row):
+            _draw_pair(line[2 * number], line[2 * number + 1], cell)
+    for axis in (axis for axis in axes.ravel() if not axis.images):
+        axis.remove()
+    known = any("columns" in cell for row in rows for cell in row)
+    limit = f"$10^{{{np.log10(HEAVY):.0f}}}\\,M_\\odot$"
+    note = f"; circles: subhalos above {limit}, lines: vortices" if known else ""
+    figure.suptitle(f"red speaks for the predicted class, blue against it{note}")
+    return style.save_figure(figure, folder, "explain")
+
+
+def _draw_pair(left, right, cell: dict) -> None:
+    smooth = gaussian_filter(cell["map"], SMOOTH)
+    limit = np.percentile(abs(smooth), 99.8) or 1.0
+    left.imshow(cell["image"], cmap="inferno")
+    right.imshow(smooth, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    left.set_title(cell["title"], fontsize=9, color="black" if cell["right"] else "#bd1f01", loc="left")
+    for axis, colour in ((left, "white"), (right, "black")):
+        _draw_pieces(axis, cell, colour)
+
+
+def _draw_pieces(axis, cell: dict, colour: str) -> None:
+    """Circles for subhalos, lines for vortices."""
+    from matplotlib.patches import Circle
+
+    for columns, rows in zip(cell.get("columns", ()), cell.get("rows", ()), strict=True):
+        if columns[0] == columns[1] and rows[0] == rows[1]:
+            place = columns[0], rows[0]
+            axis.add_patch(Circle(place, cell["radius"], fill=False, edgecolor=colour, linewidth=0.7))
+        else:
+            axis.plot(columns, rows, color=colour, linewidth=1.2, scalex=False, scaley=False)

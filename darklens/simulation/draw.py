@@ -1,0 +1,232 @@
+"""Draw the lenses of a survey's recipe.
+
+    recipe = load_recipe("euclid")
+    lenses = draw(recipe, "sphere", seed=0, split="train", indices=range(8))
+    lenses["lens.shear"]                                                 # (8,): keys are those of the recipe
+
+Each image has its own random stream, and each key of the recipe its own number in it: image i is the same in any
+company, and two recipes of one name that differ in a key have the same lenses but for that key.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from darklens.simulation.physics import einstein_radius
+from darklens.simulation.priors import Prior, suggestion
+from darklens.simulation.profiles import axion_vortex_length, nfw_angles, tnfw_mass
+from darklens.simulation.recipe_tables import TABLES, SimulationConfig, Subhalos, Vortex
+from darklens.simulation.recipes import SPLITS
+
+KEYS = [
+    (table, field)
+    for table, kind in TABLES.items()
+    for field in dataclasses.fields(kind)
+    if field.metadata["kind"] == "prior"
+]
+MORE = 3  # numbers a lens beyond those of KEYS: its place, x and y, and its stamp
+VORTEX_KEYS = ("mass", "length", "axion_mass", "x", "y", "angle")
+SUBHALO_KEYS = ("mass", "x", "y", "concentration", "truncation")
+
+
+@dataclasses.dataclass(frozen=True)
+class LensSample:
+    """A batch of B drawn lenses, all float64.
+
+    values: by key of the recipe ("lens.shear", "source.x", "vortex.length"), (B,) in the recipe's units, angles in
+    degrees, NaN where the recipe doesn't say; and of what follows from them: "image.x" and "image.y" (the lens's
+    place, arcsec), "lens.einstein_radius" (of the total mass), "halo.einstein_radius" (of what the substructure
+    leaves, arcsec), "vortex.mass", "substructure.mass" (Msun). subhalos: by key of SUBHALO_KEYS, and "bound_mass"
+    (without what is truncated), (B, S), padded at the end with massless ones; profile: theirs.
+    """
+
+    values: dict[str, np.ndarray]
+    subhalos: dict[str, np.ndarray]
+    profile: str = "point"
+
+    def __len__(self) -> int:
+        return len(self.values["lens.z_lens"])
+
+    def __getitem__(self, key: str | slice | np.ndarray):
+        """The values of a key (B,), or the lenses in some rows with no more padding than they need."""
+        if isinstance(key, str):
+            return self.values[key]
+        used = self.subhalos["mass"][key].any(0)
+        columns = slice(0, int(np.flatnonzero(used)[-1]) + 1 if used.any() else 0)
+        subhalos = {name: v[key][:, columns] for name, v in self.subhalos.items()}
+        return LensSample({name: v[key] for name, v in self.values.items()}, subhalos, self.profile)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of them by name, (B,) and (B, S), as a file keeps them; `filled` undoes it."""
+        return self.values | {f"subhalos.{key}": value for key, value in self.subhalos.items()}
+
+    def filled(self, arrays: dict[str, np.ndarray]) -> "LensSample":
+        """Lenses of the same keys and profile with these arrays."""
+        subhalos = {key: arrays[f"subhalos.{key}"] for key in self.subhalos}
+        return LensSample({key: arrays[key] for key in self.values}, subhalos, self.profile)
+
+
+def stream(
+    recipe: SimulationConfig, class_name: str, seed: int, split: str, index: int, use: int
+) -> np.random.SeedSequence:
+    """The random stream of one image: `use` 0 for its parameters, 1 for its noise."""
+    key = (*recipe.name.encode(), SPLITS.index(split), *class_name.encode(), index, use)
+    return np.random.SeedSequence(seed, spawn_key=key)
+
+
+def generator(sequence: np.random.SeedSequence) -> np.random.Generator:
+    """NumPy's Philox on a stream."""
+    return np.random.Generator(np.random.Philox(sequence))
+
+
+def power_law(u: np.ndarray, low: float, high: float, slope: float) -> np.ndarray:
+    """Quantiles u of dN/dm ~ m^slope on [low, high], by inversion."""
+    k = slope + 1
+    if abs(k) < 1e-9:
+        return low * (high / low) ** u
+    return (low**k + u * (high**k - low**k)) ** (1 / k)
+
+
+def mean_mass(low: float, high: float, slope: float) -> float:
+    """Mean of dN/dm ~ m^slope on [low, high]."""
+
+    def integral(k: float) -> float:
+        return np.log(high / low) if abs(k) < 1e-9 else (high**k - low**k) / k
+
+    return low if low == high else integral(slope + 2) / integral(slope + 1)
+
+
+def _quantile(prior: Prior | None, field: dataclasses.Field, u: np.ndarray) -> np.ndarray:
+    """Quantiles within the key's limits, which the tail of a normal prior may pass; NaN without a prior."""
+    if prior is None:
+        return np.full(np.shape(u), np.nan)
+    return np.clip(prior.quantile(u), field.metadata["low"], field.metadata["high"])
+
+
+def _common(recipe: SimulationConfig, u: np.ndarray) -> dict[str, np.ndarray]:
+    """u: (B, len(KEYS) + MORE) -> the values of each key, the lens's place and its stamp, (B,)."""
+    values = {}
+    for column, (table, field) in zip(u.T, KEYS, strict=False):
+        prior = getattr(getattr(recipe, table), field.name, None)
+        values[f"{table}.{field.name}"] = _quantile(prior, field, column)
+    pixels = np.hypot(recipe.image.centre_scatter, recipe.robust.registration)
+    scatter = Prior("normal", (0.0, pixels * recipe.image.pixel_scale))
+    values["image.x"], values["image.y"] = scatter.quantile(u[:, -3]), scatter.quantile(u[:, -2])
+    values["source.stamp"] = u[:, -1]
+    if recipe.source.x is None:
+        offset, towards = np.nan_to_num(values["source.offset"]), np.radians(values["source.offset_angle"])
+        values["source.x"], values["source.y"] = offset * np.cos(towards), offset * np.sin(towards)
+    return values
+
+
+def mass_scale(recipe: SimulationConfig, values: dict[str, np.ndarray]) -> np.ndarray:
+    """Squared Einstein radius of a solar mass (arcsec^2), (B,)."""
+    return einstein_radius(1.0, values["lens.z_lens"], values["lens.z_source"], recipe.lens.distances) ** 2
+
+
+def _halo(recipe: SimulationConfig, values: dict[str, np.ndarray]) -> None:
+    """Fill in the Einstein radius of the total mass, or the mass of the Einstein radius."""
+    square = mass_scale(recipe, values)
+    if recipe.lens.total_mass is None:
+        values["lens.total_mass"] = values["lens.einstein_radius"] ** 2 / square
+    else:
+        values["lens.einstein_radius"] = np.sqrt(square * values["lens.total_mass"])
+
+
+def _draw_subhalos(table: Subhalos | None, total_mass: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    if table is None:
+        return dict.fromkeys(SUBHALO_KEYS, np.zeros(0))
+    if table.count is not None:
+        number = round(float(table.count.draw(rng)))
+    else:
+        number = rng.poisson(float(table.mass_fraction.draw(rng)) * total_mass / mean_mass(*table.mass, table.slope))
+    u = rng.random((6, max(number, 0)))
+    low, high = table.radius
+    radius = low + (high - low) * u[1] if table.spread == "radius" else np.sqrt(low**2 + (high**2 - low**2) * u[1])
+    found = {
+        "mass": power_law(u[0], *table.mass, table.slope),
+        "x": radius * np.cos(2 * np.pi * u[2]),
+        "y": radius * np.sin(2 * np.pi * u[2]),
+        "concentration": table.concentration.quantile(u[3]),
+        "truncation": table.truncation.quantile(u[4]),
+    }
+    kept = u[5] <= (1 + table.half_mode_mass / found["mass"]) ** -1.3  # Lovell et al. 2014, MNRAS 439, 300
+    return {key: value[kept] for key, value in found.items()}
+
+
+def _draw_vortex(table: Vortex | None, total_mass: float, rng: np.random.Generator) -> dict[str, float]:
+    fields = dataclasses.fields(Vortex)
+    u = rng.random(len(fields))
+    if table is None:
+        return dict.fromkeys(VORTEX_KEYS, 0.0)
+    rod = {f.name: float(_quantile(getattr(table, f.name), f, one)) for f, one in zip(fields, u, strict=True)}
+    rod["mass"] = rod.pop("mass_fraction") * total_mass
+    if table.length is None:
+        rod["length"] = float(axion_vortex_length(rod["axion_mass"]))
+    return rod
+
+
+def _padded(rows: list[np.ndarray]) -> np.ndarray:
+    padded = np.zeros((len(rows), max(map(len, rows), default=0)))
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
+def _check(recipe: SimulationConfig, class_name: str, split: str) -> None:
+    if class_name not in recipe.classes:
+        raise ValueError(f"no class {class_name!r} in recipe {recipe.name}{suggestion(class_name, recipe.classes)}")
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}{suggestion(split, SPLITS)}")
+
+
+def draw(recipe: SimulationConfig, class_name: str, seed: int, split: str, indices: Iterable[int]) -> LensSample:
+    """Draw the lenses `indices` of a class. Image i is the same in any company.
+
+    Raises ValueError for an unknown class or split, or a negative seed or index.
+    """
+    _check(recipe, class_name, split)
+    rngs = [generator(stream(recipe, class_name, seed, split, int(i), 0)) for i in indices]
+    numbers = len(KEYS) + MORE
+    values = _common(recipe, np.array([rng.random(numbers) for rng in rngs]).reshape(-1, numbers))
+    _halo(recipe, values)
+    kind, masses = recipe.classes[class_name], values["lens.total_mass"]
+    rods = [_draw_vortex(kind.vortex, mass, rng) for mass, rng in zip(masses, rngs, strict=True)]
+    halos = [_draw_subhalos(kind.subhalos, mass, rng) for mass, rng in zip(masses, rngs, strict=True)]
+    values |= {f"vortex.{key}": np.array([rod[key] for rod in rods], dtype=float) for key in VORTEX_KEYS}
+    subhalos = {key: _padded([halo[key] for halo in halos]) for key in SUBHALO_KEYS}
+    return with_masses(recipe, LensSample(values, subhalos, kind.subhalos.profile if kind.subhalos else "point"))
+
+
+def with_masses(recipe: SimulationConfig, lenses: LensSample) -> LensSample:
+    """The lenses with what follows from their masses: "bound_mass", "substructure.mass", "halo.einstein_radius"."""
+    v, bound = lenses.values, subhalo_mass(lenses)
+    whole = sum(bound.T, start=v["vortex.mass"])  # in a fixed order, so that padding doesn't matter
+    left = np.maximum(v["lens.total_mass"] - v["lens.conserve_mass"] * whole, 0)
+    more = {"substructure.mass": whole, "halo.einstein_radius": np.sqrt(mass_scale(recipe, v) * left)}
+    return LensSample(v | more, lenses.subhalos | {"bound_mass": bound}, lenses.profile)
+
+
+def without_substructure(recipe: SimulationConfig, lenses: LensSample) -> LensSample:
+    """The same lenses, smooth: the halo has all of the mass."""
+    values = lenses.values | {"vortex.mass": np.zeros(len(lenses))}
+    none = {key: value[:, :0] for key, value in lenses.subhalos.items()}
+    return with_masses(recipe, dataclasses.replace(lenses, values=values, subhalos=none))
+
+
+def tnfw_parameters(lenses: LensSample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """rs, alpha_rs, truncation radius (arcsec) of the subhalos, (B, S); padding is massless."""
+    s, z = lenses.subhalos, [lenses[f"lens.{key}"][:, None] for key in ("z_lens", "z_source")]
+    used = s["mass"] > 0
+    rs, alpha = nfw_angles(np.where(used, s["mass"], 1), np.where(used, s["concentration"], 1), *z)
+    return rs, alpha * used, rs * np.where(used, s["truncation"], 1)
+
+
+def subhalo_mass(lenses: LensSample) -> np.ndarray:
+    """(B, S) Msun of each subhalo, what is truncated left out."""
+    s = lenses.subhalos
+    if lenses.profile != "tnfw":
+        return s["mass"]
+    used = s["mass"] > 0
+    return used * tnfw_mass(s["mass"], np.where(used, s["concentration"], 1), np.where(used, s["truncation"], 1))

@@ -1,0 +1,111 @@
+"""The light of drawn lenses and the PSF, in torch: (B, n, n) electrons/s a pixel."""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darklens.simulation import profiles, stamps
+from darklens.simulation.brightness import lens_light_scale, source_scale
+from darklens.simulation.deflect import bend, bend_terms
+from darklens.simulation.draw import LensSample
+from darklens.simulation.physics import gaussian_blur
+from darklens.simulation.psf import FWHM, Kernel, load_kernel, moffat_kernel
+from darklens.simulation.recipe_tables import SimulationConfig
+from darklens.simulation.terms import Terms, columns
+
+
+@functools.lru_cache(maxsize=4)
+def _stamps(folder: str, cut: float) -> list[np.ndarray]:
+    return stamps.load_stamps(folder, cut)
+
+
+def _stamp(recipe: SimulationConfig, x: Tensor, y: Tensor, which: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
+    shelf = _stamps(recipe.source.stamps, recipe.source.background_cut)
+    numbers = (which.flatten() * len(shelf)).long().clamp(max=len(shelf) - 1)  # (B, 1, 1) -> (B,)
+    one = [slice(i, i + 1) for i in range(len(x))]
+    light = [
+        stamps.stamp_light(x[i], y[i], torch.as_tensor(shelf[k]), scale[i], angle[i])
+        for i, k in zip(one, numbers.tolist(), strict=True)
+    ]
+    return torch.cat(light)
+
+
+def _pixels(light: Tensor, s: int) -> Tensor:
+    """Mean over s x s rays: (B, n s, n s) -> (B, n, n)."""
+    rows = functools.reduce(torch.add, (light[:, i::s] for i in range(s)))  # (B, n s, n s) -> (B, n, n s)
+    return functools.reduce(torch.add, (rows[:, :, i::s] for i in range(s))) / s**2  # -> (B, n, n)
+
+
+@functools.lru_cache(maxsize=16)
+def _moffat(fwhm: float, beta: float, edges: str) -> Kernel:
+    return Kernel(moffat_kernel(fwhm, beta), edges)
+
+
+@functools.lru_cache(maxsize=16)
+def _measured(path: str, edges: str) -> Kernel:
+    return Kernel(load_kernel(path), edges)
+
+
+def blur(image: Tensor, recipe: SimulationConfig, fwhm: float, beta: float) -> Tensor:
+    """(B, n, n) convolved with the recipe's PSF; fwhm in arcsec. A Gaussian is applied along rows, then columns."""
+    psf, pixels = recipe.psf, fwhm / recipe.image.pixel_scale
+    if psf.kind == "none":
+        return image
+    if psf.kind == "gaussian":
+        return gaussian_blur(image, pixels / FWHM, psf.truncate)
+    return (_measured(psf.file, psf.edges) if psf.kind == "file" else _moffat(pixels, beta, psf.edges))(image)
+
+
+def psf_widths(lenses: LensSample) -> list[tuple[float, float]]:
+    """(FWHM in arcsec, Moffat's beta) of each lens."""
+    return [*zip((lenses["psf.fwhm"] * lenses["robust.psf_width"]).tolist(), lenses["psf.beta"].tolist(), strict=True)]
+
+
+def blur_each(image: Tensor, recipe: SimulationConfig, widths: list[tuple[float, float]]) -> Tensor:
+    """(B, n, n) each convolved with its lens's PSF of `psf_widths`, at once where they are all the same."""
+    if len({*widths}) == 1 or recipe.psf.kind in ("file", "none"):
+        return blur(image, recipe, *widths[0])
+    return torch.cat([blur(image[i : i + 1], recipe, *width) for i, width in enumerate(widths)])
+
+
+def _sersic_terms(lenses: LensSample, table: str, angle: np.ndarray, like: Tensor) -> tuple[Tensor, ...]:
+    v, to = lenses.values, functools.partial(columns, like=like)
+    shape = to(v[f"{table}.effective_radius"]), to(v[f"{table}.axis_ratio"]), to(np.radians(angle))
+    return profiles.sersic_terms(v[f"{table}.sersic_index"], *shape)
+
+
+def light_terms(lenses: LensSample, recipe: SimulationConfig, x: Tensor, y: Tensor) -> Terms:
+    """The terms of `source_light` and `lens_light` at the rays of `grid`."""
+    v, to = lenses.values, functools.partial(columns, like=x)
+    x, y = x - to(v["image.x"]), y - to(v["image.y"])
+    terms = bend_terms(lenses, recipe, x, y)
+    terms["source"] = x - to(v["source.x"]), y - to(v["source.y"]), to(source_scale(lenses, recipe))
+    if recipe.source.stamps:
+        terms["stamp"] = to(v["source.stamp"]), to(v["source.stamp_scale"]), to(np.radians(v["source.angle"]))
+    else:
+        terms["sersic"] = _sersic_terms(lenses, "source", v["source.angle"], x)
+    if recipe.lens_light is not None:
+        galaxy = _sersic_terms(lenses, "lens_light", v["lens.angle"] + v["lens_light.angle"], x)
+        terms["lens_light"] = profiles.sersic_grid_terms(x, y, *galaxy)
+        terms["lens_light.scale"] = (to(lens_light_scale(lenses, recipe)),)
+    return terms
+
+
+def source_light(terms: Terms, recipe: SimulationConfig) -> Tensor:
+    """(B, n, n) electrons/s a pixel of the lensed source before the PSF."""
+    (ax, ay), (x, y, scale) = bend(terms), terms["source"]
+    u, w = torch.sub(x, ax, out=ax), torch.sub(y, ay, out=ay)
+    if recipe.source.stamps:
+        light = _stamp(recipe, u, w, *terms["stamp"])
+    else:
+        light = profiles.sersic_profile(u, w, *terms["sersic"])
+    return _pixels(light, recipe.image.supersample).mul_(scale)
+
+
+def lens_light(terms: Terms, recipe: SimulationConfig, source: Tensor) -> Tensor:
+    """(B, n, n) electrons/s a pixel before the PSF; source: likewise."""
+    light = profiles.sersic_grid(*terms["lens_light"])
+    light = _pixels(light, recipe.image.supersample).mul_(*terms["lens_light.scale"])
+    return light if recipe.lens_light.magnitude is not None else light.mul_(source.sum((1, 2), keepdim=True))

@@ -1,0 +1,108 @@
+"""What a recipe's keys must be together: each check is a condition and one line with the key."""
+
+from collections.abc import Iterator
+
+from darklens.errors import RecipeError
+from darklens.simulation.recipe_tables import LensClass, SimulationConfig
+
+
+def check_recipe(recipe: SimulationConfig) -> None:
+    """Raises RecipeError for the first thing that doesn't fit together."""
+    for wrong, line in _all(recipe):
+        if wrong:
+            raise RecipeError(line)
+
+
+def _all(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
+    yield from _psf(recipe)
+    yield from _noise(recipe)
+    yield from _lens(recipe)
+    yield from _source(recipe)
+    yield from _lens_light(recipe)
+    for name, kind in recipe.classes.items():
+        yield from _class(recipe, f"classes.{name}", kind)
+
+
+def _given(table: object, *keys: str) -> list[str]:
+    return [key for key in keys if getattr(table, key) is not None]
+
+
+def _one_of(table: object, where: str, *keys: str, least: int = 1) -> tuple[bool, str]:
+    given = _given(table, *keys)
+    names = " or ".join(f"{where}.{key}" for key in keys)
+    problem = f"only one of them, not {' and '.join(given)}" if given else "one of them must be given"
+    return not least <= len(given) <= 1, f"{names}: {problem}"
+
+
+def _psf(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
+    p = recipe.psf
+    needs = {"gaussian": ("fwhm",), "moffat": ("fwhm", "beta"), "file": ("file",), "none": ()}[p.kind]
+    for key in ("fwhm", "beta", "file"):
+        there = getattr(p, key) is not None
+        yield key in needs and not there, f"psf.{key} is missing: a PSF of kind {p.kind!r} needs it"
+        yield there and key not in needs, f"psf.{key} has no meaning for a PSF of kind {p.kind!r}"
+    width = p.fwhm.bounds[1] / recipe.image.pixel_scale if p.fwhm else 0
+    fixed = p.kind in ("file", "none") and not recipe.robust.psf_width.is_fixed
+    yield fixed, f"robust.psf_width has no meaning for a PSF of kind {p.kind!r}"
+    yield (
+        width > recipe.image.pixels and width != float("inf"),
+        f"psf.fwhm is {width:.0f} pixels, wider than the image of {recipe.image.pixels}: it is in arcsec",
+    )
+
+
+def _noise(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
+    n = recipe.noise
+    sky = ("sky", "sky_magnitude", "sky_fraction", "background_rms")
+    given = _given(n, *sky)
+    both = given in (["sky", "background_rms"], ["sky_magnitude", "background_rms"])
+    yield len(given) > 1 and not both, f"noise.{' and noise.'.join(given)}: only one of them"
+    rms, reads = n.background_rms is not None, n.read_noise.bounds[1] > 0
+    yield rms and reads, "noise.read_noise is part of noise.background_rms: give one of them"
+    bare = n.sky_magnitude is not None and n.zero_point is None
+    yield bare, "noise.zero_point is missing: noise.sky_magnitude needs it (magnitude of 1 electron/s)"
+    twice = n.kind == "twice" and (n.output != "counts" or n.gain != 1)
+    yield twice, 'noise.kind = "twice" draws counts twice: it needs output = "counts" and gain = 1'
+
+
+def _lens(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
+    lens = recipe.lens
+    yield _one_of(lens, "lens", "total_mass", "einstein_radius")
+    near, far = lens.z_lens.bounds[1], lens.z_source.bounds[0]
+    for key in ("z_lens", "z_source"):
+        open_end = getattr(lens, key).kind == "normal" and not getattr(lens, key).is_fixed
+        yield open_end, f"lens.{key}: a normal prior has no ends, and redshifts need them; did you mean [low, high]?"
+    yield near >= far, f"lens.z_lens reaches {near:g}, not in front of the source (lens.z_source from {far:g})"
+
+
+def _source(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
+    s, by_snr = recipe.source, recipe.noise.peak_snr is not None
+    given = [f"source.{k}" for k in _given(s, "brightness", "magnitude")] + ["noise.peak_snr"] * by_snr
+    yield not given, "source.brightness, source.magnitude or noise.peak_snr: one of them must be given"
+    yield len(given) > 1, f"{' and '.join(given)}: only one of them sets the source's light"
+    bare = s.magnitude is not None and recipe.noise.zero_point is None
+    yield bare, "noise.zero_point is missing: source.magnitude needs it (magnitude of 1 electron/s)"
+    if s.stamps is None:
+        yield s.effective_radius is None, "source.effective_radius is missing (arcsec), or source.stamps"
+        yield s.stamp_scale is not None, "source.stamp_scale has no meaning without source.stamps"
+    else:
+        yield s.stamp_scale is None, "source.stamp_scale is missing (arcsec a pixel of the stamps)"
+        yield s.brightness is not None, "source.brightness is a Sersic's: give stamps a source.magnitude"
+    yield (s.x is None) != (s.y is None), "source.x and source.y belong together"
+    yield s.offset is not None and s.x is not None, "source.offset and source.x: only one of them"
+
+
+def _lens_light(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
+    if recipe.lens_light is not None:
+        yield _one_of(recipe.lens_light, "lens_light", "magnitude", "flux_ratio")
+        bare = recipe.lens_light.magnitude is not None and recipe.noise.zero_point is None
+        yield bare, "noise.zero_point is missing: lens_light.magnitude needs it (magnitude of 1 electron/s)"
+
+
+def _class(recipe: SimulationConfig, where: str, kind: LensClass) -> Iterator[tuple[bool, str]]:
+    if kind.subhalos is not None:
+        sub = f"{where}.subhalos"
+        yield _one_of(kind.subhalos, sub, "count", "mass_fraction")
+        wide = kind.subhalos.profile == "tnfw" and recipe.lens.distances != "angular"
+        yield wide, f'{sub}.profile = "tnfw" needs lens.distances = "angular"'
+    if kind.vortex is not None:
+        yield _one_of(kind.vortex, f"{where}.vortex", "length", "axion_mass")

@@ -1,0 +1,119 @@
+"""Which images is a survey made of? Those of a folder, one file, or the rows of a table `list.csv`.
+
+The table has commas between its columns and names them in its first line: `file` (or another that is named), paths
+relative to the table's folder; `noise_map` and `psf`, files too, for the fit of the smooth lens; `pixel_scale`, arcsec,
+for files that don't say it; what else there is passes through to the table of predictions.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from darklens.errors import DataError, UsageError
+from darklens.survey.image_files import find_pictures
+
+BESIDE = "noise_map", "psf"
+SCALE = "pixel_scale"
+
+
+class Entry(NamedTuple):
+    """An image: its file, as the table of predictions names it; files beside it; the cells that pass through.
+
+    pixel_scale: arcsec, where the list says it.
+    """
+
+    file: str
+    noise_map: str = ""
+    psf: str = ""
+    pixel_scale: float | None = None
+    cells: tuple[str, ...] = ()
+
+
+class Catalogue(NamedTuple):
+    """All images of a survey, or of a part of it. skipped: other files in a folder; columns: that pass through.
+
+    beside: the columns of files for the fit that the list has.
+    """
+
+    root: str
+    entries: Sequence[Entry]
+    columns: tuple[str, ...] = ()
+    skipped: int = 0
+    beside: tuple[str, ...] = ()
+
+    def part(self, number: int, parts: int) -> Catalogue:
+        """The number-th, from 1, of contiguous parts that differ in length by one at most."""
+        first, last = ((number - 1 + k) * len(self.entries) // parts for k in (0, 1))
+        return self._replace(entries=self.entries[first:last], skipped=self.skipped if number == 1 else 0)
+
+
+def find_survey(path: str | Path, file_column: str = "file") -> Catalogue:
+    """The images of a folder, the one file given, or those that a .csv file lists. Raises DataError."""
+    if str(path).lower().endswith(".csv") and not os.path.isdir(path):
+        return read_list(path, file_column)
+    root, names, skipped = find_pictures(path)
+    return Catalogue(root, [Entry(name) for name in names], skipped=skipped)
+
+
+def read_list(path: str | Path, file_column: str = "file") -> Catalogue:
+    """The images that a table lists, in its order. Raises DataError, one line that says what to mend."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, strict=True, skipinitialspace=True)
+            header = _header(path, [cell.strip() for cell in next(rows, [])], file_column)
+            entries = [_entry(path, rows.line_num, header, row, file_column) for row in rows if row]
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: expected text in UTF-8: save the table as CSV (UTF-8)") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num}: expected values with commas between them ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not entries:
+        raise DataError(f"{path}: expected a row for each image, found none below the columns' names")
+    passed = tuple(name for name in header if name not in (file_column, *BESIDE, SCALE))
+    return Catalogue(os.path.dirname(path), entries, passed, beside=tuple(name for name in BESIDE if name in header))
+
+
+def _header(path: str | Path, names: list[str], file_column: str) -> list[str]:
+    found = ", ".join(names)[:200] or "nothing"
+    if file_column not in names:
+        commas = "; expected commas between them" if len(names) == 1 and set(names[0]) & set("\t;|") else ""
+        raise DataError(
+            f"{path}: expected a column {file_column} in its first line, found {found}{commas}; --file_column names it"
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or "" in names:
+        hint = "; pandas: to_csv(..., index=False)" if names[0] == "" else ""
+        raise DataError(f"{path}: expected a name of its own for each column, found {found}{hint}")
+    return names
+
+
+def _entry(path: str | Path, line: int, header: list[str], row: list[str], file_column: str) -> Entry:
+    if len(row) != len(header):
+        raise DataError(f"{path}: line {line}: expected {len(header)} values, one a column, found {len(row)}")
+    cells = dict(zip(header, row, strict=True))
+    own = (cells.pop(file_column), *(cells.pop(name, "").strip() for name in BESIDE))
+    return Entry(*own, _scale(path, line, cells.pop(SCALE, "").strip()), tuple(cells.values()))
+
+
+def _scale(path: str | Path, line: int, cell: str) -> float | None:
+    """Arcsec; None of an empty cell."""
+    try:
+        scale = float(cell) if cell else None
+    except ValueError:
+        scale = math.nan
+    if scale is None or 0 < scale < math.inf:
+        return scale
+    raise DataError(f"{path}: line {line}: expected a {SCALE} in arcsec above 0, or an empty cell, found {cell!r}")
+
+
+def check_columns(path: str | Path, own: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise UsageError where a column that passes through has the name of one of the table of predictions."""
+    if clash := [name for name in columns if name in own]:
+        raise UsageError(f"{path}: its column {clash[0]} has the name of one that is written: give it another")

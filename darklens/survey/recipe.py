@@ -1,0 +1,138 @@
+"""What was measured on a survey's cutouts, as a commented recipe, and beside images drawn from it."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+
+from darklens.simulation.recipe_tables import SimulationConfig
+from darklens.simulation.render import simulate
+from darklens.storage.files import replacing
+from darklens.survey.measure import GALAXY, Survey
+
+SCALE = 0.1  # arcsec, where the files don't say
+SHOWN = 4  # images of each
+
+
+def recipe_text(survey: Survey, name: str) -> str:
+    """A recipe (TOML) on the base of `euclid`: what was measured in numbers, what was not to be edited."""
+    s, n = survey, len(survey.images)
+    scale = s.pixel_scale or SCALE
+    known = "from the files" if s.pixel_scale else "NOT KNOWN: put the pixel scale here"
+    low, high = np.percentile(s.peak_snr, [10, 90])
+    kept = abs(np.median(s.sky)) > np.median(s.noise) / 2 and np.median(s.sky) > 0
+    ring = s.ring[np.isfinite(s.ring)] * scale
+    central = s.central[np.isfinite(s.central)]
+    galaxy = len(central) and np.median(central) > GALAXY
+    lines = [
+        f"# Measured on {n} images of {s.images.shape[1]} x {s.images.shape[1]} pixels, unit {s.unit or 'not given'}.",
+        "# Edit it; `simulate.py --recipe THIS --sheet FILE.png` draws it. Keys: darklens/simulation/recipe_tables.py.",
+        *(f"# {note}" for note in s.notes),
+        f'name = "{name}"',
+        'base = "euclid"  # source, substructure and axes are its own until they are named here',
+        *([] if galaxy else ['lens_light = "none"  # none was seen in the middle']),
+        "",
+        "[image]",
+        f"pixels = {s.images.shape[1]}",
+        f"pixel_scale = {scale:.5g}  # arcsec, {known}",
+        "centre_scatter = 1  # pixels",
+        "",
+        "[psf]",
+        *_psf(s, scale),
+        "",
+        "[noise]",
+        'sky_magnitude = "none"',
+        'zero_point = "none"',
+        'read_noise = "none"  # part of background_rms',
+        'exposures = "none"',
+        "gain = 1.0",
+        f"exposure_time = {_time(s):.4g}  # photons a unit: {_how(s)}",
+        f"background_rms = {_prior(s.noise)}  # of the empty sky",
+        f"correlation = {s.correlation:.2g}  # pixels: the smoothing that neighbours show",
+        f"peak_snr = [{max(low, 1):.3g}, {max(high, 1):.3g}]  # of the brightest pixel, 10% to 90% of them",
+        *([f"sky = {_prior(s.sky)}"] if kept else []),
+        f"keep_sky = {str(bool(kept)).lower()}",
+        'output = "rate"',
+        "",
+        "[lens]",
+        *_lens(ring, n),
+        "",
+        "[source]",
+        'magnitude = "none"  # noise.peak_snr sets it',
+    ]
+    if galaxy:
+        ratio = float(np.median(central))
+        lines += ["", "[lens_light]", 'magnitude = "none"']
+        lines += [
+            f"flux_ratio = [{ratio / 2:.2g}, {2 * ratio:.2g}]  # of the source's flux in the image: a rough guess"
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _prior(values: np.ndarray) -> str:
+    middle, spread = float(np.mean(values)), float(np.std(values))
+    return f"{{normal = [{middle:.4g}, {spread:.2g}]}}" if spread > 1e-3 * abs(middle) else f"{middle:.4g}"
+
+
+def _time(s: Survey) -> float:
+    return min(1 / s.variance_per_unit, 1e8) if s.variance_per_unit > 0 else 1e8
+
+
+def _how(s: Survey) -> str:
+    return "noise against signal" if s.variance_per_unit > 0 else "no photon noise was seen"
+
+
+def _psf(s: Survey, scale: float) -> list[str]:
+    if s.psf is not None:
+        return ['kind = "file"', f'file = "{s.psf.resolve()}"', 'fwhm = "none"']
+    return [f'fwhm = {2 * scale:.3g}  # arcsec: NOT MEASURED, two pixels; or kind = "file" with a kernel of your own']
+
+
+def _lens(ring: np.ndarray, n: int) -> list[str]:
+    if not len(ring):
+        return ["einstein_radius = [0.7, 2.0]  # arcsec: no ring was seen"]
+    low, high = 0.8 * float(np.min(ring)), 1.2 * float(np.max(ring))
+    return [f"einstein_radius = [{low:.3g}, {high:.3g}]  # arcsec: rings seen in {len(ring)} of {n}, and 20% more"]
+
+
+def write_comparison(path: str | Path, survey: Survey, recipe: SimulationConfig, seed: int = 0) -> None:
+    """A picture of theirs above ours, with the pixels' histogram and the power spectrum. Raises OSError."""
+    from matplotlib.figure import Figure
+
+    classes, count = list(recipe.classes), max(len(survey.images), 3 * SHOWN)
+    ours = [simulate(recipe, c, range(-(-count // len(classes))), seed).astype(float) for c in classes]
+    ours = np.stack(ours, 1).reshape(-1, *ours[0].shape[1:])  # (n, classes, S, S) -> (n * classes, S, S)
+    figure = Figure(figsize=(12, 10), layout="constrained")
+    pictures, plots = figure.subfigures(2, 1, height_ratios=(2, 1.2))
+    grid = pictures.subplots(2, SHOWN)
+    for row, (title, images) in zip(grid, (("theirs", survey.images), ("ours", ours)), strict=True):
+        for axes, image in zip(row, images, strict=False):
+            axes.imshow(image, cmap="gray", vmin=np.percentile(image, 1), vmax=np.percentile(image, 99.7))
+            axes.set_title(title)
+        for axes in row:
+            axes.set_axis_off()
+    left, right = plots.subplots(1, 2)
+    edges = np.linspace(-5, max(30, float(np.percentile(survey.peak_snr, 90))), 71)
+    for label, images in (("theirs", survey.images), ("ours", ours)):
+        unit = np.median(survey.noise)
+        pixels = (images - np.median(images, (1, 2), keepdims=True)) / unit
+        left.stairs(np.histogram(pixels, edges, density=True)[0], edges, label=label)
+        right.loglog(*power_spectrum(images / unit), label=label)
+    left.set(xlabel="pixel value over the sky's noise", ylabel="density", yscale="log")
+    right.set(xlabel="cycles a pixel", ylabel="power")
+    left.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=70)
+    with replacing(path, "wb", sync=False) as file:
+        file.write(buffer.getvalue())
+
+
+def power_spectrum(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frequency (cycles a pixel) and mean power in rings of it, of images (n, S, S) less their means."""
+    size = images.shape[1]
+    power = np.abs(np.fft.fft2(images - images.mean((1, 2), keepdims=True))) ** 2 / size**2
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
+    ring = np.minimum((frequency * size).astype(int), size // 2).ravel()
+    mean = np.bincount(ring, power.mean(0).ravel()) / np.maximum(np.bincount(ring), 1)
+    return np.arange(1, size // 2) / size, mean[1 : math.floor(size / 2)]
