@@ -12,7 +12,8 @@
 # what is installed, constraints.txt in which versions; a change in either makes the environment anew, and so
 # does an installation that was interrupted. Later calls install nothing and need no network.
 #
-#   LENS_ENV_DIR=/scratch/lens-env     puts the environment elsewhere
+#   LENS_ENV_DIR=/scratch/lens-env     puts the environment elsewhere: one folder for each clone
+#   LENS_ENV_FORCE=1                   takes that folder over from another clone, whose environment it was
 #   LENS_ENV_TOOL=venv                 asks for one of conda, mamba, micromamba, uv, venv
 #   LENS_PYTHON=3.12                   asks for one of the supported versions of Python
 set -euo pipefail
@@ -24,6 +25,7 @@ env_dir=${LENS_ENV_DIR:-$root/.venv}
 [[ $env_dir == /* ]] || env_dir=$PWD/$env_dir
 env_dir=${env_dir%/}
 stamp=$env_dir/.made-by-create_env # one line, written last: tool, Python version, fingerprint
+owner_file=$env_dir/.clone          # one line, the folder of the clone that it belongs to
 
 say() { echo "create_env.sh: $*" >&2; }
 die() { say "$*" && exit 1; }
@@ -68,11 +70,11 @@ find_python() {
 
 # What to make the environment with: conda takes a version, uv takes one if there is no Python to find.
 choose_python() {
-    local wanted=${LENS_PYTHON:-$supported} found
-    found="Python ${LENS_PYTHON:-3.10 to 3.13} is needed, found $(version_of python3 || echo none)"
+    local wanted=${LENS_PYTHON:-$supported} message
+    message="Python ${LENS_PYTHON:-3.10 to 3.13} is needed, found $(version_of python3 || echo none)"
     case $1 in
-        uv) find_python "$wanted" || { say "$found: uv fetches ${wanted%% *}" && echo "${wanted%% *}"; } ;;
-        venv) find_python "$wanted" || die "$found: install it, or uv, or conda" ;;
+        uv) find_python "$wanted" || { say "$message: uv fetches ${wanted%% *}" && echo "${wanted%% *}"; } ;;
+        venv) find_python "$wanted" || die "$message: install it, or uv, or conda" ;;
         *) echo "${wanted%% *}" ;;
     esac
 }
@@ -81,6 +83,37 @@ choose_python() {
 check_ownership() {
     [[ -z ${LENS_ENV_DIR:-} || -z $(ls -A "$env_dir" 2>/dev/null) || -e $env_dir.lock ]] ||
         die "LENS_ENV_DIR=$env_dir holds something else: name a new or an empty folder"
+}
+
+# The clone that an environment was made for: as written down, or, before that was done, as pip installed it.
+owner() {
+    local url
+    if [[ -r $owner_file ]]; then cat "$owner_file" && return; fi
+    for url in "$env_dir"/lib/python*/site-packages/darklens-*.dist-info/direct_url.json; do
+        if [[ -r $url ]]; then sed -n 's#.*"url": *"file://\([^"]*\)".*#\1#p' "$url"; fi
+    done
+}
+
+check_owner() {
+    local other
+    other=$(owner)
+    [[ -z $other || $other == "$root" || ! -e $other/create_env.sh || -n ${LENS_ENV_FORCE:-} ]] ||
+        die "LENS_ENV_DIR=$env_dir belongs to the clone $other: name another folder, or set LENS_ENV_FORCE=1 to take it over"
+}
+
+# Processes that run a program of the environment or have loaded one of its libraries.
+users() {
+    if [[ -d /proc/self ]]; then
+        grep -lsF " $env_dir/" /proc/[0-9]*/maps 2>/dev/null | sed 's#/proc/\([0-9]*\)/maps#\1#'
+    else # macOS
+        pgrep -f "$env_dir/bin/"
+    fi || true
+}
+
+check_unused() {
+    local pids
+    pids=$(users | tr '\n' ' ')
+    [[ -z $pids ]] || die "$env_dir must be made anew, but is in use by process ${pids% }: try again when it has ended"
 }
 
 # One installation at a time. The kernel keeps the lock while the script or an installer that it started lives.
@@ -126,9 +159,12 @@ create() (
     mkdir -p "$(dirname "$env_dir")"
     lock
     if ready; then return; fi # made by another call meanwhile
+    check_owner
+    check_unused
     say "making $env_dir with $tool: once, some minutes, about 6 GB"
     rm -rf "$env_dir"
     make_environment "$tool" "$python" </dev/null >&2 || die "the installation failed; the next call starts it anew"
+    echo "$root" >"$owner_file"
     echo "$tool $(version_of "$env_dir/bin/python") $(fingerprint)" >"$stamp.new"
     mv "$stamp.new" "$stamp"
 )

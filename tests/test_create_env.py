@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 BASH = shutil.which("bash")
-SYSTEM = "basename cat chmod cksum cp dirname flock ls mkdir mv perl pwd rm sed sleep tr true".split()
+SYSTEM = "basename cat chmod cksum cp dirname flock grep ls mkdir mv perl pwd rm sed sleep tr true".split()
 
 STAND_IN = f"""#!{BASH}
 name=${{0##*/}}
@@ -291,6 +292,74 @@ def test_foreign_folder_is_left_alone(machine, tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").exists() and not here.calls("pip install")
 
 
+@pytest.fixture
+def clones(machine, tmp_path):
+    """Two clones, and the variables that put the environment of either into one folder."""
+    first = machine()
+    second = tmp_path / "second"
+    shutil.copytree(first.project, second)
+
+    def run_second(*command: str, **variables: str) -> subprocess.CompletedProcess:
+        there = Machine.__new__(Machine)
+        there.__dict__.update(first.__dict__, project=second, script=second / "create_env.sh")
+        return there.run(*command, **variables)
+
+    return first, run_second, {"LENS_ENV_DIR": str(tmp_path / "shared env")}
+
+
+def test_environment_of_another_clone_is_left_alone(clones):
+    first, run_second, folder = clones
+    assert first.run("true", **folder).returncode == 0
+    (Path(folder["LENS_ENV_DIR"]) / "installed").touch()
+    done = run_second("true", **folder)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode != 0 and f"belongs to the clone {first.project}" in line and "LENS_ENV_FORCE=1" in line
+    assert (Path(folder["LENS_ENV_DIR"]) / "installed").exists() and len(first.calls("pip install")) == 1
+    assert first.run("true", **folder).returncode == 0 and len(first.calls("pip install")) == 1
+
+
+def test_owner_is_read_from_pip_where_it_was_not_written_down(clones):
+    first, run_second, folder = clones
+    first.run("true", **folder)
+    env = Path(folder["LENS_ENV_DIR"])
+    (env / ".clone").unlink()
+    info = env / "lib/python3.12/site-packages/darklens-0.2.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "direct_url.json").write_text(f'{{"dir_info": {{"editable": true}}, "url": "file://{first.project}"}}')
+    assert "belongs to the clone" in run_second("true", **folder).stderr
+
+
+def test_environment_can_be_taken_over(clones):
+    first, run_second, folder = clones
+    first.run("true", **folder)
+    assert run_second("true", **folder, LENS_ENV_FORCE="1").returncode == 0
+    assert "belongs to the clone" in first.run("true", **folder).stderr
+
+
+def test_environment_of_a_clone_that_is_gone_is_made_anew(clones):
+    first, run_second, folder = clones
+    first.run("true", **folder)
+    shutil.rmtree(first.project)
+    first.project = first.project.parent  # a home folder and working folder for the second
+    assert run_second("true", **folder).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+@pytest.mark.parametrize("force", [{}, {"LENS_ENV_FORCE": "1"}])
+def test_environment_in_use_is_never_deleted(machine, force):
+    here = machine()
+    here.run("true")
+    program = here.env / "bin" / "long"
+    shutil.copy(BASH, program)
+    with subprocess.Popen([program, "-c", "read -r line"], stdin=subprocess.PIPE) as process:
+        (here.project / "constraints.txt").write_text("# changed")
+        done = here.run("true", **force)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode != 0 and f"in use by process {process.pid}" in line and program.exists()
+        process.communicate(b"\n")
+    assert here.run("true").returncode == 0 and not program.exists()
+
+
 def test_active_environment_of_the_user_is_left_alone(machine, tmp_path):
     here = machine()
     foreign = dict(VIRTUAL_ENV="/theirs", PYTHONHOME="/theirs", CONDA_PREFIX="/theirs", PIP_TARGET="/theirs")
@@ -315,3 +384,14 @@ def test_every_requirement_is_pinned():
     wanted = {name.lower() for name in re.findall(r'"([A-Za-z0-9-]+)[>=]=', project)}
     pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "constraints.txt").read_text(), re.M))
     assert len(wanted) >= 15 and wanted <= pinned
+
+
+@pytest.mark.parametrize("name", ["torch", "torchvision"])
+def test_wheels_for_the_cpu_alone_satisfy_the_constraints(name):
+    """An index with CPU wheels offers 2.15.0+cpu where the ordinary one has 2.15.0: a sixth of the size."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if re.match(f"{name}==", line)]
+    pins = [Requirement(line).specifier for line in lines]
+    versions = [re.search("==([^ ;]+)", line)[1] for line in lines]
+    assert pins and all(pin.contains(f"{version}+cpu") for pin, version in zip(pins, versions, strict=True))
+    project = re.search(rf'"({name}>=[^"]+)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert all(Requirement(project).specifier.contains(f"{version}+cpu") for version in versions)
