@@ -57,7 +57,7 @@ def report(path: Path, weights: str) -> None:
     if data["images"].shape[1:] not in ((SIZE, SIZE), (SIZE - 1, SIZE)):
         print(f"{path.name}: passed over, images of {data['images'].shape[1:]} pixels, not 150 x 150 or 149 x 150")
         return
-    lens = network.preprocess.lens or SmoothModel()
+    lens = network.preprocess.smooth_model or SmoothModel()
     images, labels = completed(data["images"], lens), numbers(data["labels"], network.classes)
     said = classify(network, images).argmax(1)
     rows = [f"{name} {(said[labels == k] == k).sum()}/{(labels == k).sum()}" for k, name in enumerate(network.classes)]

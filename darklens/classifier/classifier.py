@@ -55,8 +55,8 @@ class Classifier:
     @property
     def pixel_scale(self) -> float | None:
         """Arcsec a pixel of the images that it was trained on; None where that isn't known."""
-        if self.preprocess.lens is not None or self.preprocess.stretch == "original":
-            return self.preprocess.lens.pixel_scale if self.preprocess.lens else PUBLISHED_SCALE
+        if self.preprocess.smooth_model is not None or self.preprocess.stretch == "original":
+            return self.preprocess.smooth_model.pixel_scale if self.preprocess.smooth_model else PUBLISHED_SCALE
         scale = ((self.record.get("lenses") or {}).get("image") or {}).get("pixel_scale")
         return scale if isinstance(scale, float) and 0 < scale < math.inf else None
 

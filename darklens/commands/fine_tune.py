@@ -44,9 +44,9 @@ def adopted_preprocess(trained: Classifier, data: LensFolder, name: str) -> Prep
         raise UsageError(
             f"--weights {name} looks at {seen.window} pixels a side; the images in {data.root} have {data.size}"
         )
-    recipe = known_recipe(data) if seen.lens else None
-    lens = dataclasses.replace(smooth_model(recipe), window=seen.crop) if recipe else seen.lens
-    return dataclasses.replace(seen, lens=lens)
+    recipe = known_recipe(data) if seen.smooth_model else None
+    lens = dataclasses.replace(smooth_model(recipe), window=seen.crop) if recipe else seen.smooth_model
+    return dataclasses.replace(seen, smooth_model=lens)
 
 
 def describe(name: str, trained: Classifier, preprocess: Preprocess, last_layer: str) -> str:
@@ -58,9 +58,12 @@ def describe(name: str, trained: Classifier, preprocess: Preprocess, last_layer:
         "new": f"all layers but the last, which is new (its classes were {there})",
     }
     parts = [f"weights {name}: {found[last_layer]}"]
-    if preprocess.lens:
-        own, scale = preprocess.lens == trained.preprocess.lens, trained.preprocess.lens.pixel_scale
+    if preprocess.smooth_model:
+        own, scale = (
+            preprocess.smooth_model == trained.preprocess.smooth_model,
+            trained.preprocess.smooth_model.pixel_scale,
+        )
         parts.append("its own smooth lens" if own else "the smooth lens of the data set's recipe")
-        now = preprocess.lens.pixel_scale
+        now = preprocess.smooth_model.pixel_scale
         parts.append(f'pixels of {now:g}"' + (f', it was trained on {scale:g}"' if now != scale else ""))
     return "; ".join(parts)

@@ -151,7 +151,7 @@ class _Render(Dataset):
 
     def _start(self, indices: np.ndarray) -> np.ndarray | None:
         """(B, P) where the fits start, as `known.true_start` has it."""
-        lens = self.preprocess.lens
+        lens = self.preprocess.smooth_model
         if not lens.free_light:
             return None
         start = np.empty((len(indices), len(lens.free)))

@@ -1,6 +1,6 @@
 """What the best smooth lens cannot explain, as the input of a network.
 
-    inputs, found = residual_view(images, SmoothModel(), 105)       # (B, 1, 105, 105) float32, Fit
+    inputs, fit = residual_view(images, SmoothModel(), 105)         # (B, 1, 105, 105) float32, Fit
 
 The smooth lens (halo, shear, source) is most of an image's light and says nothing about substructure: it is fitted,
 subtracted, and what is left is given in standard deviations of the noise. Substructure is seen through the PSF, noise
@@ -46,10 +46,11 @@ def smoothed(residual: Tensor, crop: int) -> Tensor:
 
 def residual_view(
     images: Tensor,
-    lens: SmoothModel,
+    model: SmoothModel,
     crop: int,
     start: np.ndarray | None = None,
     noise: Tensor | None = None,
+    *,
     doubts: bool = True,
 ) -> tuple[Tensor, Fit]:
     """The network's input (B, 1, crop, crop) float32 and the fits, of images (B, 1, H, W) in any unit.
@@ -64,14 +65,15 @@ def residual_view(
     if min(images.shape[-2:]) < crop:
         raise DataError(f"expected images of {crop} pixels or more, found {images.shape[-2]} x {images.shape[-1]}")
     if images.shape[-2] != images.shape[-1]:
-        rows, columns = central(*images.shape[-2:], min(images.shape[-2:]))
-        images, lens = images[..., rows, columns], dataclasses.replace(lens, free_centre=True)
+        height, width = images.shape[-2:]
+        rows, columns = central(height, width, min(height, width))
+        images, model = images[..., rows, columns], dataclasses.replace(model, free_centre=True)
         noise = None if noise is None else noise[..., rows, columns]
-    found = fit(images[:, 0], lens, start, noise, doubts=doubts)
-    return view_of(found, crop, images.device), found
+    fits = fit(images[:, 0], model, start, noise, doubts=doubts)
+    return view_of(fits, crop, images.device), fits
 
 
-def view_of(found: Fit, crop: int, device: str | torch.device = "cpu") -> Tensor:
+def view_of(fits: Fit, crop: int, device: str | torch.device = "cpu") -> Tensor:
     """The network's input (B, 1, crop, crop) float32, of fits in windows of crop or crop + 1 pixels."""
-    residual = torch.as_tensor(found.residual, device=device).float()
+    residual = torch.as_tensor(fits.residual, device=device).float()
     return (smoothed(residual, crop).clamp(-CLIP, CLIP) / SCALE).half().float()

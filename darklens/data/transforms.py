@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ STRETCHES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # of images wh
     "asinh": lambda x: torch.asinh(x / KNEE) / math.asinh(1 / KNEE),
     "original": lambda x: (x * 255).floor() / 255,  # 8 bits
 }
+IMAGE_KEYS = ("crop", "stretch", "standardise")  # of `Preprocess.to_dict`; with a view, "view" and "lens" too
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Preprocess:
     8 bits, a window of crop - 1 pixels, then one row of zeros below and one column to the right. (Negative
     pixels become 0.) Multiplying an image by a positive number changes nothing, but for rounding.
 
-    view: a key of residual.VIEWS. "image" is the above; "residual" what the smooth lens `lens` leaves of the image,
+    view: a key of residual.VIEWS. "image" is the above; "residual" what the fit of `smooth_model` leaves of the image,
     in standard deviations (see residual.py); "both" has the image, its window smoothed as the residual is, and the
     residual as two channels. Adding a constant to an image then changes nothing in the residual either.
     """
@@ -49,7 +51,7 @@ class Preprocess:
     stretch: str = "sqrt"
     standardise: bool = True
     view: str = "image"
-    lens: SmoothModel | None = None
+    smooth_model: SmoothModel | None = None
 
     def __post_init__(self) -> None:
         if type(self.crop) is not int or self.crop < 1 or self.crop % 2 == 0:
@@ -60,7 +62,8 @@ class Preprocess:
             raise DataError(f"preprocess: expected standardise to be True or False, found {self.standardise!r}")
         if self.view not in VIEWS:
             raise DataError(f"preprocess: expected view to be one of {', '.join(VIEWS)}, found {self.view!r}")
-        if (self.view == "image") != (self.lens is None) or (self.lens and self.lens.window != self.crop):
+        model = self.smooth_model
+        if (self.view == "image") != (model is None) or (model and model.window != self.crop):
             raise DataError("preprocess: expected a smooth lens of the same window with the views residual and both")
 
     def channels(self, of_image: int) -> int:
@@ -74,19 +77,20 @@ class Preprocess:
         """Pixels along a side that are cut from the image."""
         return self.crop - (self.stretch == "original")
 
-    def to_dict(self) -> dict[str, int | str | bool]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and checkpoints."""
         plain = asdict(self)
-        return plain if self.lens else {key: plain[key] for key in ("crop", "stretch", "standardise")}
+        smooth_model = plain.pop("smooth_model")
+        return plain | {"lens": smooth_model} if smooth_model else {key: plain[key] for key in IMAGE_KEYS}
 
     @classmethod
-    def from_dict(cls, values: dict[str, int | str | bool]) -> Preprocess:
+    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
         """The inverse of `to_dict`. Raises DataError for unknown, missing or wrong entries."""
-        expected = {field.name for field in fields(cls)} - ({"view", "lens"} if "view" not in values else set())
+        expected = {*IMAGE_KEYS, *(("view", "lens") if "view" in values else ())}
         if set(values) != expected:
             raise DataError(f"preprocess: expected the keys {sorted(expected)}, found {sorted(map(str, values))}")
-        lens = values.get("lens")
-        return cls(**values | ({"lens": lens_from_dict(lens)} if lens else {}))
+        smooth_model = smooth_model_from_dict(values["lens"]) if values.get("lens") else None
+        return cls(*(values[key] for key in IMAGE_KEYS), values.get("view", "image"), smooth_model)
 
     def __call__(self, images: torch.Tensor, offsets: np.ndarray | torch.Tensor | None = None) -> torch.Tensor:
         """(B, C, H, W) of any real type -> (B, C, crop, crop) float32, on the same device.
@@ -109,30 +113,32 @@ class Preprocess:
         images: torch.Tensor,
         start: np.ndarray | None = None,
         noise: torch.Tensor | None = None,
-        lens: SmoothModel | None = None,
+        smooth_model: SmoothModel | None = None,
         training: bool = False,
     ) -> tuple[torch.Tensor, Fit]:
         """Views (B, 1 or 2, crop, crop) float32 of images (B, 1, H, W), and the fits of the smooth lens.
 
-        start, noise (B, H, W): as in `fit`; lens: instead of its own, for images with a PSF of theirs. training: no one
-        reads what the fits say, which are not tested for doubts unless the view depends on it. For the views residual
+        start, noise (B, H, W): as in `fit`; smooth_model: for images with a PSF of their own. training: nobody reads
+        the flags of these fits, so the score test is left out unless the view depends on it. For the views residual
         and both. Of oblong images, the central square.
         """
         height, width = images.shape[-2:]
         square = (..., *central(height, width, min(height, width)))
         images, noise = images[square], None if noise is None else noise[square]
-        lens = lens or self.lens
-        doubts = lens.free_doubted or not training
-        view, found = residual_view(images, lens, self.crop, start, noise, doubts)
+        model = smooth_model or self.smooth_model
+        if model is None:
+            raise ValueError("the view image has no fit")
+        doubts = model.free_doubted or not training
+        view, fit = residual_view(images, model, self.crop, start, noise, doubts=doubts)
         if self.view == "residual":
-            return view, found
+            return view, fit
         size = self.crop + (self.crop - min(images.shape[-2:])) % 2
         window = STRETCHES[self.stretch](_unit(_crop(images.float(), size, None)))
         window = _standardise(smoothed(window[:, 0], self.crop))
-        return torch.cat((window.half().float(), view), 1), found
+        return torch.cat((window.half().float(), view), 1), fit
 
 
-def lens_from_dict(values: dict) -> SmoothModel:
+def smooth_model_from_dict(values: dict) -> SmoothModel:
     """The inverse of `dataclasses.asdict`. Raises DataError for unknown or wrong entries."""
     try:
         kernel = values.get("psf_kernel")
@@ -206,7 +212,11 @@ def draw_augmentation(
     rows, columns, pose = (hash_words(seed, epoch, np.asarray(indices), word) for word in (1, 2, 3))
     offsets = np.stack([rows, columns], axis=1) % np.uint64(span + 1)
     turns, flips = pose % np.uint64(4), (pose >> np.uint64(2)) % np.uint64(2)
-    return tuple(torch.from_numpy(x) for x in (offsets.astype(np.int64), turns.astype(np.int64), flips == 1))
+    return (
+        torch.from_numpy(offsets.astype(np.int64)),
+        torch.from_numpy(turns.astype(np.int64)),
+        torch.from_numpy(flips == 1),
+    )
 
 
 def augment(images: torch.Tensor, turns: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
@@ -221,17 +231,17 @@ def augment(images: torch.Tensor, turns: torch.Tensor, flips: torch.Tensor) -> t
 
 
 def choose_preprocess(
-    data: LensFolder, crop: int | None = None, view: str = "image", lens: dict | None = None
+    data: LensFolder, crop: int | None = None, view: str = "image", assumed: dict | None = None
 ) -> Preprocess:
-    """The usual one for these images, with a window of `crop` pixels if that is given.
+    """The default one for these images, with a window of `crop` pixels if that is given.
 
-    view: a key of VIEWS. lens: what is known of the smooth lens, fields of `SmoothModel`; None: as in Models F and J.
+    view: a key of VIEWS. assumed: fields of `SmoothModel`, what its fit may assume; None: as in Models F and J.
     Raises UsageError if the images are smaller.
     """
     if crop and crop > data.size:
         raise UsageError(f"--crop {crop}: the images in {data.root} have {data.size} pixels a side")
     if view == "image":
-        usual = default_preprocess(data.size)
-        return replace(usual, crop=crop or usual.crop)
+        default = default_preprocess(data.size)
+        return replace(default, crop=crop or default.crop)
     crop = crop or min(VIEW_CROP, data.size - 1 + data.size % 2)
-    return Preprocess(crop, view=view, lens=SmoothModel(**(lens or {}) | {"window": crop}))
+    return Preprocess(crop, view=view, smooth_model=SmoothModel(**(assumed or {}) | {"window": crop}))

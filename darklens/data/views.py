@@ -164,7 +164,7 @@ def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, 
         return
     parts[0].parent.mkdir(parents=True, exist_ok=True)
     reader = Reader(split.paths, data.channels, data.size, preprocess.window)
-    viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.lens), split.name == "train")
+    viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.smooth_model), split.name == "train")
     made = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
     with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar:
         for k in todo:

@@ -87,7 +87,7 @@ def explain(
     attributed = functools.partial(attribute, steps=steps, batch_size=batch_size, precision=precision)
     report = {"split": split.name, "method": "gradients", "steps": steps, "heavy_msun": HEAVY, "near_arcsec": NEAR}
     report["gallery"] = gallery(classifier, split, np.asarray(logits), folder, choose, attributed)
-    if classifier.preprocess.lens:
+    if classifier.preprocess.smooth_model:
         _draw_fits(classifier, split, choose(split.labels, softmax(np.asarray(logits))), folder)
     report["alignment"] = {}
     for k, name in enumerate(classifier.classes):
@@ -104,7 +104,7 @@ def _draw_fits(classifier: Classifier, split: Split, rows: list[list[int]], fold
     """What was fitted to the images of the gallery, `fits.png`, and where that asks for subhalos, `detection.png`."""
     chosen = [i for row in rows for i in row]
     images = np.stack([read_image(split.paths[i]).astype(float) for i in chosen])  # (m, 1, H, W)
-    found = fit(images[:, 0], classifier.preprocess.lens)
+    found = fit(images[:, 0], classifier.preprocess.smooth_model)
     titles = [f"{split.paths[i].parent.name}/{split.paths[i].name}" for i in chosen]
     plot_fits(folder, images[:, 0], found, titles)
     found, truth = found[:MOST_ROWS], load_truth(split, chosen[:MOST_ROWS])

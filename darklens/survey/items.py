@@ -103,7 +103,7 @@ def read_item(
             raise DataError("no file is named")
         found = read_file(path, hdu=hdu or reading.hdu, window=preprocess.window)
         step = _about(item, found, reading)
-        noise = _noise(item, root, found) if preprocess.lens else None
+        noise = _noise(item, root, found) if preprocess.smooth_model else None
         picture = _picture(path, found, noise, math.ceil(preprocess.window * max(step)))
         check_channels(path, len(picture.pixels), channels)
     except DataError as error:
@@ -114,7 +114,7 @@ def read_item(
     window = pixels[(..., *central(*pixels.shape[1:], preprocess.window))]
     item.flags = [CONSTANT] * bool(window.min() == window.max()) + [FILLED] * bool(picture.masked) + item.flags
     item.note = "; ".join(filter(None, (picture.note, item.note)))
-    if preprocess.lens is None:
+    if preprocess.smooth_model is None:
         item.image = preprocess(torch.from_numpy(pixels)[None])[0].numpy()
         return item, None
     return item, _lens(item, root, preprocess, pixels, noise, step)
@@ -201,7 +201,7 @@ def _lens(
             item.note = "; ".join(filter(None, (item.note, note)))
         except DataError as error:
             item.flags.append(f"PSF of the training images: psf {error}")
-    window = central(*pixels.shape[1:], preprocess.lens.size(side, side))
+    window = central(*pixels.shape[1:], preprocess.smooth_model.size(side, side))
     return Lens(pixels[(..., *window)], None if noise is None else noise[window], psf)
 
 
@@ -210,11 +210,15 @@ def _fit(preprocess: Preprocess, items: Sequence[Item], lenses: Sequence[Lens]) 
     pixels, noise, psf = zip(*lenses, strict=True)
     pixels = torch.from_numpy(np.stack([one.astype(np.float64) for one in pixels]))
     noise = None if noise[0] is None else torch.from_numpy(np.stack(noise))
-    lens = dataclasses.replace(preprocess.lens, psf_kernel=psf[0], psf_beta=None, free_psf=False) if psf[0] else None
-    views, found = preprocess.with_fit(pixels, noise=noise, lens=lens)
+    lens = (
+        dataclasses.replace(preprocess.smooth_model, psf_kernel=psf[0], psf_beta=None, free_psf=False)
+        if psf[0]
+        else None
+    )
+    views, found = preprocess.with_fit(pixels, noise=noise, smooth_model=lens)
     table = found.table()
     for number, item in enumerate(items):
         item.image = views[number].numpy()
-        columns = (name for name in preprocess.lens.columns if name != "flag")
+        columns = (name for name in preprocess.smooth_model.columns if name != "flag")
         item.lens = {name: table[name][number] if name in table else math.nan for name in columns}
         item.flags += [f"smooth lens: {table['flag'][number]}"] * bool(table["flag"][number])

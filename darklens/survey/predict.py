@@ -125,7 +125,7 @@ def predict_folder(
                 bar.update(len(batch))
         if not (part or writer.counts["classified"]):
             raise DataError(f"{folder}: no file of {len(reader)} is an image for this network; the first: {reason}")
-    unused = () if classifier.preprocess.lens else survey.beside
+    unused = () if classifier.preprocess.smooth_model else survey.beside
     return Counts(*(writer.counts[kind] for kind in Counts._fields[:3]), survey.skipped, before, unused)
 
 

@@ -25,7 +25,7 @@ from darklens.survey.items import Item
 def columns(classifier: Classifier, passed: Sequence[str] = ()) -> list[str]:
     """The names of the table's columns. passed: those of the survey's list that pass through."""
     probabilities = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in classifier.classes]
-    lens = classifier.preprocess.lens
+    lens = classifier.preprocess.smooth_model
     smooth = [] if lens is None else [name for name in lens.columns if name != "flag"]
     smooth += classifier.inference.columns() if classifier.inference else []
     return ["file", *passed, "class", *probabilities, "novelty", *smooth, "flag", "unit", "pixel_scale", "note"]

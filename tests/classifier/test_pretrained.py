@@ -46,7 +46,9 @@ def test_an_elliptical_halo_is_no_substructure(path):
     """The fit that is tested for it sets the halo's axis ratio free; held round, half of these are wrong."""
     recipe = recipes.changed(recipes.RECIPES["j"], {"lens.axis_ratio": 0.8, "lens.angle": [0, 360]})
     model = load_model(path)
-    held = dataclasses.replace(model.preprocess, lens=dataclasses.replace(model.preprocess.lens, free_doubted=False))
+    held = dataclasses.replace(
+        model.preprocess, smooth_model=dataclasses.replace(model.preprocess.smooth_model, free_doubted=False)
+    )
     assert right(model, recipe, 12) > 0.8 and right(dataclasses.replace(model, preprocess=held), recipe, 12) < 0.7
 
 

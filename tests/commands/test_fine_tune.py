@@ -138,7 +138,7 @@ def test_smooth_lens_is_that_of_the_data_or_of_the_weights(tmp_path):
     """A recipe in the folder is known better than the weights know it; other images are seen as those of before."""
     lens = SmoothModel(pixel_scale=0.08, psf_sigma=0.07, window=33)
     network = build_network({"arch": "compact", "head": "pooled", "size": 33})
-    old = Classifier(network, ["no", "sphere", "vort"], Preprocess(33, view="residual", lens=lens))
+    old = Classifier(network, ["no", "sphere", "vort"], Preprocess(33, view="residual", smooth_model=lens))
     own = scan(write_images(tmp_path / "own", size=150, counts={"train": 1, "val": 1}))
     assert adopted_preprocess(old, own, "mine") == old.preprocess
     assert (
@@ -147,7 +147,7 @@ def test_smooth_lens_is_that_of_the_data_or_of_the_weights(tmp_path):
     )
     write_dataset(tmp_path / "f", RECIPES["f"], {"train": 1, "val": 1}, quiet=True, workers=1)
     found = adopted_preprocess(old, scan(tmp_path / "f"), "mine")
-    assert found.lens.pixel_scale == 0.05 and found.lens.window == found.crop == 33
+    assert found.smooth_model.pixel_scale == 0.05 and found.smooth_model.window == found.crop == 33
     assert 'data set\'s recipe; pixels of 0.05", it was trained on 0.08"' in describe("mine", old, found, "kept")
     with pytest.raises(UsageError, match="channels"):
         adopted_preprocess(old, LensFolder(tmp_path, ("a", "b"), 3, 150, {}, 0), "mine")

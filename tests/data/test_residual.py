@@ -12,8 +12,8 @@ from darklens.simulation.recipes import CLASSES, RECIPES
 from darklens.simulation.render import simulate
 
 LENS = SmoothModel()
-RESIDUAL = Preprocess(105, view="residual", lens=LENS)
-BOTH = Preprocess(105, view="both", lens=LENS)
+RESIDUAL = Preprocess(105, view="residual", smooth_model=LENS)
+BOTH = Preprocess(105, view="both", smooth_model=LENS)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +112,9 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(DataError, match="105 pixels or more"):
         RESIDUAL(torch.zeros(1, 1, 104, 104))
     with pytest.raises(DataError, match="view"):
-        Preprocess(105, view="residuals", lens=LENS)
+        Preprocess(105, view="residuals", smooth_model=LENS)
     with pytest.raises(DataError, match="same window"):
-        Preprocess(95, view="residual", lens=LENS)
+        Preprocess(95, view="residual", smooth_model=LENS)
 
 
 @pytest.mark.parametrize("preprocess", [RESIDUAL, BOTH, Preprocess(105)])

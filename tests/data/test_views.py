@@ -16,7 +16,7 @@ from darklens.fit import SmoothModel, score
 from darklens.simulation.recipes import RECIPES
 from darklens.simulation.writer import write_dataset
 
-PREPROCESS = Preprocess(105, view="residual", lens=SmoothModel())
+PREPROCESS = Preprocess(105, view="residual", smooth_model=SmoothModel())
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +111,12 @@ def test_only_images_to_train_with_are_not_scored(data, monkeypatch, freed):
     scored, doubts = [], score.doubts
     monkeypatch.setattr(score, "doubts", lambda *given: scored.append(len(given[1])) or doubts(*given))
     lens = SmoothModel(free_doubted=freed)  # where the score test decides what is seen, it is made everywhere
-    views.open_views(data, ("train", "val"), Preprocess(105, view="residual", lens=lens), workers=0, show=False)
+    views.open_views(data, ("train", "val"), Preprocess(105, view="residual", smooth_model=lens), workers=0, show=False)
     assert sum(scored) == 3 + 6 * freed
 
 
 def test_other_smooth_lenses_have_a_folder_of_their_own(data):
-    other = Preprocess(95, view="residual", lens=SmoothModel(window=95))
+    other = Preprocess(95, view="residual", smooth_model=SmoothModel(window=95))
     assert views.view_folder(data.root, other) != views.view_folder(data.root, PREPROCESS)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from darklens.data.transforms import lens_from_dict
+from darklens.data.transforms import smooth_model_from_dict
 from darklens.fit import SmoothModel, detect, fit
 from darklens.fit.assumptions import is_smooth, smooth_model, true_parameters
 from darklens.fit.noise import HIGH_PASS
@@ -131,7 +131,7 @@ def test_what_is_covered():
 def test_what_was_stored_before_there_was_light_is_read():
     new = ("psf_beta", "light_index", "free_light", "free_light_index", "noise_correlation")
     old = {key: value for key, value in dataclasses.asdict(SmoothModel()).items() if key not in new}
-    assert lens_from_dict(old) == SmoothModel()
+    assert smooth_model_from_dict(old) == SmoothModel()
 
 
 @pytest.mark.parametrize("wrong", [{"psf_beta": 1.0}, {"light_index": 0.0}, {"noise_correlation": -1.0}])

@@ -39,7 +39,7 @@ def new(size: int = 39, scale: float | None = 0.05, **changes) -> Classifier:
 def smooth(size: int = 59) -> Classifier:
     """Untrained: sees what the smooth lens leaves of so many pixels."""
     plain = new(size)
-    plain.preprocess = Preprocess(size, view="residual", lens=SmoothModel(window=size))
+    plain.preprocess = Preprocess(size, view="residual", smooth_model=SmoothModel(window=size))
     return plain
 
 
@@ -290,7 +290,7 @@ def test_a_psf_of_its_own_is_not_fitted(lens, tmp_path):
     save(tmp_path / "a.fits", lens)
     np.save(tmp_path / "psf.npy", np.outer(*[np.exp(-0.5 * (np.arange(-7, 8) / 1.7) ** 2)] * 2))
     model = smooth()
-    model.preprocess = Preprocess(59, view="residual", lens=SmoothModel(window=59, free_psf=True))
+    model.preprocess = Preprocess(59, view="residual", smooth_model=SmoothModel(window=59, free_psf=True))
     own, fitted = run(model, write_list(tmp_path / "list.csv", "file,psf\na.fits,psf.npy\na.fits,\n"))
     assert own["psf_fwhm"] == own["psf_fwhm_sd"] == "" and abs(float(fitted["psf_fwhm"]) - 0.2) < 0.05
     np.testing.assert_allclose(figures([own], "einstein_radius"), figures([fitted], "einstein_radius"), rtol=0.01)
