@@ -95,7 +95,8 @@ CHANGES: dict[str, Images] = {
 def observe(network: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class numbers (n,), and whether each image is flagged (n,)."""
     raw, run = torch.from_numpy(images)[:, None], network.observer()
-    view, found = network.preprocess.with_fit(raw) if network.preprocess.smooth_model else (network.preprocess(raw), None)
+    preprocess = network.preprocess
+    view, found = preprocess.with_fit(raw) if preprocess.smooth_model else (preprocess(raw), None)
     logits, parts = run(view)
     flagged = network.novelty.score(parts).numpy() > 1 if network.novelty else np.zeros(len(images), bool)
     return logits.argmax(1).numpy(), flagged | (found.flag != "" if found else False)
