@@ -9,14 +9,17 @@ from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import find_weights, load_model
 from darklens.commands import flags
 from darklens.commands import train as training
-from darklens.fit import DetectionMap, Fit, SmoothModel, fit_many
+from darklens.fit import DetectionMap, Fit
 from darklens.fit import detect as detection
+from darklens.fit.arrays import fit_arrays as fit
 from darklens.fit.detect import MASSES
 from darklens.metrics.posterior import Posterior
 from darklens.posterior import population as populations
 from darklens.posterior.population import Population
 from darklens.simulation import render
 from darklens.simulation.recipes import load_recipe
+
+__all__ = ["detect", "fit", "load", "population", "simulate", "train"]
 
 
 def load(name: str | Path, device: str = "cpu") -> Classifier:
@@ -34,16 +37,6 @@ def simulate(model: str, class_name: str, indices: Iterable[int], seed: int = 0,
     MODEL --seed SEED` writes. Raises ValueError for an unknown recipe, class or split, or a negative seed or index.
     """
     return render.simulate(load_recipe(model), class_name, indices, seed, split)
-
-
-def fit(images: np.ndarray, **model: object) -> Fit:
-    """The best smooth lens for each of the images (n, H, W), in any unit, on all cores.
-
-    model: fields of `SmoothModel` that differ from Models F and J: pixel_scale and psf_sigma in arcsec, window in
-    pixels, sersic_index, free_index, free_centre, psf_kernel. The result has `table()`, `residual` (n, S, S) in
-    standard deviations of the noise, `image`, `flag`. Raises ValueError for images that aren't square.
-    """
-    return fit_many(images, SmoothModel(**model))
 
 
 def detect(

@@ -12,6 +12,10 @@ References: Warren & Dye 2003, ApJ 590, 673 (amplitudes solved linearly); Golub 
 from what a smooth lens leaves); Immerkaer 1996, CVIU 64, 300, and Janesick 2007, Photon Transfer (noise).
 """
 
+import sys
+import types
+
+from darklens.fit.arrays import fit_arrays
 from darklens.fit.detect import DetectionMap, detect, highest_by_chance, peak
 from darklens.fit.model import NAMES, SmoothModel
 from darklens.fit.pool import fit_many
@@ -19,3 +23,12 @@ from darklens.fit.result import Fit
 from darklens.fit.run import fit
 
 __all__ = ["NAMES", "DetectionMap", "Fit", "SmoothModel", "detect", "fit", "fit_many", "highest_by_chance", "peak"]
+
+
+class _Room(types.ModuleType):
+    """This room is also the function `darklens.fit`: Python binds a package's rooms to its names once imported."""
+
+    __call__ = staticmethod(fit_arrays)
+
+
+sys.modules[__name__].__class__ = _Room

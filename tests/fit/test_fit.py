@@ -274,3 +274,13 @@ def test_each_images_psf_is_its_own():
 def test_only_a_gaussian_has_a_width(wrong):
     with pytest.raises(ValueError, match="free_psf needs a Gaussian PSF"):
         SmoothModel(free_psf=True, **wrong)
+
+
+def test_the_room_is_the_function():
+    """`import darklens.fit` binds the room to the name of the function: either must do the other's work."""
+    import darklens
+
+    images = sample("j", "no")[0][:1]
+    assert darklens.fit.SmoothModel is SmoothModel
+    assert np.array_equal(darklens.fit(images).parameters, darklens.fit(images).parameters)
+    assert callable(darklens.fit) and callable(darklens.api.fit)
