@@ -39,8 +39,6 @@ from memory import write_images
 
 from darklens import machine
 from darklens.commands import run as commands_run
-from darklens.plots import run as plots_run
-from darklens.reports import report
 from darklens.storage import checkpoint
 from darklens.training import trainer
 
@@ -125,7 +123,7 @@ def start(arguments: list[str], here: Path, prepare: Callable[[], None]) -> int:
 def prepare(kind: Kind, death: tuple[str, int] | None = None) -> None:
     """States every moment, no pictures; death at one of POINTS, when it is reached for so many times."""
     trainer.Trainer = functools.partial(trainer.Trainer, save_every=kind.save_every)
-    report._draw = plots_run.plot_curves = lambda *_: None
+    os.environ["LENS_PICTURES"] = "none"
     if kind.streamed:
         machine.available_memory = lambda: 0
     if death:

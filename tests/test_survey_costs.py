@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from darklens.plots import run as plots_run
-from darklens.reports import report
 from darklens.simulation.recipes import changed, load_recipe
 
 
@@ -47,8 +45,7 @@ def test_priors_are_scaled(costs):
 
 def test_table_at_toy_size(costs, tmp_path, monkeypatch, capsys):
     """Two changes of a recipe, trained and tested; what is there is not done again."""
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
-    monkeypatch.setattr(plots_run, "plot_curves", lambda *_: None)
+    monkeypatch.setenv("LENS_PICTURES", "none")
     (tmp_path / "tiny.toml").write_text('name = "tiny"\nbase = "euclid"\n[image]\npixels = 40\n')
     words = ["--recipe", tmp_path / "tiny.toml", "--out", tmp_path / "out", "--train", 4, "--val", 2, "--test", 3]
     words += ["--epochs", 1, "--changes", "as it is", "noise halved"]

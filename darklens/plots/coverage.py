@@ -11,6 +11,7 @@ COLOUR, BAND, LINES = "#3f90da", "#94a4a2", ("#bd1f01", "#ffa90e", "#832db6")
 CLAIMED = np.array([0.5, 0.68, 0.9, 0.95])
 
 
+@style.picture("coverage")
 def plot_coverage(folder: str | Path, report: dict) -> Path:
     """coverage.png: a row a quantity. report: class -> quantity -> `metrics.coverage.coverage_report`.
 

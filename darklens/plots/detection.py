@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from darklens.fit import DetectionMap, Fit
-from darklens.plots.style import new_figure, save_figure
+from darklens.plots.style import new_figure, picture, save_figure
 
 SHOWN = 1e9  # Msun: the map of the mass nearest to it is drawn
 LEVELS = (10.0, 50.0)  # of the expected delta chi-square
@@ -15,6 +15,7 @@ LEAST = 6.0  # standard deviations: the least that the ends of the observed map'
 COLUMNS = "image", "expected Δχ²", "observed / σ"
 
 
+@picture("detection")
 def plot_detection(
     folder: str | Path,
     images: Sequence[np.ndarray],
@@ -68,8 +69,8 @@ def _draw_expected(figure, axis, values: np.ndarray, positions: np.ndarray) -> N
 
     norm = PowerNorm(0.5, vmin=0, vmax=max(values.max(), LEVELS[0]))  # even steps in standard deviations
     _draw_map(figure, axis, values, positions, cmap="viridis", norm=norm)
-    for level, style in zip(LEVELS, ("--", "-"), strict=True):
-        _contour(axis, values, positions[:, 0].max(), [level], "w", style)
+    for level, dashes in zip(LEVELS, ("--", "-"), strict=True):
+        _contour(axis, values, positions[:, 0].max(), [level], "w", dashes)
 
 
 def _draw_observed(figure, axis, values: np.ndarray, positions: np.ndarray) -> None:
@@ -84,11 +85,11 @@ def _draw_map(figure, axis, values: np.ndarray, positions: np.ndarray, **look: o
     figure.colorbar(shown, ax=axis, fraction=0.05)
 
 
-def _contour(axis, values: np.ndarray, reach: float, levels: list[float], colour: str, style: str = "-") -> None:
+def _contour(axis, values: np.ndarray, reach: float, levels: list[float], colour: str, dashes: str = "-") -> None:
     """Lines of equal value of a square map whose outer cells have their middles at `reach` arcsec."""
     if values.min() < levels[0] < values.max():
         steps = np.linspace(-reach, reach, len(values))
-        axis.contour(steps, -steps, values, levels=levels, colors=colour, linewidths=0.7, linestyles=style)
+        axis.contour(steps, -steps, values, levels=levels, colors=colour, linewidths=0.7, linestyles=dashes)
 
 
 def _draw_pieces(axis, pieces: Sequence[np.ndarray], colour: str) -> None:

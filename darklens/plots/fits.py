@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from darklens.fit import Fit
-from darklens.plots.style import new_figure, save_figure
+from darklens.plots.style import new_figure, picture, save_figure
 
 LIMIT = 5.0  # standard deviations, the ends of the residual's colours
 MOST_ROWS = 12
 
 
+@picture("fits")
 def plot_fits(folder: str | Path, images: Sequence[np.ndarray], found: Fit, titles: Sequence[str]) -> Path:
     """fits.png: one row a lens (the first twelve), with image, smooth model and residual in standard deviations.
 

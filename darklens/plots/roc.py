@@ -12,6 +12,7 @@ from darklens.plots import style
 from darklens.plots.style import COLOURS, DASHES, GRID, class_colour, new_figure, tick_labels
 
 
+@style.picture("ROC")
 def plot_roc(
     folder: str | Path,
     probabilities: np.ndarray,
@@ -75,6 +76,7 @@ def _auc_label(label: str, auc: dict[str, Any]) -> str:
     return f"{label}: {auc['value']:.4f}{interval}"
 
 
+@style.picture("compare")
 def plot_compare(folder: str | Path, networks: list[dict[str, Any]], labels: np.ndarray) -> Path:
     """compare.png: the macro-average ROC curves of several networks; at the right, the corner that matters.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from darklens.metrics.intervals import wilson
 from darklens.plots import style
-from darklens.plots.style import NAMES, class_colour, new_figure, tick_labels
+from darklens.plots.style import NAMES, class_colour, is_enabled, new_figure, tick_labels
 
 BINS = 15  # of the reliability diagram
 GALLERY = 16  # mistakes shown
@@ -22,7 +22,11 @@ SPREAD = {  # of the symmetry report
 def plot_curves(folder: str | Path, curves: dict[str, list[float]]) -> list[Path]:
     """Curves named `*_loss` -> loss.png, `*_accuracy` (percent) -> accuracy.png; returns what was drawn."""
     titles = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)"}
-    return [_plot_curve(folder, curves, kind, title) for kind, title in titles.items() if _of(curves, kind)]
+    return [
+        _plot_curve(folder, curves, kind, title)
+        for kind, title in titles.items()
+        if _of(curves, kind) and is_enabled(kind)
+    ]
 
 
 def _of(curves: dict[str, list[float]], kind: str) -> dict[str, list[float]]:
@@ -47,6 +51,7 @@ def _plot_curve(folder: str | Path, curves: dict[str, list[float]], kind: str, t
     return style.save_figure(figure, folder, kind)
 
 
+@style.picture("CM")
 def plot_confusion(folder: str | Path, matrix: Any, classes: list[str]) -> Path:
     """CM.png from counts (K, K), rows the true class; each cell shows the count and its share of the row."""
     from sklearn.metrics import ConfusionMatrixDisplay
@@ -69,6 +74,7 @@ def plot_confusion(folder: str | Path, matrix: Any, classes: list[str]) -> Path:
     return style.save_figure(figure, folder, "CM")
 
 
+@style.picture("reliability")
 def plot_reliability(
     folder: str | Path,
     probabilities: np.ndarray,
@@ -120,6 +126,7 @@ def _draw_reliability(upper, lower, probabilities: np.ndarray, labels: np.ndarra
     lower.stairs(images, np.linspace(0, 1, BINS + 1), linewidth=1.4, **look)
 
 
+@style.picture("symmetry")
 def plot_symmetry(folder: str | Path, report: dict[str, list[dict]]) -> Path:
     """symmetry.png: how much the probabilities change when the image is turned or mirrored.
 
@@ -166,6 +173,7 @@ def _draw_turned(axis, turned: list[dict]) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 1.5, 3, 4.5, 9, 10]))
 
 
+@style.picture("mistakes")
 def plot_mistakes(
     folder: str | Path,
     images: np.ndarray,

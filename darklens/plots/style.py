@@ -1,10 +1,16 @@
-"""What all pictures have in common: size, colours, the non-interactive canvas, the atomic save."""
+"""What all pictures have in common: size, colours, the non-interactive canvas, the atomic save.
+
+The environment variable LENS_PICTURES says which are drawn: all where it is not set, `none`, or names, as `ROC,CM`.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
 
@@ -13,11 +19,34 @@ from darklens.storage.files import write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PICTURES = "LENS_PICTURES"  # the environment variable
 DPI = 160
 NAMES = {"test": "val"}  # the curve `test_loss`, named as in the original, is of the split val
 COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd")
 DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))  # of networks drawn in one colour
 GRID = np.unique(np.concatenate([np.linspace(0, 1, 201), np.logspace(-4, 0, 401)]))  # false-positive rates
+
+
+Parameters = ParamSpec("Parameters")
+
+
+def is_enabled(stem: str) -> bool:
+    """Whether the picture of this name is to be drawn, by the environment."""
+    names = os.environ.get(PICTURES, "")
+    return not names or stem in names.split(",")
+
+
+def picture(stem: str) -> Callable[[Callable[Parameters, Path]], Callable[Parameters, Path | None]]:
+    """Make a function that draws `stem`.png leave it, and return None, where that picture is not enabled."""
+
+    def decorate(draw: Callable[Parameters, Path]) -> Callable[Parameters, Path | None]:
+        @functools.wraps(draw)
+        def draw_if_enabled(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Path | None:
+            return draw(*arguments, **keywords) if is_enabled(stem) else None
+
+        return draw_if_enabled
+
+    return decorate
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -13,6 +13,7 @@ CRITERIA = {  # name -> legend, style
 }
 
 
+@style.picture("sensitivity")
 def plot_sensitivity(folder: str | Path, report: dict) -> Path:
     """sensitivity.png: one row a class, one column a quantity; bars are 95% intervals, and how wide the bins are."""
     classes = report["classes"]

@@ -79,6 +79,7 @@ def _pieces(split: Split, chosen: Sequence[int], preprocess: Preprocess) -> list
     return found
 
 
+@style.picture("explain")
 def _draw_gallery(folder: str | Path, rows: list[list[dict]]) -> Path:
     """explain.png: pairs of an image and its map; circles and lines are the simulator's dark matter."""
     width = max(map(len, rows), default=1)

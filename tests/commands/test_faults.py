@@ -31,8 +31,7 @@ from darklens.classifier.saved import load_model
 from darklens.commands import run as commands_run
 from darklens.data import reader
 from darklens.errors import CheckpointError
-from darklens.plots import run
-from darklens.reports import equivariance, report
+from darklens.reports import equivariance
 from darklens.storage import checkpoint, runs
 from darklens.training import evaluate, trainer
 
@@ -45,9 +44,7 @@ NAME = "images_t_C_2"
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     monkeypatch.setattr(equivariance, "MOST", 1)
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
-    monkeypatch.setattr(run, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(run, "plot_symmetry", lambda *_: None)
+    monkeypatch.setenv("LENS_PICTURES", "none")
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +54,7 @@ def template(tmp_path_factory) -> Path:
     write_images(here / "images_t", counts={"train": 4, "val": 2}, size=corpus.SIZE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        patch.setattr(report, "_draw", lambda *_: None)
-        patch.setattr(run, "plot_curves", lambda *_: None)
+        patch.setenv("LENS_PICTURES", "none")
         assert commands_run.main(TRAIN) == 0
     return here
 
@@ -373,10 +369,8 @@ def test_files_that_may_not_become_so_large(template, data, capsys, limit):
 SMALL_DISK = """if True:
     import os, pathlib, subprocess, sys
     import test_faults
-    from darklens.reports import report
     from darklens.commands import run
-    from darklens.plots import run as plots
-    report._draw = plots.plot_curves = lambda *_: None
+    os.environ["LENS_PICTURES"] = "none"
     images, train = os.path.abspath("images_t"), test_faults.TRAIN
 
     def disk(options):

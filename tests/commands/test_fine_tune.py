@@ -20,8 +20,6 @@ from darklens.data.transforms import Preprocess
 from darklens.errors import CheckpointError, UsageError
 from darklens.fit import SmoothModel
 from darklens.networks.equivariant import build_network
-from darklens.plots import run as plots_run
-from darklens.reports import report
 from darklens.simulation.recipes import RECIPES
 from darklens.simulation.writer import write_dataset
 from darklens.storage import records
@@ -49,8 +47,7 @@ FROZEN = ["--recipe", "fast", "--lr", "1e-9"]
 def here(tmp_path, monkeypatch) -> Path:
     """The current folder, with images_t and the weights of a network for them, mine.pt: D4, 33 pixels."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
-    monkeypatch.setattr(plots_run, "plot_curves", lambda *_: None)
+    monkeypatch.setenv("LENS_PICTURES", "none")
     data = scan(write_images(tmp_path / "images_t"))
     torch.manual_seed(7)
     config = {"sym_group": "Dihyderal", "N": 4, "arch": "compact", "head": "pooled"}

@@ -16,8 +16,6 @@ from conftest import ROOT, program_environment, write_images
 from programs import final
 
 from darklens.commands import run as commands_run
-from darklens.plots import run as plots_run
-from darklens.reports import report
 from darklens.training import evaluate, trainer
 
 
@@ -96,8 +94,7 @@ def here(tmp_path, monkeypatch) -> Path:
     """A folder with a data set, which is the current one; no pictures."""
     write_images(tmp_path / "images_t", counts={"train": 4, "val": 6})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
-    monkeypatch.setattr(plots_run, "plot_curves", lambda *_: None)
+    monkeypatch.setenv("LENS_PICTURES", "none")
     return tmp_path
 
 

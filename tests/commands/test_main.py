@@ -23,8 +23,7 @@ from darklens.commands import test as commands_test
 from darklens.errors import DataError
 from darklens.factorised import backend
 from darklens.networks import equivariant, heads
-from darklens.plots import run as plots_run
-from darklens.reports import equivariance, report
+from darklens.reports import equivariance
 from darklens.storage import runs
 from darklens.training import recipes
 
@@ -51,8 +50,7 @@ def template(tmp_path_factory) -> Path:
     write_images(here / "images_t", size=40)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        patch.setattr(report, "_draw", lambda *_: None)
-        patch.setattr(plots_run, "plot_curves", lambda *_: None)
+        patch.setenv("LENS_PICTURES", "none")
         trained(here)
     return here
 
@@ -71,9 +69,7 @@ def pictures(request, monkeypatch):
     """Pictures take most of a small run's time: drawn only where a test is marked to look for them."""
     monkeypatch.setattr(equivariance, "MOST", 3)
     if "with_pictures" not in request.keywords:
-        monkeypatch.setattr(report, "_draw", lambda *_: None)
-        monkeypatch.setattr(plots_run, "plot_curves", lambda *_: None)
-        monkeypatch.setattr(plots_run, "plot_symmetry", lambda *_: None)
+        monkeypatch.setenv("LENS_PICTURES", "none")
 
 
 def usage_error(capsys, *arguments) -> str:

@@ -12,9 +12,8 @@ import torch
 import darklens
 from darklens.commands.run import main
 from darklens.errors import UsageError
-from darklens.plots import run as plots_run
 from darklens.posterior import training as inference
-from darklens.reports import equivariance, gallery, report
+from darklens.reports import equivariance
 from darklens.simulation.recipes import RECIPES
 from darklens.simulation.writer import write_dataset
 from darklens.storage import checkpoint
@@ -32,11 +31,8 @@ def small(patch):
     """Few lenses will do, and nothing is drawn but the coverage."""
     for module in (heads, inference):
         patch.setattr(module, "LEAST", 4)
-    patch.setattr(report, "_draw", lambda *_: None)
-    patch.setattr(plots_run, "plot_curves", lambda *_: None)
-    patch.setattr(plots_run, "plot_symmetry", lambda *_: None)
+    patch.setenv("LENS_PICTURES", "coverage")
     patch.setattr(equivariance, "FITTED", 1)
-    patch.setattr(gallery, "_draw_gallery", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

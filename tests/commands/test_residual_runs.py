@@ -10,8 +10,7 @@ import torch
 
 import darklens
 from darklens.commands.run import main
-from darklens.plots import run as plots_run
-from darklens.reports import equivariance, gallery, report
+from darklens.reports import equivariance
 from darklens.simulation.recipes import RECIPES
 from darklens.simulation.writer import write_dataset
 from darklens.storage import checkpoint
@@ -27,8 +26,7 @@ def run_folder(tmp_path_factory):
     write_dataset(here / "images_f", RECIPES["f"], {"train": 8, "val": 4}, seed=2, quiet=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        patch.setattr(report, "_draw", lambda *_: None)
-        patch.setattr(plots_run, "plot_curves", lambda *_: None)
+        patch.setenv("LENS_PICTURES", "fits,detection")
         assert main(["--data_dir", "images_f", "--epochs", "2", *SMALL]) == 0
     return here
 
@@ -37,11 +35,8 @@ def run_folder(tmp_path_factory):
 def here(run_folder, tmp_path, monkeypatch):
     shutil.copytree(run_folder, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
-    monkeypatch.setattr(plots_run, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(plots_run, "plot_symmetry", lambda *_: None)
+    monkeypatch.setenv("LENS_PICTURES", "fits,detection")
     monkeypatch.setattr(equivariance, "FITTED", 1)
-    monkeypatch.setattr(gallery, "_draw_gallery", lambda *_: None)
     return tmp_path / "copy"
 
 

@@ -31,8 +31,6 @@ from darklens.data.image import read_image
 from darklens.data.transforms import default_preprocess
 from darklens.errors import DataError, Interrupted
 from darklens.networks.equivariant import build_network
-from darklens.plots import run as plots_run
-from darklens.reports import report
 from darklens.training import recipes, trainer
 
 SIZE = 36
@@ -170,9 +168,7 @@ def test_a_run_on_either_goes_on_with_either(folder, whole, unbroken, tmp_path, 
 def test_the_whole_program_writes_the_same_files(folder, whole, tmp_path, monkeypatch):
     """Trained and tested on the folder and on its shards, both called images_t."""
     monkeypatch.setattr(calibrate, "MOST", 8)
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
-    monkeypatch.setattr(plots_run, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(plots_run, "plot_symmetry", lambda *_: None)
+    monkeypatch.setenv("LENS_PICTURES", "none")
     hashes = []
     for name, source in (("a", folder), ("b", whole)):
         (tmp_path / name).mkdir()

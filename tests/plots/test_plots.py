@@ -1,4 +1,4 @@
-"""plots.py: pictures that hold what they should."""
+"""Pictures that hold what they should."""
 
 import errno
 import gc
@@ -261,3 +261,11 @@ def test_picture_on_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(ResultsError, match="loss.png: cannot be written"):
         run.plot_curves(tmp_path, curves(2))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_pictures_that_the_environment_names_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("LENS_PICTURES", "CM,loss")
+    assert run.plot_confusion(tmp_path, [[3, 1], [0, 4]], ["no", "vort"]) == tmp_path / "CM.png"
+    assert run.plot_curves(tmp_path, curves(2)) == [tmp_path / "loss.png"]
+    assert run.plot_symmetry(tmp_path, symmetry()) is None
+    assert {path.name for path in tmp_path.iterdir()} == {"CM.png", "CM.pdf", "loss.png", "loss.pdf"}

@@ -386,7 +386,7 @@ def test_other_classes_are_refused(trained, tmp_path):
 
 def test_report_leaves_predictions(trained, tmp_path, monkeypatch):
     """What a run's report writes is what a comparison reads; other images of the same names are noticed."""
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
+    monkeypatch.setenv("LENS_PICTURES", "none")
     _, data, folders = trained
     classifier, split = classifier_saved.load_model(folders[0] / "best-model-parameters.pt"), data.splits["val"]
     logits = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)

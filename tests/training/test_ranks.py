@@ -26,8 +26,6 @@ from darklens.data.transforms import default_preprocess
 from darklens.errors import RankError
 from darklens.networks.equivariant import build_network
 from darklens.networks.resnet import build_resnet
-from darklens.plots import run
-from darklens.reports import report
 from darklens.training import ranks as training_ranks
 from darklens.training import sync_norm
 from darklens.training.ranks import Ranks
@@ -262,8 +260,7 @@ def here(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def plain(monkeypatch) -> None:
     """No pictures."""
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
-    monkeypatch.setattr(run, "plot_curves", lambda *_: None)
+    monkeypatch.setenv("LENS_PICTURES", "none")
 
 
 @pytest.mark.slow
