@@ -191,7 +191,8 @@ def epoch(args, device: str) -> None:
             network = reference("C4").to(device)
             optimiser = torch.optim.Adam(network.parameters(), lr=5e-5, weight_decay=1e-5)
             start = time.perf_counter()
-            for images, labels in original_batches(split.paths, split.labels, size):
+            paths = list(map(split.images.path, range(len(split))))
+            for images, labels in original_batches(paths, split.labels, size):
                 optimiser.zero_grad()
                 F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
                 optimiser.step()
@@ -203,7 +204,7 @@ def epoch(args, device: str) -> None:
             optimiser = torch.optim.Adam(network.parameters(), lr=5e-5, weight_decay=1e-5, fused=True)
             start = time.perf_counter()
             batches = data_batches.Batches(
-                split, data, transforms.default_preprocess(150), size, device, True, progress=False
+                split, data, transforms.default_preprocess(150), size, device, train=True, progress=False
             )
             for batch in batches.epoch():
                 with autocast(device, "bf16"):

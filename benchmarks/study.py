@@ -22,6 +22,7 @@ from darklens.classifier import saved
 from darklens.data import batches as data_batches
 from darklens.data import folder as data_folder
 from darklens.data import transforms
+from darklens.data.source import Files
 from darklens.metrics import summary
 from darklens.training import evaluate, muon, recipes, trainer
 
@@ -38,7 +39,7 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
     cnn = bool(setting.get("cnn"))
     recipe = recipes.choose_recipe("fast", cnn, **changes)
     if "steps" in setting:
-        recipe = replace(recipe, epochs=max(1, round(setting["steps"] * recipe.batch_size / len(train.paths))))
+        recipe = replace(recipe, epochs=max(1, round(setting["steps"] * recipe.batch_size / len(train))))
     data = replace(data, splits=data.splits | {"train": train})
     preprocess = transforms.choose_preprocess(data, setting.get("crop"))
     preprocess = replace(preprocess, stretch=setting.get("stretch", preprocess.stretch))
@@ -82,7 +83,8 @@ def first_images(split, images: int | None):
         return split
     kinds = np.unique(split.labels)
     kept = np.concatenate([np.flatnonzero(split.labels == kind)[: images // len(kinds)] for kind in kinds])
-    return replace(split, paths=tuple(split.paths[i] for i in kept), labels=split.labels[kept])
+    names = [split.images.name(i) for i in kept]
+    return replace(split, images=Files(split.images.folder, names, split.images.shape), labels=split.labels[kept])
 
 
 def finished(out: Path) -> list[dict]:

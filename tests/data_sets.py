@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from darklens.data.batches import Batches
-from darklens.data.folder import scan
+from darklens.data.folder import Split, scan
 from darklens.data.transforms import default_preprocess
 
 SIZE = 34  # even, so that the crop of 33 has two places to be in
@@ -33,6 +33,11 @@ def open_batches(root: Path, split: str = "train", batch_size: int = 4, **option
     folder = scan(root)
     options = {"preprocess": default_preprocess(folder.size), "workers": 2, "progress": False} | options
     return Batches(folder.splits[split], folder, batch_size=batch_size, **options)
+
+
+def paths(split: Split) -> list[Path]:
+    """The files of a split, or what its images are called in shards."""
+    return [split.images.path(index) for index in range(len(split))]
 
 
 def assert_one_line(error: pytest.ExceptionInfo, *parts: object) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.novelty import MOST, Novelty, fit_novelty
+from darklens.data.source import ImageSource
 from darklens.data.transforms import Preprocess
 from darklens.data.views import network_inputs
 from darklens.storage.progress import progress
@@ -18,23 +18,23 @@ from darklens.storage.progress import progress
 
 def fit_on(
     classifier: Classifier,
-    train: Sequence[Path],
-    val: Sequence[Path],
+    train: ImageSource,
+    val: ImageSource,
     precision: str = "fp32",
     most: int | None = None,
     batch_size: int = 32,
     quiet: bool = False,
 ) -> Novelty:
-    """Fit to at most `most` (MOST) training images and as many validation images (.npy), evenly chosen, not augmented.
+    """Fit to at most `most` (MOST) training images and as many validation images, evenly chosen, not augmented.
 
     classifier: with its final weights. Costs one pass of the network over those images. Raises DataError for a bad
     file, ValueError as `fit_novelty`.
     """
     run, found = classifier.observer(precision), []
-    chosen = [_evenly(len(paths), MOST if most is None else most) for paths in (train, val)]
+    chosen = [_evenly(len(images), MOST if most is None else most) for images in (train, val)]
     with progress(sum(map(len, chosen)), "novelty", "img", quiet) as bar:
-        for paths, numbers in zip((train, val), chosen, strict=True):
-            batches = _batches(classifier.preprocess, paths, numbers, batch_size)
+        for images, numbers in zip((train, val), chosen, strict=True):
+            batches = _batches(classifier.preprocess, images, numbers, batch_size)
             parts = [_counted(run(batch)[1], bar) for batch in batches]
             found.append([torch.cat(part) for part in zip(*parts, strict=True)])
     return fit_novelty(*found)
@@ -44,10 +44,10 @@ def _evenly(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
-def _batches(preprocess: Preprocess, paths: Sequence[Path], chosen: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+def _batches(preprocess: Preprocess, images: ImageSource, chosen: np.ndarray, batch_size: int) -> Iterator[Tensor]:
     """(B, C, S, S) as the network sees them, in order."""
     for start in range(0, len(chosen), batch_size):
-        yield network_inputs(paths, chosen[start : start + batch_size], preprocess)
+        yield network_inputs(images, chosen[start : start + batch_size], preprocess)
 
 
 def _counted(parts: list[Tensor], bar: progress) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """How unlike its training data is an image?
 
-    novelty = fit_on(classifier, train.paths, val.paths)      # once, at the end of training
+    novelty = fit_on(classifier, train.images, val.images)     # once, at the end of training
     score = novelty.score(parts)                              # (n,): above 1.0 unlike the training data
 
 A network gives a class to everything, to pure noise too. Two descriptions of an image, its parts, say whether it

@@ -51,7 +51,7 @@ def _check_same_ranks(record: dict, deterministic: bool) -> None:
 
 def check_same_data(record: dict | None, data: LensFolder) -> None:
     """A run goes on only with the images it was started with. record: None for a new run."""
-    found = {name: len(split.paths) for name, split in data.splits.items()}
+    found = {name: len(split) for name, split in data.splits.items()}
     if record and (record.get("images") != found or record.get("classes") != list(data.classes)):
         raise UsageError(f"--resume: {data.root} has changed: the run began with {record.get('images')}, found {found}")
 

@@ -179,7 +179,8 @@ def _batches(
     if lenses is None:
         return open_batches(data, ("train", "val", "test"), preprocess, batch_size, device, **options)
 
-    train = Endless(lenses, settings.epoch_images, data, preprocess, batch_size, device, **options)
+    of_training = {name: options[name] for name in ("seed", "workers", "shift", "share") if name in options}
+    train = Endless(lenses, settings.epoch_images, data, preprocess, batch_size, device, **of_training)
     return {"train": train} | open_batches(data, ("val", "test"), preprocess, batch_size, device, **options)
 
 
@@ -238,7 +239,7 @@ def _record(settings: Namespace, lenses: SimulationConfig | None, data, classifi
         "lenses": None if lenses is None else recipe_dict(lenses),
         "classes": classifier.classes,
         "preprocess": classifier.preprocess.to_dict(),
-        "images": {name: len(split.paths) for name, split in data.splits.items()},
+        "images": {name: len(split) for name, split in data.splits.items()},
         "seed": settings.seed,
         "precision": choose_precision(settings.precision, device),
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
@@ -317,7 +318,7 @@ def _finish(run, data, batches: dict, log: Callable[[str], None]) -> dict | None
         split = batches["test"].split
     if not run.ranks.first:
         return None
-    paths = [split.split.paths for split in (run.train, run.val)]
+    paths = [split.split.images for split in (run.train, run.val)]
     try:
         best.novelty = calibrate.fit_on(best, *paths, run.precision, quiet=run.quiet)
         save_model(best, path)

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from darklens import machine
 from darklens.data.folder import LensFolder, Split
-from darklens.data.reader import Reader, read_ahead
+from darklens.data.reader import Reader, Remark, read_ahead
 from darklens.data.transforms import Preprocess, augment, draw_augmentation, hash_words
-from darklens.data.views import Views, open_views
+from darklens.data.views import open_views
 from darklens.errors import DataError
 from darklens.storage.progress import progress as progress_bar
 
@@ -51,6 +52,7 @@ class Batches:
         preprocess: Preprocess,
         batch_size: int,
         device: str | torch.device = "cpu",
+        *,
         train: bool = False,
         seed: int = 0,
         workers: int | None = None,
@@ -59,8 +61,8 @@ class Batches:
         shift: int | None = None,
         share: Callable[[int], slice] | None = None,
     ):
-        self.viewed = isinstance(split.paths, Views)
-        window = folder.size if self.viewed else preprocess.window
+        self.is_view = split.images.is_view
+        window = folder.size if self.is_view else preprocess.window
         if folder.size < window:
             raise DataError(f"{folder.root}: expected images of {window} pixels or more, found {folder.size}")
         self.split, self.labels, self.preprocess = split, split.labels, preprocess
@@ -69,10 +71,11 @@ class Batches:
         self.workers = min(8, machine.usable_cores()) if workers is None else workers
         self.spare = folder.size - window
         self.span = self.spare if shift is None else min(self.spare, 2 * shift)
-        seen = window + self.span if train else window
-        self._reader = Reader(split.paths, folder.channels, folder.size, seen)
-        self._remarks: set[tuple[str, int]] = set(split.paths.remarks() if self.viewed else [])
-        self._store = self._load(machine.available_memory() // 2 if memory_limit is None else memory_limit, progress)
+        reader = Reader(split.images, window + self.span if train else window)
+        self._reader: Dataset = reader
+        self._remarks: set[Remark] = set()
+        limit = machine.available_memory() // 2 if memory_limit is None else memory_limit
+        self._store = self._load(reader, limit, progress)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
@@ -83,14 +86,15 @@ class Batches:
 
     @property
     def warnings(self) -> list[str]:
-        total, found = f"{len(self.split.paths)} {self.split.name} images", {}
+        images: dict[str, list[int]] = {}
         for remark, index in sorted(self._remarks):
-            found.setdefault(remark, []).append(index)
-        return [f"{self.path(i[0])}: {remark}, as in {len(i)} of {total}" for remark, i in found.items()]
+            images.setdefault(remark, []).append(index)
+        total = f"{len(self.split)} {self.split.name} images"
+        return [f"{self.path(i[0])}: {remark}, as in {len(i)} of {total}" for remark, i in images.items()]
 
     def path(self, index: int) -> Path:
-        """The file of an image, by its index in the split."""
-        return self.split.paths[int(index)]
+        """What to call an image, by its number in the split."""
+        return self.split.images.path(int(index))
 
     @property
     def identity(self) -> dict[str, str | int]:
@@ -108,8 +112,8 @@ class Batches:
         chunks = [order[i : i + self.batch_size] for i in starts]
         if self.share:
             chunks = [chunk[self.share(len(chunk))] for chunk in chunks]
-        source = self._take(chunks) if self.in_memory else self._stream(chunks)
-        for indices, pixels in zip(chunks, source, strict=True):
+        pieces = self._stream(chunks) if self._store is None else _take(self._store, chunks)
+        for indices, pixels in zip(chunks, pieces, strict=True):
             labels = torch.from_numpy(self.labels[indices % len(self.labels)]).to(self.device)
             images = self._prepare(pixels.to(self.device), epoch, indices)
             yield Batch(images, labels, torch.from_numpy(indices))
@@ -122,28 +126,28 @@ class Batches:
     def _prepare(self, pixels: torch.Tensor, epoch: int, indices: np.ndarray) -> torch.Tensor:
         """(B, C, H, W) as read -> (B, C, S, S) float32, augmented in training."""
         if not self.train:
-            return pixels.float() if self.viewed else self.preprocess(pixels)
+            return pixels.float() if self.is_view else self.preprocess(pixels)
         offsets, turns, flips = draw_augmentation(self.seed, epoch, indices, self.span)
         offsets = offsets + (self.spare - self.span) // 2
-        return augment(pixels.float() if self.viewed else self.preprocess(pixels, offsets), turns, flips)
+        return augment(pixels.float() if self.is_view else self.preprocess(pixels, offsets), turns, flips)
 
-    def _load(self, limit: int, progress: bool) -> torch.Tensor | None:
+    def _load(self, reader: Reader, limit: int, progress: bool) -> torch.Tensor | None:
         """All images (n, C, H, W) in the first one's number type, else in float32; None if too large."""
-        first, _ = self._reader.read(0)
+        first, _ = reader.read(0)
         for dtype in dict.fromkeys([first.dtype, np.dtype(np.float32)]):
-            if len(self.split.paths) * first.size * dtype.itemsize > limit:
+            if len(self.split) * first.size * dtype.itemsize > limit:
                 return None
-            store = np.empty((len(self.split.paths), *first.shape), dtype)
-            if self._fill(store, progress):
+            store = np.empty((len(self.split), *first.shape), dtype)
+            if self._fill(reader, store, progress):
                 return _place(torch.from_numpy(store), self.device)
         return None
 
-    def _fill(self, store: np.ndarray, progress: bool) -> bool:
+    def _fill(self, reader: Reader, store: np.ndarray, progress: bool) -> bool:
         """Read every image into `store`, in parallel; False if its number type can't hold one exactly."""
 
         def read(indices: range) -> bool:
             for index in indices:
-                image, remarks = self._reader.read(index)
+                image, remarks = reader.read(index)
                 if not np.can_cast(image.dtype, store.dtype):
                     return False
                 store[index] = image
@@ -163,12 +167,6 @@ class Batches:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _take(self, chunks: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
-        """(B, C, H, W) from memory, for each chunk of indices."""
-        store = self._store.view(torch.int16) if self._store.dtype == torch.uint16 else self._store
-        for indices in chunks:
-            yield store[torch.from_numpy(indices).to(store.device)].view(self._store.dtype)
-
     def _stream(self, chunks: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
         """(B, C, H, W) from disk, for each chunk of indices."""
         for pixels in self._ahead(chunks):
@@ -179,6 +177,13 @@ class Batches:
         for result, remarks in read_ahead(self._reader, chunks, self.workers, self.split.name):
             self._remarks.update(remarks)
             yield result
+
+
+def _take(store: torch.Tensor, chunks: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+    """(B, C, H, W) from memory, for each chunk of indices."""
+    indexable = store.view(torch.int16) if store.dtype == torch.uint16 else store
+    for indices in chunks:
+        yield indexable[torch.from_numpy(indices).to(store.device)].view(store.dtype)
 
 
 def _place(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -194,17 +199,36 @@ def open_batches(
     preprocess: Preprocess,
     batch_size: int,
     device: str | torch.device = "cpu",
-    **options,
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+    memory_limit: int | None = None,
+    progress: bool = True,
+    shift: int | None = None,
+    share: Callable[[int], slice] | None = None,
 ) -> dict[str, Batches]:
-    """The batches of those of the folder's splits that are asked for; options as `Batches` takes them.
+    """The batches of those of the folder's splits that are asked for; other arguments are those of `Batches`.
 
     Where `preprocess` has another view than the image, the views are made first, or found beside the images.
     Raises DataError for a bad image.
     """
     if preprocess.view != "image":
-        data = open_views(data, splits, preprocess, options.get("workers"), options.get("progress", True))
+        data = open_views(data, splits, preprocess, workers, progress)
     return {
-        name: Batches(split, data, preprocess, batch_size, device, train=name == "train", **options)
+        name: Batches(
+            split,
+            data,
+            preprocess,
+            batch_size,
+            device,
+            train=name == "train",
+            seed=seed,
+            workers=workers,
+            memory_limit=memory_limit,
+            progress=progress,
+            shift=shift,
+            share=share,
+        )
         for name, split in data.splits.items()
         if name in splits
     }

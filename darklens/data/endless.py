@@ -1,7 +1,7 @@
 """Training batches of lenses that are drawn and rendered as they are needed, never the same twice.
 
-    data = dataset.scan("simulated_f")                                       # val, and a sample of train
-    batches = Endless("f", 12_000, data, dataset.default_preprocess(data.size), 32, seed=1)
+    data = scan("simulated_f")                                               # val, and a sample of train
+    batches = Endless("f", 12_000, data, default_preprocess(data.size), 32, seed=1)
     for images, labels, indices in batches.epoch(3):                         # (B, C, S, S) float32, (B,), (B,)
         ...
 
@@ -24,8 +24,10 @@ from torch.utils.data import Dataset
 from darklens import machine
 from darklens.data.batches import Batches
 from darklens.data.folder import LensFolder
+from darklens.data.reader import Reader
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
+from darklens.fit import SmoothModel
 from darklens.fit.assumptions import true_parameters
 from darklens.simulation import draw, noise, recipes, render
 from darklens.simulation.recipes import SimulationConfig
@@ -40,11 +42,11 @@ def class_names(recipe: SimulationConfig) -> tuple[str, ...]:
 
 def check_folder(data: LensFolder, recipe: SimulationConfig) -> None:
     """Raise DataError unless networks trained on lenses of that recipe fit these images."""
-    found, names, size = (tuple(data.classes), data.channels, data.size), class_names(recipe), recipe.image.pixels
-    if found != (names, 1, size):
+    names, size = class_names(recipe), recipe.image.pixels
+    if (tuple(data.classes), data.channels, data.size) != (names, 1, size):
         raise DataError(
             f"{data.root}: expected classes {', '.join(names)} and images of 1 x {size} x {size}, as --simulate "
-            f"{recipe.name} makes them, found {', '.join(found[0])} and {data.channels} x {data.size} x {data.size}"
+            f"{recipe.name} makes them, found {', '.join(data.classes)} and {data.channels} x {data.size} x {data.size}"
         )
 
 
@@ -64,23 +66,33 @@ class Endless(Batches):
         preprocess: Preprocess,
         batch_size: int,
         device: str | torch.device = "cpu",
+        *,
         seed: int = 0,
         workers: int | None = None,
         shift: int | None = None,
         share: Callable[[int], slice] | None = None,
-        **unused: object,
     ):
         self.recipe = model if isinstance(model, SimulationConfig) else recipes.load_recipe(model)
         check_folder(data, self.recipe)
         workers = max(1, machine.usable_cores() // 2) if workers is None else workers
-        options = {"train": True, "seed": seed, "workers": workers, "shift": shift, "share": share}
-        super().__init__(data.splits["train"], data, preprocess, batch_size, device, **options)
+        super().__init__(
+            data.splits["train"],
+            data,
+            preprocess,
+            batch_size,
+            device,
+            train=True,
+            seed=seed,
+            workers=workers,
+            shift=shift,
+            share=share,
+        )
         self.names = class_names(self.recipe)
         kinds = len(self.names)
         self.labels = np.arange(-(-images // kinds) * kinds) % kinds
         on_gpu = self.device.type == "cuda"
         self._reader = _Draw(self.recipe, seed) if on_gpu else _Render(self.recipe, seed, preprocess)
-        self.viewed = preprocess.view != "image"
+        self.is_view = preprocess.view != "image"
 
     def path(self, index: int) -> Path:
         """What to call an image: the file that `simulate.py` would write it to."""
@@ -94,7 +106,7 @@ class Endless(Batches):
         simulated = {"simulate": self.recipe.name, "simulator": recipes.SIMULATOR, "lenses": digest}
         return simulated | {"epoch images": len(self.labels)}
 
-    def _load(self, limit: int, progress: bool) -> None:
+    def _load(self, reader: Reader, limit: int, progress: bool) -> None:
         return None
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -105,13 +117,13 @@ class Endless(Batches):
         if self.device.type != "cuda":
             yield from super()._stream(chunks)
             return
-        for drawn, indices in zip(self._ahead(chunks), chunks, strict=True):
-            counts = render_noisy(drawn, indices, self.recipe, self.seed, self.device)
-            yield self.preprocess.with_fit(counts, training=True)[0] if self.viewed else counts
+        for lenses, indices in zip(self._ahead(chunks), chunks, strict=True):
+            counts = render_noisy(lenses, indices, self.recipe, self.seed, self.device)
+            yield self.preprocess.with_fit(counts, training=True)[0] if self.is_view else counts
 
 
 def render_noisy(
-    drawn: Sequence[draw.LensSample], indices: np.ndarray, recipe: SimulationConfig, seed: int, device: torch.device
+    samples: Sequence[draw.LensSample], indices: np.ndarray, recipe: SimulationConfig, seed: int, device: torch.device
 ) -> torch.Tensor:
     """Noisy images (B, 1, H, W) float32 of lenses drawn class by class, in the order of their indices (B,).
 
@@ -122,7 +134,7 @@ def render_noisy(
     number, kind = divmod(int(indices[0]), len(names))
     source = draw.stream(recipe, names[kind], seed, "train", number, 1)
     generator = torch.Generator(device).manual_seed(int(source.generate_state(1, np.uint64)[0]))
-    parts = [(lenses, *render.light_and_sky(lenses, recipe, device)) for lenses in drawn if len(lenses)]
+    parts = [(lenses, *render.light_and_sky(lenses, recipe, device)) for lenses in samples if len(lenses)]
     images = torch.cat([noise.noisy(recipe, *part, generator) for part in parts])
     images = images.clamp_(max=65535) if noise.is_counts(recipe) else images
     return images[torch.from_numpy(np.argsort(order)).to(device)].unsqueeze(1)  # (B, H, W) -> (B, 1, H, W)
@@ -137,33 +149,32 @@ class _Render(Dataset):
     def _numbers(self, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Each class, which of the indices are of it, and their numbers in it."""
         for kind, name in enumerate(self.names):
-            mine = indices % len(self.names) == kind
-            yield name, mine, indices[mine] // len(self.names)
+            rows = indices % len(self.names) == kind
+            yield name, rows, indices[rows] // len(self.names)
 
     def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """(B, 1, H, W) uint16 or float32, or views of them (B, C, S, S) float16; no constant images among them."""
-        images = self._images(indices)
-        if self.preprocess is None or self.preprocess.view == "image":
+        images, preprocess = self._images(indices), self.preprocess
+        if preprocess is None or preprocess.smooth_model is None:
             return images, []
-        images = torch.from_numpy(images.astype(np.float64))
-        view, _ = self.preprocess.with_fit(images, self._start(indices), training=True)
+        counts = torch.from_numpy(images.astype(np.float64))
+        view, _ = preprocess.with_fit(counts, self._start(indices, preprocess.smooth_model), training=True)
         return view.half().numpy(), []
 
-    def _start(self, indices: np.ndarray) -> np.ndarray | None:
-        """(B, P) where the fits start, as `known.true_start` has it."""
-        lens = self.preprocess.smooth_model
-        if not lens.free_light:
+    def _start(self, indices: np.ndarray, model: SmoothModel) -> np.ndarray | None:
+        """(B, P) where the fits start, as `provenance.true_start` has it."""
+        if not model.free_light:
             return None
-        start = np.empty((len(indices), len(lens.free)))
-        for name, mine, numbers in self._numbers(indices):
-            start[mine] = true_parameters(draw.draw(self.recipe, name, self.seed, "train", numbers), lens)
+        start = np.empty((len(indices), len(model.free)))
+        for name, rows, numbers in self._numbers(indices):
+            start[rows] = true_parameters(draw.draw(self.recipe, name, self.seed, "train", numbers), model)
         return start
 
     def _images(self, indices: np.ndarray) -> np.ndarray:
         size = self.recipe.image.pixels
         images = np.empty((len(indices), 1, size, size), noise.image_dtype(self.recipe))
-        for name, mine, numbers in self._numbers(indices):
-            images[mine, 0] = render.simulate(self.recipe, name, numbers, self.seed)
+        for name, rows, numbers in self._numbers(indices):
+            images[rows, 0] = render.simulate(self.recipe, name, numbers, self.seed)
         return images
 
 
@@ -172,5 +183,5 @@ class _Draw(_Render):
 
     def __getitem__(self, indices: np.ndarray) -> tuple[list[draw.LensSample], list[int]]:
         """Lenses, class by class."""
-        found = self._numbers(indices)
-        return [draw.draw(self.recipe, name, self.seed, "train", numbers) for name, _, numbers in found], []
+        classes = self._numbers(indices)
+        return [draw.draw(self.recipe, name, self.seed, "train", numbers) for name, _, numbers in classes], []

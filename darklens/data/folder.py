@@ -10,7 +10,7 @@ folders that are not split yet, such as the later DeepLense data sets, become su
 
     python dataset.py convert SRC DST
 
-and a data set of very many images is packed into a few large files (see shards.py), which `scan` takes as well, by
+and a data set of very many images is packed into a few large files (see packed.py), which `scan` takes as well, by
 
     python dataset.py pack SRC DST
 
@@ -26,12 +26,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from darklens.data.image import find_extension, read_shape
 from darklens.data.listing import contents, entries, is_file, is_folder, is_npy, names
 from darklens.data.packed import is_packed, open_shards
+from darklens.data.source import Files, ImageSource
 from darklens.errors import DataError
 
 SPLITS = {"train": True, "val": True, "test": False}  # name -> required
@@ -40,11 +42,14 @@ LAYOUT = "train/<class>/*.npy and val/<class>/*.npy with the same classes, two o
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The files of one split, in alphabetical order of class, then of name; `Packed` if they lie in shards."""
+    """The images of one split, in alphabetical order of class, then of name."""
 
     name: str
-    paths: Sequence[Path]
+    images: ImageSource
     labels: np.ndarray  # (n,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -74,57 +79,68 @@ def scan(data_dir: str | Path) -> LensFolder:
         )
     if is_packed(root):
         return _scan_shards(root)
-    found, _ = names(root, is_folder)
-    missing = [name for name, required in SPLITS.items() if required and name not in found]
+    folders, _ = names(root, is_folder)
+    missing = [name for name, required in SPLITS.items() if required and name not in folders]
     if missing:
         hint = f"; `python dataset.py convert {root} DST` makes them from class folders"
         raise DataError(f"{root}: expected {LAYOUT}; no folder {' or '.join(missing)} here, {contents(root)}{hint}")
-    there = [name for name in SPLITS if name in found]
-    listings = {name: names(root / name, is_folder) for name in there}
+    listings = {name: names(root / name, is_folder) for name in SPLITS if name in folders}
     classes = _common_classes(root, {name: listing[0] for name, listing in listings.items()})
-    skipped, splits = sum(strays for _, strays in listings.values()), {}
-    for name in there:
-        splits[name], strays = _find_images(root / name, classes)
-        skipped += strays
-    channels, size = read_shape(splits["train"].paths[0])
-    return LensFolder(root, classes, channels, size, splits, skipped)
+    files = {name: _find_files(root / name, classes) for name in listings}
+    channels, size = read_shape(root / "train" / files["train"].names[0])
+    splits = {
+        name: Split(name, Files(root / name, found.names, (channels, size, size)), found.labels)
+        for name, found in files.items()
+    }
+    strays = sum(count for _, count in listings.values()) + sum(found.strays for found in files.values())
+    return LensFolder(root, classes, channels, size, splits, strays)
 
 
 def _scan_shards(root: Path) -> LensFolder:
-    classes, channels, size, packed = open_shards(root)
-    splits = {name: Split(name, images, images.labels) for name, images in packed.items()}
+    classes, channels, size, shards = open_shards(root)
+    splits = {name: Split(name, images, images.labels) for name, images in shards.items()}
     return LensFolder(root, classes, channels, size, splits, 0)
 
 
 def _common_classes(root: Path, classes: dict[str, list[str]]) -> tuple[str, ...]:
     """The class names, once all splits agree on them. classes: split name -> its class folders."""
     train = classes["train"]
-    for name, found in classes.items():
-        if not found:
+    for name, folders in classes.items():
+        if not folders:
             raise DataError(f"{root / name}: expected {LAYOUT}; no class folders here, {contents(root / name)}")
-        left = ", ".join(sorted(set(train) - set(found))) or "none"
-        right = ", ".join(sorted(set(found) - set(train))) or "none"
-        if found != train:
+        if folders != train:
+            train_only = ", ".join(sorted(set(train) - set(folders))) or "none"
+            other = ", ".join(sorted(set(folders) - set(train))) or "none"
             raise DataError(
-                f"{root}: train and {name} must hold the same classes; only in train: {left}; only in {name}: {right}"
+                f"{root}: train and {name} must hold the same classes; only in train: {train_only}; only in {name}: "
+                f"{other}"
             )
     if len(train) < 2:
         raise DataError(f"{root / 'train'}: expected two or more class folders, found one: {train[0]}")
     return tuple(train)
 
 
-def _find_images(folder: Path, classes: Sequence[str]) -> tuple[Split, int]:
-    """The split in `folder`, and the number of strays passed over."""
-    paths, counts, skipped = [], [], 0
+class _Files(NamedTuple):
+    """names: CLASS/FILE; labels (n,) int64; strays: the number of other entries."""
+
+    names: tuple[str, ...]
+    labels: np.ndarray
+    strays: int
+
+
+def _find_files(folder: Path, classes: Sequence[str]) -> _Files:
+    """The image files of a split. Raises DataError for a class without any."""
+    files: list[str] = []
+    counts, strays = [], 0
     for name in classes:
-        files, strays = names(folder / name, is_npy)
-        if not files:
-            others = any(is_file(entry, find_extension) for entry in entries(folder / name))
-            hint = f"; `python dataset.py convert {folder.parent} DST` reads these" if others else ""
+        images, others = names(folder / name, is_npy)
+        if not images:
+            readable = any(is_file(entry, find_extension) for entry in entries(folder / name))
+            hint = f"; `python dataset.py convert {folder.parent} DST` reads these" if readable else ""
             raise DataError(
                 f"{folder / name}: expected .npy images in this class folder, {contents(folder / name)}{hint}"
             )
-        paths += [folder / name / file for file in files]
-        counts.append(len(files))
-        skipped += strays
-    return Split(folder.name, tuple(paths), np.repeat(np.arange(len(classes)), counts).astype(np.int64)), skipped
+        files += [f"{name}/{file}" for file in images]
+        counts.append(len(images))
+        strays += others
+    return _Files(tuple(files), np.repeat(np.arange(len(classes)), counts).astype(np.int64), strays)

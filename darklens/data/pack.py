@@ -1,4 +1,4 @@
-"""Pack a data set into shards, which `--data_dir` takes too; `shards` reads them and describes their format.
+"""Pack a data set into shards, which `--data_dir` takes too; packed.py reads them and describes their format.
 
     python dataset.py pack images_f shards_f                      # or: python pack.py pack images_f shards_f
     python dataset.py pack images_f shards_f --shard_size 1G
@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from darklens.data.folder import LensFolder, Split, scan
-from darklens.data.image import read_image
 from darklens.data.packed import FORMAT, INDEX, VERSION, is_packed, open_shards, seal, sha256_of
+from darklens.data.source import ImageSource
 from darklens.errors import DataError, UsageError
 from darklens.storage.progress import progress
 
@@ -43,7 +43,7 @@ def pack(src: str | Path, dst: str | Path, shard_size: int = SHARD_SIZE, quiet: 
     src, dst = Path(src), Path(os.path.realpath(dst))
     data = _check_call(src, dst)
     part = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.partial")
-    total = sum(len(split.paths) for split in data.splits.values())
+    total = sum(map(len, data.splits.values()))
     try:
         part.mkdir()
         with progress(total, "packing", "img", quiet, leave=True) as bar:
@@ -74,22 +74,21 @@ def _check_call(src: Path, dst: Path) -> LensFolder:
 def _pack_split(part: Path, split: Split, data: LensFolder, shard_size: int, bar: progress) -> dict:
     """Write a split's shards; returns its entry in the index."""
     shards, sums = [], []
-    for number, images in groupby(_read(split.paths, data, bar), _numbers(shard_size)):
+    for number, images in groupby(_read(split.images, bar), _numbers(shard_size)):
         path = part / f"{split.name}-{number:05}.npy"
         sums += _write_shard(path, images)
         header = np.load(path, mmap_mode="r", allow_pickle=False)
         shards.append({"images": len(header), "dtype": header.dtype.str, "sha256": sha256_of(path)})
     counts = np.bincount(split.labels, minlength=len(data.classes)).tolist()
-    return {"counts": counts, "shards": shards, "names": [path.name for path in split.paths], "crc32": sums}
+    names = [name.split("/")[1] for name in split.images.names()]  # without the class
+    return {"counts": counts, "shards": shards, "names": names, "crc32": sums}
 
 
-def _read(paths: Sequence[Path], data: LensFolder, bar: progress) -> Iterator[np.ndarray]:
+def _read(images: ImageSource, bar: progress) -> Iterator[np.ndarray]:
     """Every image (C, S, S), in order, little-endian; read ahead by threads."""
     with ThreadPoolExecutor(THREADS) as pool:
-        for first in range(0, len(paths), AHEAD):
-            for image in pool.map(
-                lambda path: read_image(path, data.channels, data.size), paths[first : first + AHEAD]
-            ):
+        for first in range(0, len(images), AHEAD):
+            for image, _ in pool.map(images.read, range(first, min(first + AHEAD, len(images)))):
                 yield image.astype(image.dtype.newbyteorder("<"), copy=False)
                 bar.update()
 
@@ -165,7 +164,7 @@ def verify(folder: str | Path, quiet: bool = False) -> str:
     total = sum(os.path.getsize(shard.path) for shard in shards)
     with progress(total, "verifying", "B", quiet, leave=True) as bar:
         for shard in shards:
-            if (found := sha256_of(shard.path, bar.update)) != shard.sha256:
-                was = str(shard.sha256)[:12]
-                raise DataError(f"{shard.path}: damaged, its SHA-256 is {found[:12]}..., when packed it was {was}...")
+            if (digest := sha256_of(shard.path, bar.update)) != shard.sha256:
+                packed = str(shard.sha256)[:12]
+                raise DataError(f"{shard.path}: damaged, its SHA-256 is {digest[:12]}..., when packed {packed}...")
     return f"{folder}: {len(shards)} shards, {total} bytes, all as they were packed"

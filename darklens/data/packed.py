@@ -1,7 +1,7 @@
 """Shards: a data set in a few large files, where it has too many images for files, or too many for memory.
 
     classes, channels, size, splits = open_shards("shards_f")     # made by `python dataset.py pack images_f shards_f`
-    image = splits["train"].read(17)                              # (C, S, S); splits["train"][17] is its path
+    image = splits["train"].read(17).values                       # (C, S, S)
 
 `--data_dir` takes a folder or its shards, with the same bits. Files: SPLIT-00000.npy, ..., plain arrays (n, C, S, S)
 that NumPy opens, the images in their own number type (where it changes, a new shard begins), in order of class, then of
@@ -19,7 +19,6 @@ and length; reading an image checks its pixels. Every problem is a `DataError` o
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -28,6 +27,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -36,6 +36,7 @@ import numpy as np
 from darklens.data.checks import CHANNELS, MIN_SIZE
 from darklens.data.image import open_file
 from darklens.data.npy import NUMBERS, read_header
+from darklens.data.source import ImageSource, Pixels
 from darklens.errors import DataError
 
 INDEX, FORMAT, VERSION = "shards.json", "lens-shards", 2
@@ -43,15 +44,6 @@ SPLITS = ("train", "val", "test")
 MAX_OPEN = 200  # shards of a split that are kept open; others are opened for every image
 NAME = re.compile(rb"(?!\.)[^/\\\0]{1,1000}\.npy", re.IGNORECASE)  # of a file that stays where it is
 AGAIN = "pack the images again"
-
-
-class PackedPath(type(Path())):
-    """The path that an image would have, SHARDS/SPLIT/CLASS/FILE.npy. packed: opens it as a .npy file in memory."""
-
-    packed: Callable[[], BinaryIO] | None = None
-
-    def read_bytes(self) -> bytes:
-        return self.packed().read() if self.packed else super().read_bytes()
 
 
 class Shard(NamedTuple):
@@ -64,15 +56,25 @@ class Shard(NamedTuple):
     end: int
 
 
-class Packed(Sequence):
-    """The images of a split, as a sequence of `PackedPath`; it may be sent to other processes.
+@dataclass(eq=False)
+class Packed(ImageSource):
+    """The images of a split in shards.
 
-    folder: SHARDS/SPLIT; labels (N,) int64; shape (C, S, S); names (N,) bytes; sums (N,) uint32, of the pixels.
+    folder: SHARDS/SPLIT; labels (N,) int64; shape (C, S, S); files (N,) bytes, names without class; sums (N,) uint32,
+    CRC-32 of the pixels.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], labels: np.ndarray, shape: tuple, shards: list[Shard]):
-        self.folder, self.classes, self.labels, self.shape, self.shards = folder, classes, labels, shape, shards
-        self._ends, self._files = [shard.end for shard in shards], {}
+    folder: Path
+    classes: Sequence[str]
+    shape: tuple[int, int, int]
+    shards: list[Shard]
+    labels: np.ndarray
+    files: np.ndarray
+    sums: np.ndarray
+
+    def __post_init__(self) -> None:
+        self._ends = [shard.end for shard in self.shards]
+        self._files: dict[int, BinaryIO] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}
@@ -80,33 +82,34 @@ class Packed(Sequence):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int | slice) -> PackedPath | list[PackedPath]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        name = self.names[index].decode("utf-8", "surrogatepass")
-        path = PackedPath(self.folder, self.classes[self.labels[index]], name)
-        path.packed = lambda: self._as_file(index)
-        return path
+    def name(self, index: int) -> str:
+        return f"{self.classes[self.labels[index]]}/{self.files[index].decode('utf-8', 'surrogatepass')}"
 
-    def expect(self, indices: Sequence[int]) -> None:
+    def prefetch(self, indices: Sequence[int]) -> None:
         """Have the system fetch these images together, which from a cold disk is faster than one by one."""
         for k, start, length in map(self._place, indices) if hasattr(os, "posix_fadvise") else ():
             with suppress(OSError):  # `read` will say it
                 if file := self._open(k):
                     os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
 
-    def read(self, index: int) -> np.ndarray:
-        """The image (C, S, S), read-only, in native byte order. Raises DataError where it's not as it was packed."""
+    def read(self, index: int, window: int | None = None) -> Pixels:
+        """The image, read-only. Raises DataError where it's not as it was packed."""
         k, start, length = self._place(index)
         path, dtype = self.shards[k][:2]
         with _readable(path):
             data = self._read(k, start, length)
         if len(data) != length or zlib.crc32(data) != self.sums[index]:
-            raise DataError(f"{path}: damaged, {self[index]} does not match its checksum; {AGAIN}")
+            raise DataError(f"{path}: damaged, {self.path(index)} does not match its checksum; {AGAIN}")
         image = np.frombuffer(data, dtype).reshape(self.shape)
         if dtype.kind == "f" and not np.isfinite(image).all():
-            raise DataError(f"{path}: expected finite pixels, found NaN or infinity in {self[index]}")
-        return image.astype(dtype.newbyteorder("="), copy=False)
+            raise DataError(f"{path}: expected finite pixels, found NaN or infinity in {self.path(index)}")
+        return Pixels(image.astype(dtype.newbyteorder("="), copy=False))
+
+    def stamp(self, indices: range) -> str:
+        digest = hashlib.sha256()
+        for index in indices:
+            digest.update(f"{self.name(index)}\n".encode(errors="surrogatepass"))
+        return digest.hexdigest()
 
     def _place(self, index: int) -> tuple[int, int, int]:
         """Number of the shard, and where in it the image begins; its length. In bytes."""
@@ -127,12 +130,6 @@ class Packed(Sequence):
         with open(self.shards[k].path, "rb", buffering=0) as file:
             file.seek(start)
             return file.read(length)
-
-    def _as_file(self, index: int) -> BinaryIO:
-        image, file = self.read(index), io.BytesIO()
-        np.save(file, image[0] if len(image) == 1 else image, allow_pickle=False)
-        file.seek(0)
-        return file
 
 
 def is_packed(folder: str | Path) -> bool:
@@ -163,41 +160,40 @@ def _read_index(path: Path) -> dict[str, Any]:
     with _readable(path), open_file(path) as file:
         text = file.read()
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
         raise DataError(f"{path}: damaged, expected JSON; {AGAIN}") from None
-    _check(path, f"format {FORMAT}", type(found) is dict and found.get("format") == FORMAT)
-    if found.get("version") != VERSION:
-        raise DataError(f"{path}: expected version {VERSION}, found {found.get('version')!r:.40}; {AGAIN}")
-    _check(path, "an index with its own SHA-256", found.get("sha256") == seal(found.get("index")))
-    return found["index"]
+    _check(path, f"format {FORMAT}", type(content) is dict and content.get("format") == FORMAT)
+    if content.get("version") != VERSION:
+        raise DataError(f"{path}: expected version {VERSION}, found {content.get('version')!r:.40}; {AGAIN}")
+    _check(path, "an index with its own SHA-256", content.get("sha256") == seal(content.get("index")))
+    return content["index"]
 
 
 def _open_split(path: Path, name: str, entry: dict, classes: Sequence[str], shape: tuple[int, int]) -> Packed:
     shards, counts, end = [], entry["counts"], 0
-    for k, found in enumerate(entry["shards"]):
-        file, count, dtype = path.with_name(f"{name}-{k:05}.npy"), found["images"], found["dtype"]
+    for k, shard in enumerate(entry["shards"]):
+        file, count, dtype = path.with_name(f"{name}-{k:05}.npy"), shard["images"], shard["dtype"]
         _check(path, f"a count and a number type for {file.name}", _is_count(count) and NUMBERS.fullmatch(dtype))
         offset, end = _check_array(file, re.escape(dtype), (count, *shape, shape[1]))[0], end + count
-        shards.append(Shard(file, np.dtype(dtype), found["sha256"], offset, end))
+        shards.append(Shard(file, np.dtype(dtype), shard["sha256"], offset, end))
     good = all(map(_is_count, counts)) and len(counts) == len(classes) and sum(counts) == end
     _check(path, f"counts of {name}, a class each, that add up to those of its shards", good)
     labels = np.repeat(np.arange(len(classes)), counts).astype(np.int64)
-    packed = Packed(path.with_name(name), classes, labels, (*shape, shape[1]), shards)
-    packed.names, packed.sums = _names(path, entry["names"], labels), _sums(path, entry["crc32"], end)
-    return packed
+    files, sums = _names(path, entry["names"], labels), _sums(path, entry["crc32"], end)
+    return Packed(path.with_name(name), classes, (*shape, shape[1]), shards, labels, files, sums)
 
 
 def _names(path: Path, names: list[str], labels: np.ndarray) -> np.ndarray:
     """(N,) bytes: names that stay where they are, each there once in its class, in order."""
     _check(path, f"{len(labels)} names", type(names) is list and len(names) == len(labels))
-    before, found = (-1, b""), []
+    previous, encoded = (-1, b""), []
     for label, text in zip(labels.tolist(), names, strict=True):
         entry = label, text.encode("utf-8", "surrogatepass") if type(text) is str else b""
-        _check(path, "file names *.npy, once in a class, in order", entry > before and NAME.fullmatch(entry[1]))
-        found.append(entry[1])
-        before = entry
-    return np.array(found)
+        _check(path, "file names *.npy, once in a class, in order", entry > previous and NAME.fullmatch(entry[1]))
+        encoded.append(entry[1])
+        previous = entry
+    return np.array(encoded)
 
 
 def _sums(path: Path, sums: list[int], count: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def true_start(data: LensFolder, split: Split, lens: SmoothModel) -> np.ndarray 
     if split.name != "train" or not lens.free_light or not is_simulated(data.root):
         return None
     try:
-        truth = read_truth(data.root, split.name, [f"{path.parent.name}/{path.name}" for path in split.paths])
+        truth = read_truth(data.root, split.name, split.images.names())
     except DataError:
         return None
     return true_parameters(truth.parameters, lens)

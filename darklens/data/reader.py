@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from darklens.data.image import read_filled
+from darklens.data.source import ImageSource
 from darklens.data.workers import outlive_signals, start_workers, unchanged
 from darklens.errors import DataError
 
-CONSTANT = "all pixels are equal"  # remarks on images
+Remark = tuple[str, int]  # CONSTANT or FILLED, and the image's number
+CONSTANT = "all pixels are equal"
 FILLED = "NaN at the edges, filled with the median of the outer half"
 
 
 class Reader(Dataset):
-    """Reads batches of files; errors are returned, since a DataLoader makes pages of those raised."""
+    """Reads batches of images; errors are returned, since a DataLoader makes pages of those raised."""
 
-    def __init__(self, paths: Sequence[Path], channels: int, size: int, window: int | None = None):
-        self.paths, self.channels, self.size, self.window = paths, channels, size, window
+    def __init__(self, source: ImageSource, window: int | None = None):
+        self.source, self.window = source, window
 
-    def read(self, index: int) -> tuple[np.ndarray, list[tuple[str, int]]]:
-        """The image (C, H, W) in a number type of at most four bytes; remarks: CONSTANT or FILLED, and its index."""
-        kept = hasattr(self.paths, "read")  # shards, views
-        like = self.channels, self.size, self.window
-        image, filled = (self.paths.read(index), 0) if kept else read_filled(self.paths[index], *like)
-        remarks = [CONSTANT] * bool(image.min() == image.max()) + [FILLED] * bool(filled)
+    def read(self, index: int) -> tuple[np.ndarray, list[Remark]]:
+        """The image (C, S, S) in a number type of at most four bytes, and what is to be said about it."""
+        image, filled = self.source.read(int(index), self.window)
+        remarks = [CONSTANT] * bool(image.min() == image.max()) + [FILLED] * filled
         return _compact(image), [(remark, int(index)) for remark in remarks]
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[tuple[str, int]]] | DataError:
-        """(B, C, H, W) of the indices (B,), and the remarks on them."""
+    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[Remark]] | DataError:
+        """(B, C, S, S) of the indices (B,), and the remarks on them."""
         if not len(indices):
-            return np.empty((0, self.channels, self.size, self.size), np.float32), []
-        if hasattr(self.paths, "expect"):
-            self.paths.expect(indices)
+            return np.empty((0, *self.source.shape), np.float32), []
+        self.source.prefetch(indices.tolist())
         try:
             images, remarks = zip(*(self.read(index) for index in indices), strict=True)
         except DataError as error:

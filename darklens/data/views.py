@@ -12,7 +12,8 @@ again; so is what an interruption left out.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ import torch
 from torch.utils.data import Dataset
 
 from darklens.data.folder import LensFolder, Split
-from darklens.data.image import read_image
 from darklens.data.provenance import true_start
 from darklens.data.reader import FILLED, Reader, read_ahead
 from darklens.data.residual import VIEW_VERSION
+from darklens.data.source import ImageSource, Pixels
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
 from darklens.machine import usable_cores, user_cache
@@ -35,38 +36,40 @@ PART = 1024  # images of a file
 CHUNK = 16  # images that a process fits at a time
 
 
-class Views(Sequence):
-    """The views of a split, as a sequence of the images' paths; `read` gives a view (C, S, S) float16."""
+class Views(ImageSource):
+    """The views (C, S, S) float16 of a split, under the names of its images."""
 
-    def __init__(self, paths: Sequence[Path], parts: list[Path]):
-        self.paths, self.parts = paths, parts
-        self._open: dict[int, np.ndarray] = {}
+    is_view = True
+
+    def __init__(self, images: ImageSource, shape: tuple[int, int, int], parts: list[Path]):
+        self.images, self.folder, self.shape, self.parts = images, images.folder, shape, parts
+        self._open: dict[int, tuple[np.ndarray, set[int]]] = {}
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": {}}
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
-    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
-        return self.paths[index]
+    def name(self, index: int) -> str:
+        return self.images.name(index)
 
-    def read(self, index: int) -> np.ndarray:
-        """The view (C, S, S) float16 of an image."""
-        part, row = divmod(int(index), PART)
-        if part not in self._open:
-            self._open[part] = np.load(self.parts[part], mmap_mode="r", allow_pickle=False)
-        return np.array(self._open[part][row])
+    def read(self, index: int, window: int | None = None) -> Pixels:
+        number, row = divmod(index, PART)
+        if number not in self._open:
+            part = self.parts[number]
+            filled = read_json(part.with_suffix(".json")).get("filled", [])
+            self._open[number] = np.load(part, mmap_mode="r", allow_pickle=False), set(filled)
+        views, filled = self._open[number]
+        return Pixels(np.array(views[row]), index in filled)
+
+    def stamp(self, indices: range) -> str:
+        return self.images.stamp(indices)
 
     def fits(self) -> dict[str, list]:
         """The table of the fits (`Fit.table`), one entry an image."""
         tables = [read_json(part.with_suffix(".json"))["fits"] for part in self.parts]
         return {name: [value for table in tables for value in table[name]] for name in tables[0]}
-
-    def remarks(self) -> list[tuple[str, int]]:
-        """`reader.FILLED`, and the number of an image of which that is true."""
-        filled = (read_json(part.with_suffix(".json")).get("filled", []) for part in self.parts)
-        return [(FILLED, index) for indices in filled for index in indices]
 
 
 class _Viewer(Dataset):
@@ -83,10 +86,10 @@ class _Viewer(Dataset):
         try:
             start = None if self.start is None else self.start[indices]
             images = torch.from_numpy(result[0].astype(np.float64))
-            view, found = self.preprocess.with_fit(images, start, training=self.training)
+            view, fits = self.preprocess.with_fit(images, start, training=self.training)
         except DataError as error:
             return error
-        return view.half().numpy(), found.table(), [index for remark, index in result[1] if remark == FILLED]
+        return view.half().numpy(), fits.table(), [index for remark, index in result[1] if remark == FILLED]
 
 
 def open_views(
@@ -99,12 +102,11 @@ def open_views(
     """The folder's splits of these names, as views; those that are not there yet are made (`make_views`)."""
     for _ in make_views(data, names, preprocess, workers, show):
         pass
-    splits = {}
-    for name, split in data.splits.items():
-        if name in names:
-            splits[name] = Split(name, Views(split.paths, _parts(data, name, preprocess)), split.labels)
-    channels = preprocess.channels(data.channels)
-    return LensFolder(data.root, data.classes, channels, preprocess.crop, splits, data.skipped)
+    channels, splits = preprocess.channels(data.channels), {}
+    for split in (split for name, split in data.splits.items() if name in names):
+        shape = channels, preprocess.crop, preprocess.crop
+        splits[split.name] = replace(split, images=Views(split.images, shape, _parts(data, split.name, preprocess)))
+    return replace(data, channels=channels, size=preprocess.crop, splits=splits)
 
 
 def make_views(
@@ -118,24 +120,31 @@ def make_views(
     if data.size < preprocess.crop:
         raise DataError(f"{data.root}: expected images of {preprocess.crop} pixels or more, found {data.size}")
     workers = usable_cores() if workers is None else workers
-    for name in (name for name in data.splits if name in names):
-        yield from _make(data, data.splits[name], preprocess, workers, show)
+    for split in (split for name, split in data.splits.items() if name in names):
+        yield from _make(data, split, preprocess, workers, show)
 
 
 def _parts(data: LensFolder, name: str, preprocess: Preprocess) -> list[Path]:
-    folder, count = view_folder(data.root, preprocess), len(data.splits[name].paths)
+    folder, count = view_folder(data.root, preprocess), len(data.splits[name])
     return [folder / f"{name}-{start // PART:05d}.npy" for start in range(0, count, PART)]
 
 
-def network_inputs(paths: Sequence[Path], chosen: Sequence[int], preprocess: Preprocess) -> torch.Tensor:
+def network_inputs(source: ImageSource, indices: Iterable[int], preprocess: Preprocess) -> torch.Tensor:
     """What a network sees (m, C, S, S) float32 of some images of a split, by their numbers; not augmented.
 
     Raises DataError for a bad file.
     """
-    if isinstance(paths, Views):
-        return torch.from_numpy(np.stack([paths.read(i) for i in chosen])).float()
-    raw = (torch.from_numpy(read_image(paths[i], window=preprocess.window)) for i in chosen)
-    return torch.cat([preprocess(image[None]) for image in raw])
+    images = (torch.tensor(source.read(int(i), preprocess.window).values) for i in indices)
+    if source.is_view:
+        return torch.stack(list(images)).float()
+    return torch.cat([preprocess(image[None]) for image in images])
+
+
+def fit_table(split: Split) -> dict[str, list]:
+    """The table of the fits (`Fit.table`) behind a split of views, one entry an image."""
+    if not isinstance(split.images, Views):
+        raise TypeError(f"{split.name}: expected views")
+    return split.images.fits()
 
 
 def view_folder(root: Path, preprocess: Preprocess) -> Path:
@@ -143,8 +152,8 @@ def view_folder(root: Path, preprocess: Preprocess) -> Path:
 
     Beside the images, or in the user's cache where nothing can be written there.
     """
-    made = {"preprocess": preprocess.to_dict(), "version": VIEW_VERSION}
-    key = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+    recipe = {"preprocess": preprocess.to_dict(), "version": VIEW_VERSION}
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     beside = Path(root) / FOLDER / key
     if beside.is_dir() or os.access(root, os.W_OK):
         return beside
@@ -155,58 +164,47 @@ def view_folder(root: Path, preprocess: Preprocess) -> Path:
 def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, show: bool) -> Iterator[bool]:
     """Make the parts that are missing, damaged, or of other images."""
     parts = _parts(data, split.name, preprocess)
-    identities = [_identity(split.paths, number) for number in range(len(parts))]
+    spans = [range(i, min(i + PART, len(split))) for i in range(0, len(split), PART)]
     shape = (preprocess.channels(data.channels), preprocess.crop, preprocess.crop)
-    todo = [k for k, part in enumerate(parts) if not _is_good(part, identities[k], shape)]
-    spans = {k: range(k * PART, min((k + 1) * PART, len(split.paths))) for k in todo}
-    chunks = [np.arange(i, min(i + CHUNK, span.stop)) for span in spans.values() for i in span[::CHUNK]]
+    stamps = [split.images.stamp(span) for span in spans]
+    todo = [k for k, part in enumerate(parts) if not _is_good(part, stamps[k], shape)]
+    chunks = [np.arange(i, min(i + CHUNK, spans[k].stop)) for k in todo for i in spans[k][::CHUNK]]
     if not chunks:
         return
     parts[0].parent.mkdir(parents=True, exist_ok=True)
-    reader = Reader(split.paths, data.channels, data.size, preprocess.window)
+    reader = Reader(split.images, preprocess.window)
     viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.smooth_model), split.name == "train")
-    made = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
+    results = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
     with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar:
         for k in todo:
             views, tables, filled = [], [], []
             for _ in spans[k][::CHUNK]:
-                view, table, more = next(made)
+                view, table, with_nan = next(results)
                 views.append(view)
                 tables.append(table)
-                filled += more
+                filled += with_nan
                 bar.update(len(view))
-            _keep(parts[k], np.concatenate(views), tables, {"images": identities[k], "filled": filled})
+            _save(parts[k], np.concatenate(views), tables, {"images": stamps[k], "filled": filled})
             yield True
 
 
-def _keep(part: Path, views: np.ndarray, tables: list[dict], about: dict) -> None:
+def _save(part: Path, views: np.ndarray, tables: list[dict], about: dict) -> None:
     content = npy_bytes(views)
     fits = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     write(part, content)
     save_json(part.with_suffix(".json"), {"sha256": _digest(content), **about, "fits": fits})
 
 
-def _is_good(part: Path, identity: str, shape: tuple[int, ...]) -> bool:
+def _is_good(part: Path, stamp: str, shape: tuple[int, ...]) -> bool:
     record = read_json(part.with_suffix(".json"))
-    if record.get("images") != identity:
+    if record.get("images") != stamp:
         return False
     try:
-        whole = record.get("sha256") == _digest(part.read_bytes())
-        return whole and np.load(part, mmap_mode="r", allow_pickle=False).shape[1:] == shape
+        intact = record.get("sha256") == _digest(part.read_bytes())
+        return intact and np.load(part, mmap_mode="r", allow_pickle=False).shape[1:] == shape
     except (OSError, ValueError):
         return False
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _identity(paths: Sequence[Path], number: int) -> str:
-    """A hash of the names, sizes and times of change of the images of a part."""
-    digest = hashlib.sha256()
-    for path in paths[number * PART : (number + 1) * PART]:
-        digest.update(f"{path.parent.name}/{path.name}\n".encode(errors="surrogatepass"))
-        if os.path.lexists(path):  # not in shards, whose images have checksums of their own
-            status = os.stat(path)
-            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

@@ -17,7 +17,7 @@ from darklens.classifier.classifier import Classifier
 from darklens.classifier.features import Probe, feature_count
 from darklens.classifier.posterior import Inference, join_features
 from darklens.data.folder import LensFolder, Split
-from darklens.data.views import network_inputs, open_views
+from darklens.data.views import fit_table, network_inputs, open_views
 from darklens.errors import DataError, UsageError
 from darklens.metrics.auc import without_substructure
 from darklens.metrics.coverage import coverage_report
@@ -62,7 +62,7 @@ def check_inferable(classifier: Classifier, data: LensFolder) -> list[int]:
 
 def _truth(root: Path, split: Split, label: int) -> Truth:
     """What is in the lenses of a class."""
-    names = ["/".join(split.paths[i].parts[-2:]) for i in np.flatnonzero(split.labels == label)]
+    names = [split.images.name(i) for i in np.flatnonzero(split.labels == label)]
     return read_truth(root, split.name, names)
 
 
@@ -96,11 +96,11 @@ def observed(classifier: Classifier, root: Path, split: Split, label: int, quiet
     run = classifier.observer(probe=probe)
     with progress(len(chosen), f"features of {split.name}/{classifier.classes[label]}", "img", quiet) as bar:
         for start in range(0, len(chosen), BATCH):
-            views = network_inputs(split.paths, chosen[start : start + BATCH], classifier.preprocess)
+            views = network_inputs(split.images, chosen[start : start + BATCH], classifier.preprocess)
             run(views)
             features.append(probe.take())
             bar.update(len(views))
-    fits = {name: np.array(column)[chosen] for name, column in split.paths.fits().items()}
+    fits = {name: np.array(column)[chosen] for name, column in fit_table(split).items()}
     return Known(torch.cat(features), fits, truth)
 
 

@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from darklens.classifier.classifier import Classifier, evaluator
 from darklens.data.batches import Batches
-from darklens.data.image import read_image
 from darklens.data.views import network_inputs
 from darklens.networks.basis import Symmetry
 from darklens.networks.grid import transform
@@ -75,15 +74,16 @@ def equivariance_of(classifier: Classifier, batches: Batches) -> dict:
 
     Where it sees residuals, it is the image that is turned, and the fit of the smooth lens is part of what is measured.
     """
-    config, paths, view = classifier.network.config, batches.split.paths, classifier.preprocess.view
+    config, source, view = classifier.network.config, batches.split.images, classifier.preprocess.view
     run = evaluator(classifier.network, batches.device, "fp32")
-    count = min(len(paths), sample_size(multiplications(classifier)), MOST if view == "image" else FITTED)
-    chosen = np.linspace(0, len(paths) - 1, count).astype(int)
+    count = min(len(source), sample_size(multiplications(classifier)), MOST if view == "image" else FITTED)
+    chosen = np.linspace(0, len(source) - 1, count).astype(int)
     group = Symmetry(config["sym_group"], config["N"]) if "N" in config else None
     if view == "image":
-        return measure_equivariance(run, network_inputs(paths, chosen, classifier.preprocess).to(batches.device), group)
+        inputs = network_inputs(source, chosen, classifier.preprocess).to(batches.device)
+        return measure_equivariance(run, inputs, group)
     images = torch.from_numpy(
-        np.stack([read_image(paths[i], window=classifier.preprocess.window).astype("f8") for i in chosen])
+        np.stack([source.read(i, classifier.preprocess.window).values.astype("f8") for i in chosen])
     )  # (n, 1, H, W)
     found = measure_equivariance(lambda turned: run(classifier.preprocess(turned)), images, group)
     return found | {"includes": "fit"}

@@ -27,7 +27,6 @@ from torch import Tensor
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import NETWORKS
 from darklens.data.folder import Split
-from darklens.data.image import read_image
 from darklens.fit import detect, fit
 from darklens.metrics.probabilities import softmax
 from darklens.plots.detection import SHOWN, plot_detection
@@ -103,9 +102,9 @@ def explain(
 def _draw_fits(classifier: Classifier, split: Split, rows: list[list[int]], folder: str | Path) -> None:
     """What was fitted to the images of the gallery, `fits.png`, and where that asks for subhalos, `detection.png`."""
     chosen = [i for row in rows for i in row]
-    images = np.stack([read_image(split.paths[i]).astype(float) for i in chosen])  # (m, 1, H, W)
+    images = np.stack([split.images.read(i).values.astype(float) for i in chosen])  # (m, 1, H, W)
     found = fit(images[:, 0], classifier.preprocess.smooth_model)
-    titles = [f"{split.paths[i].parent.name}/{split.paths[i].name}" for i in chosen]
+    titles = [split.images.name(i) for i in chosen]
     plot_fits(folder, images[:, 0], found, titles)
     found, truth = found[:MOST_ROWS], load_truth(split, chosen[:MOST_ROWS])
     known = {} if truth is None else {"total_mass": truth.parameters["lens.total_mass"]}

@@ -20,15 +20,15 @@ from darklens.simulation.truth import Truth, is_simulated, read_truth
 
 def load_truth(split: Split, chosen: Sequence[int]) -> Truth | None:
     """What the simulator put into these images of a split (ROOT/SPLIT/CLASS/FILE.npy), if it wrote them."""
-    paths = [split.paths[i] for i in chosen]
-    if not paths or not is_simulated(root := paths[0].parents[2]):
+    root = split.images.folder.parent
+    if not len(chosen) or not is_simulated(root):
         return None
-    return read_truth(root, split.name, [f"{path.parent.name}/{path.name}" for path in paths])
+    return read_truth(root, split.name, [split.images.name(i) for i in chosen])
 
 
 def load_images(classifier: Classifier, split: Split, chosen: Sequence[int]) -> Tensor:
     """What the network sees of the images (m, C, S, S)."""
-    return network_inputs(split.paths, chosen, classifier.preprocess)
+    return network_inputs(split.images, chosen, classifier.preprocess)
 
 
 def gallery(
@@ -58,7 +58,7 @@ def gallery(
     _draw_gallery(folder, [[cells[i] for i in row] for row in rows])
     return [
         {
-            "image": f"{split.paths[i].parent.name}/{split.paths[i].name}",
+            "image": split.images.name(i),
             "true": classifier.classes[split.labels[i]],
             "predicted": classifier.classes[k],
             "probability": probabilities[i, k],

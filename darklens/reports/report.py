@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from darklens.classifier.classifier import Classifier
+from darklens.data.checks import MIN_SIZE
 from darklens.data.folder import Split
-from darklens.data.image import fingerprint, read_image
+from darklens.data.image import fingerprint
+from darklens.data.source import ImageSource
 from darklens.errors import DataError, ResultsError
 from darklens.metrics import coverage, summary
 from darklens.metrics.probabilities import softmax
@@ -40,18 +42,18 @@ def write_report(
 
 def predictions_of(logits: np.ndarray, split: Split, classes: Sequence[str]) -> Predictions:
     """The logits (n, K) together with what they were found for. Raises ResultsError for a file that has gone."""
-    names = np.array(["/".join(path.parts[-2:]) for path in split.paths])
-    root = Path(os.path.abspath(split.paths[0])).parents[2]
+    names = np.array(split.images.names())
+    root = Path(os.path.abspath(split.images.folder)).parent
     logits, labels = np.asarray(logits, dtype=np.float32), np.asarray(split.labels, dtype=np.int64)
-    return Predictions(logits, labels, names, list(classes), split.name, root.name, _sample(split.paths))
+    return Predictions(logits, labels, names, list(classes), split.name, root.name, _sample(split.images))
 
 
-def _sample(paths: Sequence[Path]) -> str:
-    """A hash of the pixels of some of the files, evenly taken: other data sets may have files of the same names."""
+def _sample(images: ImageSource) -> str:
+    """A hash of the pixels of some of the images, evenly taken: other data sets may have files of the same names."""
     digest = hashlib.sha256()
-    for index in np.linspace(0, len(paths) - 1, min(SAMPLE, len(paths))).astype(int):
+    for index in np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int):
         try:
-            digest.update(fingerprint(paths[index]).encode())
+            digest.update(fingerprint(images.read(index, MIN_SIZE).values).encode())
         except DataError as error:
             raise ResultsError(str(error)) from error
     return PIXELS + digest.hexdigest()
@@ -66,7 +68,7 @@ def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split
     sureness, predicted = probabilities.max(1), probabilities.argmax(1)
     run.plot_mistakes(
         folder,
-        _Images(split.paths, classifier.preprocess.window),
+        _Images(split.images, classifier.preprocess.window),
         split.labels,
         predicted,
         sureness,
@@ -75,13 +77,13 @@ def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split
 
 
 class _Images:
-    """The images (H, W) of some files, channels averaged, read when they are asked for."""
+    """The images (H, W), channels averaged, read when they are asked for."""
 
-    def __init__(self, paths: Sequence[Path], window: int):
-        self.paths, self.window = paths, window
+    def __init__(self, images: ImageSource, window: int):
+        self.images, self.window = images, window
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index], window=self.window).mean(0)
+        return self.images.read(index, self.window).values.mean(0)
 
 
 def table(found: dict) -> str:

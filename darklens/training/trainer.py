@@ -247,8 +247,8 @@ class Trainer:
     @functools.cached_property
     def description(self) -> dict:
         """What must be the same whenever a run goes on. Two runs that agree in it have the same bits."""
-        paths = (path for batches in (self.train, self.val) for path in batches.split.paths)
-        names = "\n".join("/".join(path.parts[-3:]) for path in paths)  # split/class/file
+        splits = self.train.split, self.val.split
+        names = "\n".join(f"{split.images.folder.name}/{name}" for split in splits for name in split.images.names())
         return {
             **asdict(self.recipe),
             **self.network.config,

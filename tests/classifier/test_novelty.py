@@ -17,6 +17,7 @@ from darklens.classifier.saved import load_model, save_model
 from darklens.data import views
 from darklens.data.batches import Batch
 from darklens.data.folder import scan
+from darklens.data.source import Files
 from darklens.data.transforms import default_preprocess
 from darklens.errors import CheckpointError
 from darklens.networks.basis import Symmetry
@@ -181,21 +182,21 @@ def new(kind: str, size: int = 41, **changes) -> Classifier:
     return Classifier(network, ["no", "sphere", "vort"], default_preprocess(size), temperature=1.5)
 
 
-def paths_of(folder) -> tuple:
-    return folder.splits["train"].paths, folder.splits["val"].paths
+def images_of(folder) -> tuple:
+    return folder.splits["train"].images, folder.splits["val"].images
 
 
-def preprocessed(model: Classifier, paths) -> torch.Tensor:
-    return views.network_inputs(paths, range(len(paths)), model.preprocess)
+def preprocessed(model: Classifier, images) -> torch.Tensor:
+    return views.network_inputs(images, range(len(images)), model.preprocess)
 
 
 @pytest.fixture(scope="module")
 def fitted(folder):
     """Not trained, but with the statistics of its batch norms as training leaves them."""
     model = new("equivariant")
-    images = preprocessed(model, paths_of(folder)[0])
+    images = preprocessed(model, images_of(folder)[0])
     recalibrate(model.network.train(), [Batch(images, None, None)], "fp32")
-    model.novelty = fit_on(model, *paths_of(folder), quiet=True)
+    model.novelty = fit_on(model, *images_of(folder), quiet=True)
     return model
 
 
@@ -215,8 +216,8 @@ def test_observer_gives_logits_and_what_they_are_made_of(kind, head):
 @pytest.mark.parametrize("group, N", [("Circular", 4), ("Dihyderal", 4)])
 def test_score_keeps_the_equivariance_of_the_network(folder, group, N):
     model = new("equivariant", sym_group=group, N=N)
-    found = fit_on(model, *paths_of(folder), quiet=True)
-    run, images = model.observer(), preprocessed(model, paths_of(folder)[1][:9])
+    found = fit_on(model, *images_of(folder), quiet=True)
+    run, images = model.observer(), preprocessed(model, images_of(folder)[1])[:9]
     scores = found.score(run(images)[1])
     for element in Symmetry(group, N).exact_elements():
         torch.testing.assert_close(found.score(run(transform(images, *element))[1]), scores, rtol=1e-3, atol=1e-3)
@@ -239,19 +240,17 @@ def test_strange_images_are_flagged(fitted, kind):
 
 
 def test_rounding_to_bf16_does_not_matter(fitted, folder):
-    images = preprocessed(fitted, paths_of(folder)[1])
+    images = preprocessed(fitted, images_of(folder)[1])
     exact, rounded = (fitted.novelty.score(fitted.observer(p)(images)[1]) for p in ("fp32", "bf16"))
     assert (exact - rounded).abs().mean() < 0.1 * exact.mean()
 
 
 def test_fit_takes_images_evenly_and_repeats_itself(folder, fitted, monkeypatch):
     read = []
-    monkeypatch.setattr(
-        views, "read_image", lambda path, real=views.read_image, **options: read.append(path) or real(path, **options)
-    )
-    train, val = paths_of(folder)
+    monkeypatch.setattr(Files, "read", lambda files, i, *rest, real=Files.read: read.append(i) or real(files, i, *rest))
+    train, val = images_of(folder)
     found = [fit_on(fitted, train, val, most=30, batch_size=size, quiet=True) for size in (30, 30, 7)]
-    assert found[0].images == (30, 30) and {path.parent.name for path in read[:30]} == {"no", "sphere", "vort"}
+    assert found[0].images == (30, 30) and {train.name(i).split("/")[0] for i in read[:30]} == {"no", "sphere", "vort"}
     first, second, other = (torch.cat([gaussian.mean for gaussian in one.parts]) for one in found)
     assert torch.equal(first, second)
     torch.testing.assert_close(first, other, rtol=1e-4, atol=1e-4)

@@ -29,7 +29,7 @@ from programs import final
 from darklens import machine
 from darklens.classifier.saved import load_model
 from darklens.commands import run as commands_run
-from darklens.data import reader
+from darklens.data.source import Files
 from darklens.errors import CheckpointError
 from darklens.reports import equivariance
 from darklens.storage import checkpoint, runs
@@ -466,18 +466,18 @@ def test_a_bad_image_is_met_in_the_middle_of_training(template, data, capsys, st
 
 
 def test_the_first_batch_does_not_wait_for_all_images(data, streamed, monkeypatch):
-    read, step, before = reader.read_filled, trainer.Trainer._train_step, []
+    read, step, before = Files.read, trainer.Trainer._train_step, []
 
-    def counted(path, *rest):
-        before.append(path)
-        return read(path, *rest)
+    def counted(files, index, *rest):
+        before.append(files.name(index))
+        return read(files, index, *rest)
 
     def first(self, batch):
         monkeypatch.setattr(trainer.Trainer, "_train_step", step)
         before.append(len(before))
         return step(self, batch)
 
-    monkeypatch.setattr(reader, "read_filled", counted)
+    monkeypatch.setattr(Files, "read", counted)
     monkeypatch.setattr(trainer.Trainer, "_train_step", first)
     assert commands_run.main([*TRAIN, "--epochs", "1", "--batch_size", "2", "--num_workers", "0"]) == 0
     (number,) = (item for item in before if isinstance(item, int))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from data_sets import SIZE, assert_one_line, assert_same, make_folder, open_batches, picture
+from data_sets import SIZE, assert_one_line, assert_same, make_folder, open_batches, paths, picture
 
 from darklens.data.batches import Batches
 from darklens.data.folder import scan
@@ -189,7 +189,7 @@ def test_images_smaller_than_the_window_are_refused_at_once(tmp_path):
 def test_streaming_starts_without_reading_everything(tmp_path):
     make_folder(tmp_path)
     stream = open_batches(tmp_path, memory_limit=0, workers=1, batch_size=1)
-    for path in stream.split.paths[10:]:
+    for path in paths(stream.split)[10:]:
         path.write_bytes(b"damaged")
     epoch = stream.epoch()
     assert next(epoch).images.shape == (1, 1, 33, 33)

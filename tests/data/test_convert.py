@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from conftest import ROOT  # noqa: E402
+from data_sets import paths
 from pairs import BOMB, assert_one_line, pair, saved, scene
 from PIL import Image
 
@@ -43,7 +44,7 @@ def test_the_program_reads_what_is_made(tmp_path):
     record = convert.convert(src, tmp_path / "lenses")
     folder = data_folder.scan(tmp_path / "lenses")
     assert folder.classes == ("axion", "cdm", "no_sub") and (folder.channels, folder.size) == (1, 32)
-    assert {name: len(split.paths) for name, split in folder.splits.items()} == {"train": 24, "val": 3, "test": 3}
+    assert {name: len(split) for name, split in folder.splits.items()} == {"train": 24, "val": 3, "test": 3}
     assert record["images"]["val"] == {"axion": 1, "cdm": 1, "no_sub": 1}
     assert record == json.loads((tmp_path / "lenses" / "convert.json").read_text())
     assert record["skipped"] == folder.skipped == 0
@@ -143,7 +144,7 @@ def test_all_formats_and_names_that_collide(tmp_path):
         assert np.array_equal(np.load(tmp_path / "dst" / made[f"cdm/{name}"][0])[1:], image[1:] + value)
     assert made["cdm/a.fits.gz"][1]["unit"] == "count"
     assert "32 NaN" in made["cdm/b.fits"][1]["note"]
-    assert len(data_folder.scan(tmp_path / "dst").splits["train"].paths) == 8 + 6 + 8
+    assert len(data_folder.scan(tmp_path / "dst").splits["train"]) == 8 + 6 + 8
 
 
 def test_number_types_are_kept(tmp_path):
@@ -294,7 +295,7 @@ def test_oblong_images_are_cropped_about_their_centre(tmp_path, capsys, shapes):
     data = data_folder.scan(tmp_path / "dst")
     assert data.size == 32
     for split in data.splits.values():
-        for path in split.paths:
+        for path in paths(split):
             source = tmp_path / "src" / path.parent.name / path.name
             assert np.array_equal(read_image(path), read_image(source))
 
@@ -370,7 +371,7 @@ def test_training_and_convert_do_not_send_to_each_other(tmp_path, kind):
     with pytest.raises(DataError, match="dataset.py convert"):
         data_folder.scan(tmp_path / "src")
     convert.convert(tmp_path / "src", tmp_path / "dst")
-    assert len(data_folder.scan(tmp_path / "dst").splits["train"].paths) == 9
+    assert len(data_folder.scan(tmp_path / "dst").splits["train"]) == 9
 
 
 @pytest.mark.parametrize("count", [0, 7])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_images
+from data_sets import paths
 from programs import final, start, wait_for
 
 from darklens.commands import run
@@ -70,7 +71,7 @@ def test_never_the_same_twice(here):
     """Neither in another epoch, nor with another seed, nor among the images validated on, if the seed is the same."""
     seen = [batches(here)._reader[np.arange(12)], batches(here)._reader[np.arange(12, 24)]]
     seen.append(batches(here, seed=8)._reader[np.arange(12)])
-    seen.append([np.stack([data_image.read_image(p) for p in folder.scan(here / "images").splits["val"].paths])])
+    seen.append([np.stack([data_image.read_image(p) for p in paths(folder.scan(here / "images").splits["val"])])])
     pixels = np.concatenate([one[0] for one in seen])
     assert len({image.tobytes() for image in pixels}) == len(pixels) == 42
     same_seed = render.simulate(recipes.RECIPES["f"], "no", range(2), 7, "val")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_sets import SIZE, assert_one_line, make_folder, open_batches
+from data_sets import SIZE, assert_one_line, make_folder, open_batches, paths
 
 from darklens.data.checks import central
 from darklens.data.folder import scan
@@ -19,8 +19,8 @@ def test_scan_finds_classes_labels_and_paths_in_order(tmp_path):
     assert (folder.channels, folder.size, folder.skipped) == (1, SIZE, 0)
     train = folder.splits["train"]
     assert train.labels.dtype == np.int64 and train.labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
-    assert list(train.paths) == sorted(train.paths)
-    assert [folder.classes[label] for label in train.labels] == [path.parent.name for path in train.paths]
+    assert paths(train) == sorted(paths(train))
+    assert [folder.classes[label] for label in train.labels] == [path.parent.name for path in paths(train)]
     assert list(folder.splits) == ["train", "val"]
 
 
@@ -38,7 +38,7 @@ def test_test_split_is_optional_and_must_match(tmp_path):
         scan(tmp_path)
     assert_one_line(error, "only in train: vort", "only in test: none")
     (tmp_path / "test" / "vort").symlink_to(tmp_path / "val" / "vort")
-    assert len(scan(tmp_path).splits["test"].paths) == 9
+    assert len(scan(tmp_path).splits["test"]) == 9
 
 
 def test_strays_are_skipped_and_counted(tmp_path):
@@ -66,20 +66,20 @@ def test_strays_are_skipped_and_counted(tmp_path):
     (tmp_path / "val" / "itself").symlink_to(tmp_path / "val" / "itself")
     found = scan(tmp_path)
     assert found.classes == clean.classes
-    assert found.splits["train"].paths == clean.splits["train"].paths
+    assert paths(found.splits["train"]) == paths(clean.splits["train"])
     assert found.skipped == len(strays) + 3 + 6
 
 
 @pytest.mark.parametrize("ending", [".NPY", ".Npy"])
 def test_endings_in_capitals_are_found(tmp_path, ending):
     clean = scan(make_folder(tmp_path))
-    for path in [path for split in clean.splits.values() for path in split.paths][::2]:
+    for path in [path for split in clean.splits.values() for path in paths(split)][::2]:
         path.rename(path.with_suffix(ending))
     found = scan(tmp_path)
     assert found.skipped == 0
     for name, split in clean.splits.items():
         assert found.splits[name].labels.tolist() == split.labels.tolist()
-        assert sorted(path.stem for path in found.splits[name].paths) == sorted(path.stem for path in split.paths)
+        assert sorted(path.stem for path in paths(found.splits[name])) == sorted(path.stem for path in paths(split))
 
 
 @pytest.mark.parametrize("shape", [(SIZE + 1, SIZE), (SIZE, SIZE + 20), (SIZE, SIZE)])
@@ -87,7 +87,7 @@ def test_oblong_images_are_trained_on_about_their_centre(tmp_path, shape):
     root = make_folder(tmp_path, shape=shape)
     assert scan(root).size == SIZE
     batch = next(iter(open_batches(root, "val", 64).epoch()))
-    for row, path in zip(batch.images, scan(root).splits["val"].paths, strict=True):
+    for row, path in zip(batch.images, paths(scan(root).splits["val"]), strict=True):
         rows, columns = central(*shape, 33)
         assert torch.equal(
             row[0], default_preprocess(SIZE)(torch.from_numpy(np.load(path)[None, None, rows, columns]))[0, 0]
@@ -101,7 +101,7 @@ def test_a_dead_pixel_that_no_window_reaches(tmp_path, value, split):
     root = make_folder(tmp_path, shape=(40, 40), dtype="float32")
     preprocess = Preprocess(crop=33)
     before = list(open_batches(root, split, preprocess=preprocess, train=True, shift=0).epoch())
-    path = scan(root).splits[split].paths[1]
+    path = paths(scan(root).splits[split])[1]
     image = np.load(path)
     image[1, 20] = value
     np.save(path, image)

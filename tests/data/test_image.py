@@ -32,7 +32,7 @@ from image_files import (
 from darklens.data import checks
 from darklens.data import image as data_image
 from darklens.data.convert import read_source
-from darklens.data.image import fingerprint, read_picture
+from darklens.data.image import fingerprint, read_image, read_picture
 from darklens.errors import DataError
 
 GZIPPED = packed(fits.PrimaryHDU(), fits.CompImageHDU(scene().astype("i4"), compression_type="GZIP_1"))
@@ -214,14 +214,14 @@ def test_the_fingerprint_is_that_of_the_pixels(tmp_path, how):
     image = picture(1)
     (tmp_path / "a.npy").write_bytes(npy(image))
     (tmp_path / "b.npy").write_bytes(STORED[how](image))
-    assert fingerprint(tmp_path / "a.npy") == fingerprint(tmp_path / "b.npy")
+    assert fingerprint(read_image(tmp_path / "a.npy")) == fingerprint(read_image(tmp_path / "b.npy"))
 
 
 @pytest.mark.parametrize("other", [picture(2), picture(1)[::-1], picture(1).T, picture(1)[:, :-1], picture(1) + 1])
 def test_other_pixels_have_another_fingerprint(tmp_path, other):
     np.save(tmp_path / "a.npy", picture(1))
     np.save(tmp_path / "b.npy", other)
-    assert fingerprint(tmp_path / "a.npy") != fingerprint(tmp_path / "b.npy")
+    assert fingerprint(read_image(tmp_path / "a.npy")) != fingerprint(read_image(tmp_path / "b.npy"))
 
 
 @pytest.mark.parametrize("shape", [(60, 60), (61, 60), (60, 90)])

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, write_images
+from data_sets import paths
 
 from darklens.classifier import calibrate
 from darklens.classifier.classifier import Classifier
@@ -79,12 +80,12 @@ def test_scan_finds_what_the_folder_has(folder, whole):
     for name, split in data.splits.items():
         found = same.splits[name]
         assert np.array_equal(split.labels, found.labels) and split.labels.dtype == found.labels.dtype
-        assert [p.relative_to(folder) for p in split.paths] == [p.relative_to(whole) for p in found.paths]
-        assert [p.read_bytes() for p in split.paths] == [p.read_bytes() for p in found.paths]
-        assert found.paths[np.int64(1)] == found.paths[1 - len(found.paths)] == found.paths[:2][1]
+        assert split.images.names() == found.images.names() and split.images.shape == found.images.shape
+        assert [p.relative_to(folder) for p in paths(split)] == [p.relative_to(whole) for p in paths(found)]
+        assert all(np.array_equal(split.images.read(i).values, found.images.read(i).values) for i in range(len(found)))
     assert len(list(whole.glob("train-0*.npy"))) == 5
     with pytest.raises(IndexError):
-        found.paths[len(found.paths)]
+        found.images.name(len(found))
 
 
 KINDS = {
@@ -111,9 +112,10 @@ def test_batches_have_the_bits_of_the_folder(tmp_path, kind):
             batches = open_batches(tmp_path / "b", split, train=train, memory_limit=limit, workers=workers)
             assert batches.in_memory == (limit is None)
             assert_same(expected, batches.epoch(1))
-    images, files = scan(tmp_path / "b").splits["train"].paths, scan(folder).splits["train"].paths
-    for i, path in enumerate(files):  # no pixel is changed, and no type
-        assert np.array_equal(images.read(i), read_image(path)) and images.read(i).dtype == read_image(path).dtype
+    images = scan(tmp_path / "b").splits["train"].images
+    for i, path in enumerate(paths(scan(folder).splits["train"])):  # no pixel is changed, and no type
+        image = images.read(i).values
+        assert np.array_equal(image, read_image(path)) and image.dtype == read_image(path).dtype
 
 
 @pytest.mark.parametrize("start", [1, 5])
@@ -184,10 +186,10 @@ def test_the_whole_program_writes_the_same_files(folder, whole, tmp_path, monkey
 
 
 def test_goes_to_other_processes_without_its_files(whole):
-    images = scan(whole).splits["train"].paths
-    first = images.read(0)
+    images = scan(whole).splits["train"].images
+    first = images.read(0).values
     assert images._files and not pickle.loads(pickle.dumps(images))._files
-    assert np.array_equal(pickle.loads(pickle.dumps(images)).read(0), first)
+    assert np.array_equal(pickle.loads(pickle.dumps(images)).read(0).values, first)
 
 
 def test_anybody_opens_them_with_numpy(folder, whole):
@@ -215,8 +217,8 @@ def test_names_of_every_kind(tmp_path):
             pytest.skip("this file system refuses such names")
     pack.pack(folder, tmp_path / "s")
     data, same = (scan(tmp_path / name).splits["train"] for name in "fs")
-    assert [path.name for path in data.paths] == [path.name for path in same.paths]
-    assert all(np.array_equal(same.paths.read(i), read_image(path)) for i, path in enumerate(data.paths))
+    assert data.images.names() == same.images.names()
+    assert all(np.array_equal(same.images.read(i).values, read_image(path)) for i, path in enumerate(paths(data)))
 
 
 def test_the_first_version_is_refused_in_one_line(packed):
@@ -229,7 +231,7 @@ def test_keeps_few_files_open(whole, monkeypatch):
     monkeypatch.setattr(data_packed, "MAX_OPEN", 2)
     batches = open_batches(whole, memory_limit=0, workers=0)
     assert_same(batches.epoch(), open_batches(whole).epoch())
-    assert len(batches.split.paths._files) == 2
+    assert len(batches.split.images._files) == 2
 
 
 # --- pack ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from data_sets import paths
 
 from darklens.data import views
 from darklens.data.batches import open_batches
@@ -40,13 +41,13 @@ def batches(data, **options):
 def test_batches_have_the_view_of_each_image(data):
     val = batches(data)["val"]
     ((images, labels, indices),) = val.epoch()
-    raw = torch.stack([torch.from_numpy(np.load(path).astype(float)) for path in data.splits["val"].paths])
+    raw = torch.stack([torch.from_numpy(np.load(path).astype(float)) for path in paths(data.splits["val"])])
     assert labels.tolist() == [0, 1, 2] and torch.equal(images, PREPROCESS(raw[:, None])[indices])
 
 
 def test_training_turns_and_mirrors_them(data):
     train = batches(data, seed=3)["train"]
-    plain = torch.stack([torch.from_numpy(train.split.paths.read(i)).float() for i in range(6)])
+    plain = torch.stack([torch.from_numpy(train.split.images.read(i).values).float() for i in range(6)])
     for batch in train.epoch(1):
         for image, index in zip(batch.images, batch.indices, strict=True):
             poses = [x.rot90(k, (1, 2)) for x in (plain[index], plain[index].flip(2)) for k in range(4)]
@@ -83,25 +84,25 @@ def test_what_is_damaged_is_made_again(data, harm, ending):
 
 
 def test_another_image_has_another_view(data):
-    before = batches(data)["val"].split.paths.read(0)
-    path = data.splits["val"].paths[0]
+    before = batches(data)["val"].split.images.read(0).values
+    path = paths(data.splits["val"])[0]
     np.save(path, np.load(path).T.copy())
-    after = batches(scan(data.root))["val"].split.paths.read(0)
+    after = batches(scan(data.root))["val"].split.images.read(0).values
     assert not np.array_equal(before, after)
 
 
 def test_parts_in_order(data, monkeypatch):
-    whole = [batches(data)["train"].split.paths.read(i) for i in range(6)]
+    whole = [batches(data)["train"].split.images.read(i).values for i in range(6)]
     os.system(f"rm -r {data.root}/views")
     monkeypatch.setattr(views, "PART", 4)
     monkeypatch.setattr(views, "CHUNK", 3)
     split = batches(data)["train"].split
-    assert len(split.paths.parts) == 2
-    assert all(np.allclose(split.paths.read(i), view, rtol=1e-3, atol=2e-3) for i, view in enumerate(whole))
+    assert len(split.images.parts) == 2
+    assert all(np.allclose(split.images.read(i).values, view, rtol=1e-3, atol=2e-3) for i, view in enumerate(whole))
 
 
 def test_the_fits_lie_beside_them(data):
-    fits = batches(data)["train"].split.paths.fits()
+    fits = views.fit_table(batches(data)["train"].split)
     assert len(fits["einstein_radius"]) == 6 and np.allclose(fits["einstein_radius"], 1.28, atol=0.1)
     assert "einstein_radius_sd" in fits and "flag" in fits
 
@@ -121,14 +122,14 @@ def test_other_smooth_lenses_have_a_folder_of_their_own(data):
 
 
 def test_a_bad_image_is_named(data):
-    path = data.splits["val"].paths[1]
+    path = paths(data.splits["val"])[1]
     np.save(path, np.full((150, 150), np.nan, np.float32))
     with pytest.raises(DataError, match=path.name):
         batches(scan(data.root))
 
 
 def test_filled_borders_are_remembered(data):
-    path = data.splits["train"].paths[4]
+    path = paths(data.splits["train"])[4]
     image = np.load(path).astype("f4")
     image[:30] = np.nan  # the window begins in row 22
     np.save(path, image)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_images
+from data_sets import paths
 from scipy import stats
 from sklearn import metrics as sk
 
@@ -361,7 +362,7 @@ def trained(tmp_path_factory):
 def test_runs_are_evaluated_now(trained):
     root, data, folders = trained
     runs = analysis_runs.evaluate_runs(folders, data, batch_size=5, progress=False)
-    images = np.stack([np.load(path) for path in data.splits["val"].paths])
+    images = np.stack([np.load(path) for path in paths(data.splits["val"])])
     for one, folder in zip(runs, folders, strict=True):
         expected = classifier_saved.load_model(folder / "best-model-parameters.pt").predict(images)
         assert np.allclose(metrics_probabilities.softmax(one.predictions.logits), expected, atol=1e-5)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_images
+from data_sets import paths
 from trainers import RECIPE, assert_same, make
 
 from darklens.classifier.classifier import Classifier, evaluator
@@ -164,7 +165,7 @@ def test_predict_is_one_call(folder, tmp_path):
     run = make(folder, tmp_path / "r")
     run.fit()
     model = load_model(tmp_path / "r" / "best-model-parameters.pt")
-    raw = np.stack([np.load(path) for path in run.val.split.paths])
+    raw = np.stack([np.load(path) for path in paths(run.val.split)])
     probabilities = model.predict(raw)
     expected = torch.softmax(run.best["logits"] / model.temperature, 1).numpy()
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
