@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from darklens.commands import simulate
-from darklens.simulation import draw, physics, recipes
+from darklens.simulation import draw, physics, profiles, recipes
 from darklens.simulation.recipe_file import merge, parse_recipe, recipe_dict
 
 F, J = recipes.RECIPES["f"], recipes.RECIPES["j"]
@@ -40,10 +40,28 @@ def lens(class_name="no", recipe=F, index=0, **changes):
     return altered(draw.draw(recipe, class_name, 0, "train", [index]), recipe, **changes)
 
 
+def sie(x, y, theta_e, axis_ratio, angle):
+    """Deflection of a singular isothermal ellipsoid; arcsec, radians."""
+    return profiles.sie_deflection(*profiles.sie_terms(x, y, theta_e, axis_ratio, angle))
+
+
+def tnfw(x, y, rs, alpha_rs, r_trunc):
+    """Deflection of one truncated NFW halo at the origin; arcsec."""
+    terms = (value.reshape(1, 1, 1, 1) for value in (rs, alpha_rs, r_trunc))
+    origin = torch.zeros((1, 1, 1, 1), dtype=x.dtype)
+    ax, ay = profiles.tnfw_subhalos(x, y, origin, origin, *profiles.tnfw_terms(*terms))
+    return ax[0], ay[0]
+
+
+def sersic_light(x, y, n, radius, axis_ratio, angle):
+    """Sersic light over its value at the effective radius; arcsec, radians."""
+    return profiles.sersic_profile(x, y, *profiles.sersic_terms(np.array([n]), radius, axis_ratio, angle))
+
+
 def rod_at(points, length, angle, theta2=0.05):
     """Our rod, and the same from its complex closed form, at complex points."""
     x, y = (torch.from_numpy(np.ascontiguousarray(v))[None, None] for v in (points.real, points.imag))
-    ax, ay = physics.rod(x, y, scalar(theta2), scalar(length), scalar(angle))
+    ax, ay = physics.rod_deflection(*physics.rod_terms(x, y, scalar(theta2), scalar(length), scalar(angle)))
     turned, a = points * np.exp(-1j * angle), length / 2
     conjugate = theta2 / length * np.log((turned + a) / (turned - a)) * np.exp(-1j * angle)
     return (ax + 1j * ay).numpy()[0, 0], conjugate.conj()

@@ -70,19 +70,22 @@ def _natural(text: str) -> int:
 def _add_quirks(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quirks of the published data sets (default: as the recipe has it)")
     for name, text in QUIRKS.items():
-        kind = {"distances": {"choices": DISTANCES}, "subhalo_slope": {"type": float}}
-        options = kind.get(name, {"action": argparse.BooleanOptionalAction})
-        group.add_argument(f"--{name}", help=text, default=None, **options)
+        if name == "distances":
+            group.add_argument(f"--{name}", help=text, choices=DISTANCES)
+        elif name == "subhalo_slope":
+            group.add_argument(f"--{name}", help=text, type=float)
+        else:
+            group.add_argument(f"--{name}", help=text, default=None, action=argparse.BooleanOptionalAction)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Simulate strong-lens images.", allow_abbrev=False)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", choices=recipe_names(), help="a recipe of the package")
-    what.add_argument(
+    recipe_source = parser.add_mutually_exclusive_group(required=True)
+    recipe_source.add_argument("--model", choices=recipe_names(), help="a recipe of the package")
+    recipe_source.add_argument(
         "--recipe", metavar="FILE.toml", help="a recipe of your own; darklens/simulation/presets has examples"
     )
-    what.add_argument(
+    recipe_source.add_argument(
         "--like", type=_path, metavar="FOLDER", help="measure the cutouts in it and write a recipe to --out FILE.toml"
     )
     parser.add_argument("--out", type=_path, help="folder (default: images_NAME, none if only --sheet is asked for)")
@@ -119,9 +122,9 @@ def _check_sheet(args: argparse.Namespace) -> None:
         return
     if args.sheet.suffix.lower() != ".png":
         raise ValueError(f"argument --sheet: expected a name that ends in .png, not {args.sheet}")
-    here = Path(os.path.realpath(args.sheet))
-    folders = [folder for folder in here.parents if (folder / "manifest.json").exists() or is_packed(folder)]
-    if args.out is not None and here.is_relative_to(os.path.realpath(args.out)):
+    sheet = Path(os.path.realpath(args.sheet))
+    folders = [folder for folder in sheet.parents if (folder / "manifest.json").exists() or is_packed(folder)]
+    if args.out is not None and sheet.is_relative_to(os.path.realpath(args.out)):
         folders.append(args.out)
     if folders:
         raise ValueError(f"argument --sheet: {args.sheet} would lie among the images of {folders[0]}: choose another")
@@ -136,10 +139,10 @@ def _check_writable(folder: Path) -> None:
 
 
 def _device(name: str) -> str:
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
         raise ValueError("argument --device: no CUDA device found; use --device cpu")
-    return "cuda" if found and name != "cpu" else "cpu"
+    return "cuda" if has_gpu and name != "cpu" else "cpu"
 
 
 def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
@@ -170,15 +173,15 @@ def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
 
 def _like(args: argparse.Namespace) -> None:
     """Measure a user's cutouts; write the recipe, and the picture if it is asked for."""
-    found = measure(args.like)
+    survey = measure(args.like)
     name = re.sub(r"[^A-Za-z0-9_-]", "_", args.out.stem)
     _check_writable(args.out.parent)
-    args.out.write_text(recipe_text(found, name), encoding="utf-8")
+    args.out.write_text(recipe_text(survey, name), encoding="utf-8")
     recipe = load_recipe(args.out)
-    _say(args, f"{args.out}: measured on {len(found.images)} images of {found.images.shape[1]} pixels; look at it")
+    _say(args, f"{args.out}: measured on {len(survey.images)} images of {survey.images.shape[1]} pixels; look at it")
     if args.sheet is not None:
         _check_writable(args.sheet.parent)
-        write_comparison(args.sheet, found, recipe, args.seed)
+        write_comparison(args.sheet, survey, recipe, args.seed)
         _say(args, f"{args.sheet}: theirs and ours")
 
 
@@ -189,9 +192,17 @@ def _run(args: argparse.Namespace) -> None:
         write_sheet(args.sheet, args.recipe, args.seed, args.device)
         _say(args, f"{args.sheet}: 25 images")
     if args.out is not None:
-        options = args.seed, args.device, args.workers, args.quiet, args.published
-        done = write_dataset(args.out, args.recipe, args.counts, *options)
-        counts = [f"{sum(of_split.values())} {split}" for split, of_split in done["images"].items()]
+        manifest = write_dataset(
+            args.out,
+            args.recipe,
+            args.counts,
+            seed=args.seed,
+            device=args.device,
+            workers=args.workers,
+            quiet=args.quiet,
+            published=args.published,
+        )
+        counts = [f"{sum(of_split.values())} {split}" for split, of_split in manifest["images"].items()]
         _say(args, f"{args.out}: {', '.join(counts)} images of {named(args.recipe)}")
 
 
@@ -204,7 +215,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "simulate.py") -> i
     """Run the command line; the exit status."""
     args = _parse(arguments, prog)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    again = "run the same command again to go on"
+    advice = "run the same command again to go on"
     try:
         _run(args)
     except (DatasetError, DataError, RecipeError) as error:
@@ -212,14 +223,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "simulate.py") -> i
         return 2
     except OSError as error:
         print(
-            f"{prog}: error: cannot write to {error.filename or args.out}: {error.strerror}; {again}",
+            f"{prog}: error: cannot write to {error.filename or args.out}: {error.strerror}; {advice}",
             file=sys.stderr,
         )
         return 1
     except BrokenProcessPool:
-        print(f"{prog}: error: a worker process died (killed, or out of memory); {again}", file=sys.stderr)
+        print(f"{prog}: error: a worker process died (killed, or out of memory); {advice}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted; {again}", file=sys.stderr)
+        print(f"{prog}: interrupted; {advice}", file=sys.stderr)
         return 130
     return 0

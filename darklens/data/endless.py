@@ -14,6 +14,7 @@ on a GPU they draw the parameters, and the GPU renders, with noise that depends 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -102,7 +103,7 @@ class Endless(Batches):
     @property
     def identity(self) -> dict[str, str | int]:
         """What else decides the images."""
-        digest = hashlib.sha256(recipes.recipe_toml(self.recipe).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(recipes.recipe_dict(self.recipe)).encode()).hexdigest()
         simulated = {"simulate": self.recipe.name, "simulator": recipes.SIMULATOR, "lenses": digest}
         return simulated | {"epoch images": len(self.labels)}
 

@@ -22,7 +22,7 @@ import numpy as np
 from darklens.errors import RecipeError
 from darklens.metrics.posterior import Posterior
 from darklens.simulation.draw import mean_mass, power_law
-from darklens.simulation.posterior_targets import LEAST
+from darklens.simulation.posterior_targets import MIN_FRACTION
 from darklens.simulation.recipe_tables import SimulationConfig, Subhalos
 
 DRAWS, CHUNK = 20_000, 2_500  # lenses drawn for each p(theta | h), and as many at a time
@@ -101,7 +101,7 @@ def subhalo_density(
         numbers = 10.0 ** np.asarray(log_mean_fractions)[:, None] * total / mean_mass(*table.mass, table.slope)
         number = poisson.ppf(uniform, numbers).astype(int)  # (A, CHUNK)
         masses = _cumulative_mass(table, number.max(), chunk)[number, np.arange(CHUNK)]  # (A, CHUNK)
-        inside = np.clip(np.log10(np.maximum(masses / total, LEAST)), edges[0], edges[-1])
+        inside = np.clip(np.log10(np.maximum(masses / total, MIN_FRACTION)), edges[0], edges[-1])
         counts += [np.histogram(row, edges)[0] for row in inside]
     return counts / counts.sum(1, keepdims=True)
 

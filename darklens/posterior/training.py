@@ -23,7 +23,7 @@ from darklens.metrics.auc import without_substructure
 from darklens.metrics.coverage import coverage_report
 from darklens.plots.coverage import plot_coverage
 from darklens.reports.sensitivity import FALSE_POSITIVES
-from darklens.simulation.posterior_targets import LABELS, NEAR_RING, unknowns
+from darklens.simulation.posterior_targets import LABELS, NEAR_RING, target_values
 from darklens.simulation.truth import Truth, is_simulated, read_truth
 from darklens.storage.progress import progress
 from darklens.training.posterior import LEAST, fit_head
@@ -51,7 +51,7 @@ def check_inferable(classifier: Classifier, data: LensFolder) -> list[int]:
     if classifier.preprocess.view != "residual" or not feature_count(classifier.network):
         raise UsageError("--infer: expected an equivariant network that sees residuals: --arch compact --view residual")
     train = data.splits["train"]
-    found = [k for k in range(len(data.classes)) if unknowns(_truth(data.root, train, k))]
+    found = [k for k in range(len(data.classes)) if target_values(_truth(data.root, train, k))]
     fewest = min((int((train.labels == k).sum()) for k in found), default=0)
     if fewest < LEAST:
         raise UsageError(
@@ -91,7 +91,7 @@ def train_inference(
 
 def observed(classifier: Classifier, root: Path, split: Split, label: int, quiet: bool = True) -> Known:
     """The lenses of a class in a split of views, as the network sees them, and what is in them."""
-    chosen, truth = np.flatnonzero(split.labels == label), unknowns(_truth(root, split, label))
+    chosen, truth = np.flatnonzero(split.labels == label), target_values(_truth(root, split, label))
     probe, features = Probe(), []
     run = classifier.observer(probe=probe)
     with progress(len(chosen), f"features of {split.name}/{classifier.classes[label]}", "img", quiet) as bar:

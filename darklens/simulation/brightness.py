@@ -7,6 +7,12 @@ from darklens.simulation.draw import LensSample
 from darklens.simulation.recipe_tables import SimulationConfig
 
 
+def _zero_point(recipe: SimulationConfig) -> float:
+    """Magnitude of 1 electron/s; `recipe_checks` has made sure that it is there where a magnitude needs it."""
+    assert recipe.noise.zero_point is not None
+    return recipe.noise.zero_point
+
+
 def source_scale(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray:
     """(B,) electrons/s a pixel of the source's model light 1 (Sersic: at the effective radius); 1 if S/N sets it."""
     v, s, area = lenses.values, recipe.source, recipe.image.pixel_scale**2
@@ -14,8 +20,8 @@ def source_scale(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray:
         return v["source.brightness"]
     if s.magnitude is None:
         return np.ones(len(lenses))
-    whole = 1 if s.stamps else profiles.sersic_area(v["source.sersic_index"], v["source.effective_radius"])
-    return detector.flux(v["source.magnitude"], recipe.noise.zero_point) * area / whole
+    profile_area = 1 if s.stamps else profiles.sersic_area(v["source.sersic_index"], v["source.effective_radius"])
+    return detector.flux(v["source.magnitude"], _zero_point(recipe)) * area / profile_area
 
 
 def lens_light_scale(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray:
@@ -25,16 +31,16 @@ def lens_light_scale(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray
         return np.zeros(len(lenses))
     flux = v["lens_light.flux_ratio"]
     if table.magnitude is not None:
-        flux = detector.flux(v["lens_light.magnitude"], recipe.noise.zero_point)
-    whole = profiles.sersic_area(v["lens_light.sersic_index"], v["lens_light.effective_radius"])
-    return flux * recipe.image.pixel_scale**2 / whole
+        flux = detector.flux(v["lens_light.magnitude"], _zero_point(recipe))
+    profile_area = profiles.sersic_area(v["lens_light.sersic_index"], v["lens_light.effective_radius"])
+    return flux * recipe.image.pixel_scale**2 / profile_area
 
 
 def sky_rate(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray:
     """(B,) electrons/s a pixel, without what grows with the source."""
     n = recipe.noise
     if n.sky_magnitude is not None:
-        return detector.sky_rate(lenses["noise.sky_magnitude"], n.zero_point, recipe.image.pixel_scale)
+        return detector.sky_rate(lenses["noise.sky_magnitude"], _zero_point(recipe), recipe.image.pixel_scale)
     return np.nan_to_num(lenses["noise.sky"])
 
 
@@ -42,7 +48,7 @@ def brighten(lenses: LensSample, recipe: SimulationConfig, peak: np.ndarray, sky
     """(B,) factor on all light that gives the source's brightest pixel, `peak` electrons/s, the recipe's S/N."""
     v, n = lenses.values, recipe.noise
     time, fraction, rms = v["noise.exposure_time"], v["noise.sky_fraction"], v["noise.background_rms"]
-    own = sky * time + n.exposures * v["noise.read_noise"] ** 2
-    variance = np.where(np.isnan(rms), own, (rms * n.gain * time) ** 2)
-    wanted = detector.peak_electrons(v["noise.peak_snr"], np.nan_to_num(fraction), variance)
-    return wanted / (time * peak)
+    counted = sky * time + n.exposures * v["noise.read_noise"] ** 2
+    variance = np.where(np.isnan(rms), counted, (rms * n.gain * time) ** 2)
+    electrons = detector.peak_electrons(v["noise.peak_snr"], np.nan_to_num(fraction), variance)
+    return electrons / (time * peak)

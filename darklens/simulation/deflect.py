@@ -1,9 +1,10 @@
 """How the rays of drawn lenses are bent, in torch.
 
-Conventions: x grows with the column, y falls with the row; the lens sits amid the image, or scattered about it.
+Conventions: x grows with the column, y falls with the row; the lens lies at the image's centre, or scattered about it.
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from darklens.simulation.draw import LensSample, mass_scale, tnfw_parameters
 from darklens.simulation.recipe_tables import SimulationConfig
 from darklens.simulation.terms import Terms, columns
 
-BENDS = {  # by name of their terms, in the order in which they are summed
+BENDS: dict[
+    str, Callable[..., tuple[Tensor, Tensor]]
+] = {  # by name of their terms, in the order in which they are summed
     "round": physics.sis,
     "halo": profiles.sie_deflection,
     "shear": physics.shear_deflection,
@@ -28,7 +31,7 @@ BENDS = {  # by name of their terms, in the order in which they are summed
 def grid(
     recipe: SimulationConfig, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """x (1, 1, n) and y (1, n, 1) in arcsec of the supersampled rays from the image's middle."""
+    """x (1, 1, n) and y (1, n, 1) of the supersampled rays, in arcsec from the image's centre."""
     n = recipe.image.pixels * recipe.image.supersample
     steps = torch.arange(n, device=device, dtype=dtype) - (n - 1) / 2
     steps = steps * (recipe.image.pixel_scale / recipe.image.supersample)
@@ -36,11 +39,11 @@ def grid(
 
 
 def _subhalos(lenses: LensSample, square: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    to, s = functools.partial(columns, like=x), lenses.subhalos
-    place, theta2 = (x, y, to(s["x"]), to(s["y"])), square[:, None] * s["mass"]
+    to, s = functools.partial(columns, template=x), lenses.subhalos
+    position, theta2 = (x, y, to(s["x"]), to(s["y"])), square[:, None] * s["mass"]
     if lenses.profile == "tnfw":
-        return *place, *profiles.tnfw_terms(*map(to, tnfw_parameters(lenses)))
-    return *place, to(np.sqrt(theta2) if lenses.profile == "sis" else theta2)
+        return *position, *profiles.tnfw_terms(*map(to, tnfw_parameters(lenses)))
+    return *position, to(np.sqrt(theta2) if lenses.profile == "sis" else theta2)
 
 
 def bend_terms(lenses: LensSample, recipe: SimulationConfig, x: Tensor, y: Tensor) -> Terms:
@@ -49,9 +52,9 @@ def bend_terms(lenses: LensSample, recipe: SimulationConfig, x: Tensor, y: Tenso
     Halo (SIE) + external shear + subhalos + vortex (rod). A mass m has the squared Einstein radius theta_E^2 m /
     total mass; where lens.conserve_mass is true the halo has what the substructure leaves.
     """
-    v, to, square = lenses.values, functools.partial(columns, like=x), mass_scale(recipe, lenses.values)
+    v, to, square = lenses.values, functools.partial(columns, template=x), mass_scale(recipe, lenses.values)
     theta_e, angle = to(v["halo.einstein_radius"]), lambda key: to(np.radians(v[key]))
-    terms = {"round": (x, y, theta_e)}
+    terms: Terms = {"round": (x, y, theta_e)}
     if (v["lens.axis_ratio"] != 1).any():
         terms = {"halo": profiles.sie_terms(x, y, theta_e, to(v["lens.axis_ratio"]), angle("lens.angle"))}
     terms["shear"] = physics.shear_terms(x, y, to(v["lens.shear"]), angle("lens.shear_angle"))
@@ -65,7 +68,7 @@ def bend_terms(lenses: LensSample, recipe: SimulationConfig, x: Tensor, y: Tenso
 
 def bend(terms: Terms) -> tuple[Tensor, Tensor]:
     """Deflection (arcsec), (B, h, w) each."""
-    parts = (deflection(*terms[name]) for name, deflection in BENDS.items() if name in terms)
+    parts = (deflection(*terms[name]) for name, deflection in DEFLECTIONS.items() if name in terms)
     ax, ay = next(parts)
     for more_x, more_y in parts:
         ax, ay = ax.add_(more_x), ay.add_(more_y)

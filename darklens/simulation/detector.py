@@ -3,12 +3,13 @@
 Light and sky are in electrons/s a pixel until `observe`, whose image is in counts (electrons / gain) or counts/s.
 """
 
+import dataclasses
 import math
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-Array = np.ndarray | Tensor | float
+Array = Any  # np.ndarray, Tensor or float: mypy cannot add the members of such a union
 
 
 def flux(magnitude: np.ndarray | float, zero_point: float) -> np.ndarray:
@@ -57,35 +58,42 @@ def correlate(noise: np.ndarray, width: float) -> np.ndarray:
     return correlate1d(correlate1d(noise, kernel, 0, mode="wrap"), kernel, 1, mode="wrap")
 
 
-def observe(
-    light: np.ndarray,
-    sky: float,
-    rng: np.random.Generator,
-    exposure_time: float = 1.0,
-    gain: float = 1.0,
-    read_noise: float = 0.0,
-    exposures: int = 1,
-    rms: float | None = None,
-    correlation: float = 0.0,
-    keep_sky: bool = True,
-    output: str = "counts",
-) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+    """How light becomes an image. For `expected_image` the numbers may be arrays or tensors that broadcast.
+
+    time: s, all exposures together. gain: electrons a count. read_noise: electrons, once in each of `exposures`.
+    rms: counts/s a pixel, as lenstronomy's background_rms: Gaussian noise of it stands for that of sky and reads.
+    correlation: pixels, see `correlate`. output: "counts" or "rate" (counts/s).
+    """
+
+    time: Array = 1.0
+    gain: Array = 1.0
+    read_noise: float = 0.0
+    exposures: int = 1
+    rms: float | None = None
+    correlation: float = 0.0
+    keep_sky: bool = True
+    output: str = "counts"
+
+
+def observe(light: np.ndarray, sky: float, rng: np.random.Generator, exposure: Exposure = Exposure()) -> np.ndarray:
     """A noisy image (H, W), float64, of light (H, W) and sky, both in electrons/s a pixel.
 
-    Poisson of light and sky over exposure_time (s), plus Gaussian read noise (electrons, once in each of
-    `exposures`). With `rms` (counts/s a pixel, as lenstronomy's background_rms) Gaussian noise of it stands for
-    that of sky and reads. correlation: see `correlate`. gain: electrons a count. output: "counts" or "rate".
+    Poisson noise of light and sky, plus Gaussian read noise; with `exposure.rms` Gaussian noise instead of that of
+    sky and reads.
     """
-    own_sky = sky if rms is None else 0.0
-    expected = (light + own_sky) * exposure_time
+    e = exposure
+    counted_sky = sky if e.rms is None else 0.0
+    expected = (light + counted_sky) * e.time
     electrons = rng.poisson(np.maximum(expected, 0)).astype(np.float64)
-    sigma = math.sqrt(exposures) * read_noise if rms is None else rms * gain * exposure_time
+    sigma = math.sqrt(e.exposures) * e.read_noise if e.rms is None else e.rms * e.gain * e.time
     if sigma > 0:
         electrons += rng.normal(0, sigma, light.shape)
-    if correlation > 0:
-        electrons = expected + correlate(electrons - expected, correlation)
-    electrons += ((sky if keep_sky else 0.0) - own_sky) * exposure_time
-    return electrons / (gain * exposure_time if output == "rate" else gain)
+    if e.correlation > 0:
+        electrons = expected + correlate(electrons - expected, e.correlation)
+    electrons += ((sky if e.keep_sky else 0.0) - counted_sky) * e.time
+    return electrons / (e.gain * e.time if e.output == "rate" else e.gain)
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
@@ -94,7 +102,7 @@ def eight_bits(image: np.ndarray) -> np.ndarray:
     return np.minimum((image - low) * (256 / max(high - low, np.finfo(float).tiny)) // 1, 255)
 
 
-def expected_image(light: Array, sky: Array, exposure_time: Array, gain: Array, keep_sky: bool, output: str) -> Array:
+def expected_image(light: Array, sky: Array, exposure: Exposure) -> Array:
     """The mean of `observe`: arrays or tensors that broadcast."""
-    total = light + sky if keep_sky else light
-    return total / gain if output == "rate" else total * (exposure_time / gain)
+    e, total = exposure, light + sky if exposure.keep_sky else light
+    return total / e.gain if e.output == "rate" else total * (e.time / e.gain)

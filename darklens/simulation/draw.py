@@ -25,7 +25,7 @@ KEYS = [
     for field in dataclasses.fields(kind)
     if field.metadata["kind"] == "prior"
 ]
-MORE = 3  # numbers a lens beyond those of KEYS: its place, x and y, and its stamp
+EXTRA = 3  # random numbers of a lens beyond those of KEYS: its position, x and y, and its stamp
 VORTEX_KEYS = ("mass", "length", "axion_mass", "x", "y", "angle")
 SUBHALO_KEYS = ("mass", "x", "y", "concentration", "truncation")
 
@@ -58,10 +58,10 @@ class LensSample:
         return LensSample({name: v[key] for name, v in self.values.items()}, subhalos, self.profile)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of them by name, (B,) and (B, S), as a file keeps them; `filled` undoes it."""
+        """All of them by name, (B,) and (B, S), as a file keeps them; `with_arrays` undoes it."""
         return self.values | {f"subhalos.{key}": value for key, value in self.subhalos.items()}
 
-    def filled(self, arrays: dict[str, np.ndarray]) -> "LensSample":
+    def with_arrays(self, arrays: dict[str, np.ndarray]) -> "LensSample":
         """Lenses of the same keys and profile with these arrays."""
         subhalos = {key: arrays[f"subhalos.{key}"] for key in self.subhalos}
         return LensSample({key: arrays[key] for key in self.values}, subhalos, self.profile)
@@ -105,7 +105,7 @@ def _quantile(prior: Prior | None, field: dataclasses.Field, u: np.ndarray) -> n
 
 
 def _common(recipe: SimulationConfig, u: np.ndarray) -> dict[str, np.ndarray]:
-    """u: (B, len(KEYS) + MORE) -> the values of each key, the lens's place and its stamp, (B,)."""
+    """u: (B, len(KEYS) + EXTRA) -> the values of each key, the lens's place and its stamp, (B,)."""
     values = {}
     for column, (table, field) in zip(u.T, KEYS, strict=False):
         prior = getattr(getattr(recipe, table), field.name, None)
@@ -134,25 +134,28 @@ def _halo(recipe: SimulationConfig, values: dict[str, np.ndarray]) -> None:
         values["lens.einstein_radius"] = np.sqrt(square * values["lens.total_mass"])
 
 
+def _subhalo_number(table: Subhalos, total_mass: float, rng: np.random.Generator) -> int:
+    if table.count is not None:
+        return max(round(float(table.count.draw(rng))), 0)
+    assert table.mass_fraction is not None  # recipe_checks: one of the two
+    return rng.poisson(float(table.mass_fraction.draw(rng)) * total_mass / mean_mass(*table.mass, table.slope))
+
+
 def _draw_subhalos(table: Subhalos | None, total_mass: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
     if table is None:
         return dict.fromkeys(SUBHALO_KEYS, np.zeros(0))
-    if table.count is not None:
-        number = round(float(table.count.draw(rng)))
-    else:
-        number = rng.poisson(float(table.mass_fraction.draw(rng)) * total_mass / mean_mass(*table.mass, table.slope))
-    u = rng.random((6, max(number, 0)))
+    u = rng.random((6, _subhalo_number(table, total_mass, rng)))
     low, high = table.radius
     radius = low + (high - low) * u[1] if table.spread == "radius" else np.sqrt(low**2 + (high**2 - low**2) * u[1])
-    found = {
+    subhalos = {
         "mass": power_law(u[0], *table.mass, table.slope),
         "x": radius * np.cos(2 * np.pi * u[2]),
         "y": radius * np.sin(2 * np.pi * u[2]),
         "concentration": table.concentration.quantile(u[3]),
         "truncation": table.truncation.quantile(u[4]),
     }
-    kept = u[5] <= (1 + table.half_mode_mass / found["mass"]) ** -1.3  # Lovell et al. 2014, MNRAS 439, 300
-    return {key: value[kept] for key, value in found.items()}
+    formed = u[5] <= (1 + table.half_mode_mass / subhalos["mass"]) ** -1.3  # Lovell et al. 2014, MNRAS 439, 300
+    return {key: value[formed] for key, value in subhalos.items()}
 
 
 def _draw_vortex(table: Vortex | None, total_mass: float, rng: np.random.Generator) -> dict[str, float]:
@@ -188,7 +191,7 @@ def draw(recipe: SimulationConfig, class_name: str, seed: int, split: str, indic
     """
     _check(recipe, class_name, split)
     rngs = [generator(stream(recipe, class_name, seed, split, int(i), 0)) for i in indices]
-    numbers = len(KEYS) + MORE
+    numbers = len(KEYS) + EXTRA
     values = _common(recipe, np.array([rng.random(numbers) for rng in rngs]).reshape(-1, numbers))
     _halo(recipe, values)
     kind, masses = recipe.classes[class_name], values["lens.total_mass"]
@@ -202,10 +205,10 @@ def draw(recipe: SimulationConfig, class_name: str, seed: int, split: str, indic
 def with_masses(recipe: SimulationConfig, lenses: LensSample) -> LensSample:
     """The lenses with what follows from their masses: "bound_mass", "substructure.mass", "halo.einstein_radius"."""
     v, bound = lenses.values, subhalo_mass(lenses)
-    whole = sum(bound.T, start=v["vortex.mass"])  # in a fixed order, so that padding doesn't matter
-    left = np.maximum(v["lens.total_mass"] - v["lens.conserve_mass"] * whole, 0)
-    more = {"substructure.mass": whole, "halo.einstein_radius": np.sqrt(mass_scale(recipe, v) * left)}
-    return LensSample(v | more, lenses.subhalos | {"bound_mass": bound}, lenses.profile)
+    substructure = sum(bound.T, start=v["vortex.mass"])  # in a fixed order, so that padding doesn't matter
+    halo_mass = np.maximum(v["lens.total_mass"] - v["lens.conserve_mass"] * substructure, 0)
+    derived = {"substructure.mass": substructure, "halo.einstein_radius": np.sqrt(mass_scale(recipe, v) * halo_mass)}
+    return LensSample(v | derived, lenses.subhalos | {"bound_mass": bound}, lenses.profile)
 
 
 def without_substructure(recipe: SimulationConfig, lenses: LensSample) -> LensSample:

@@ -70,15 +70,15 @@ def blur_each(image: Tensor, recipe: SimulationConfig, widths: list[tuple[float,
     return torch.cat([blur(image[i : i + 1], recipe, *width) for i, width in enumerate(widths)])
 
 
-def _sersic_terms(lenses: LensSample, table: str, angle: np.ndarray, like: Tensor) -> tuple[Tensor, ...]:
-    v, to = lenses.values, functools.partial(columns, like=like)
+def _sersic_terms(lenses: LensSample, table: str, angle: np.ndarray, rays: Tensor) -> tuple[Tensor, ...]:
+    v, to = lenses.values, functools.partial(columns, template=rays)
     shape = to(v[f"{table}.effective_radius"]), to(v[f"{table}.axis_ratio"]), to(np.radians(angle))
     return profiles.sersic_terms(v[f"{table}.sersic_index"], *shape)
 
 
 def light_terms(lenses: LensSample, recipe: SimulationConfig, x: Tensor, y: Tensor) -> Terms:
     """The terms of `source_light` and `lens_light` at the rays of `grid`."""
-    v, to = lenses.values, functools.partial(columns, like=x)
+    v, to = lenses.values, functools.partial(columns, template=x)
     x, y = x - to(v["image.x"]), y - to(v["image.y"])
     terms = bend_terms(lenses, recipe, x, y)
     terms["source"] = x - to(v["source.x"]), y - to(v["source.y"]), to(source_scale(lenses, recipe))
@@ -108,4 +108,5 @@ def lens_light(terms: Terms, recipe: SimulationConfig, source: Tensor) -> Tensor
     """(B, n, n) electrons/s a pixel before the PSF; source: likewise."""
     light = profiles.sersic_grid(*terms["lens_light"])
     light = _pixels(light, recipe.image.supersample).mul_(*terms["lens_light.scale"])
-    return light if recipe.lens_light.magnitude is not None else light.mul_(source.sum((1, 2), keepdim=True))
+    by_magnitude = recipe.lens_light is not None and recipe.lens_light.magnitude is not None
+    return light if by_magnitude else light.mul_(source.sum((1, 2), keepdim=True))

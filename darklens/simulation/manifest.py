@@ -34,7 +34,7 @@ def library_versions() -> dict[str, str]:
 
 def _flat(values: dict, path: str = "") -> dict:
     """{"recipe": {"lens": {"shear": 0}}} -> {"recipe.lens.shear": 0}; dictionaries alone are gone into."""
-    flat = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         name = f"{path}.{key}" if path else key
         flat |= _flat(value, name) if isinstance(value, dict) and value else {name: value}
@@ -69,8 +69,8 @@ def read_manifest(folder: Path) -> dict:
 
 def images_in(folder: Path) -> set[str]:
     """Names of all `.npy` below the folder's splits, and beside them."""
-    found = [*folder.glob("*.npy"), *(f for split in SPLITS for f in (folder / split).rglob("*.npy"))]
-    return {f.relative_to(folder).as_posix() for f in found if not f.name.startswith(".")}
+    paths = [*folder.glob("*.npy"), *(f for split in SPLITS for f in (folder / split).rglob("*.npy"))]
+    return {f.relative_to(folder).as_posix() for f in paths if not f.name.startswith(".")}
 
 
 def check_folder(folder: Path, identity: dict, on_disk: set[str]) -> dict:

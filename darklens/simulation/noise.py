@@ -13,27 +13,27 @@ from darklens.simulation.recipe_tables import SimulationConfig
 from darklens.simulation.terms import columns
 
 
-def _settings(recipe: SimulationConfig, values: dict[str, np.ndarray], i: int) -> dict:
-    """Keyword arguments of `detector.observe` for lens i, but for its light and sky."""
+def _exposure(recipe: SimulationConfig, values: dict[str, np.ndarray], i: int) -> detector.Exposure:
+    """How lens i is exposed."""
     n, rms = recipe.noise, values["noise.background_rms"][i]
-    return {
-        "exposure_time": values["noise.exposure_time"][i],
-        "gain": n.gain * values["robust.gain"][i],
-        "read_noise": values["noise.read_noise"][i],
-        "exposures": n.exposures,
-        "rms": None if np.isnan(rms) else rms,
-        "correlation": values["noise.correlation"][i],
-        "keep_sky": n.keep_sky,
-        "output": n.output,
-    }
+    return detector.Exposure(
+        time=values["noise.exposure_time"][i],
+        gain=n.gain * values["robust.gain"][i],
+        read_noise=values["noise.read_noise"][i],
+        exposures=n.exposures,
+        rms=None if np.isnan(rms) else rms,
+        correlation=values["noise.correlation"][i],
+        keep_sky=n.keep_sky,
+        output=n.output,
+    )
 
 
 def is_counts(recipe: SimulationConfig) -> bool:
     """Whether the images are whole counts (uint16); else they are float32."""
     n = recipe.noise
     plain = n.read_noise.bounds[1] == n.correlation.bounds[1] == 0 and n.background_rms is None
-    whole = n.gain == 1 and recipe.robust.gain == fixed(1)
-    return whole and (n.kind == "twice" or (n.kind == "ccd" and n.output == "counts" and n.keep_sky and plain))
+    unit_gain = n.gain == 1 and recipe.robust.gain == fixed(1)
+    return unit_gain and (n.kind == "twice" or (n.kind == "ccd" and n.output == "counts" and n.keep_sky and plain))
 
 
 def image_dtype(recipe: SimulationConfig) -> type[np.generic]:
@@ -45,12 +45,11 @@ def add_noise(recipe: SimulationConfig, lenses: LensSample, light: Tensor, sky: 
     """Noisy images (B, n, n), float64, of light (B, n, n) and sky (B,), both in electrons/s a pixel."""
     images = np.empty(light.shape)
     for i, (one, rng) in enumerate(zip(light.cpu().numpy().astype(np.float64), rngs, strict=True)):
-        settings = _settings(recipe, lenses.values, i)
+        exposure = _exposure(recipe, lenses.values, i)
         if recipe.noise.kind == "none":
-            del settings["read_noise"], settings["exposures"], settings["rms"], settings["correlation"]
-            images[i] = detector.expected_image(one, sky[i], **settings)
+            images[i] = detector.expected_image(one, sky[i], exposure)
         else:
-            images[i] = detector.observe(one, sky[i], rng, **settings)
+            images[i] = detector.observe(one, sky[i], rng, exposure)
         if recipe.noise.kind == "twice":
             images[i] = rng.poisson(np.maximum(images[i], 0))
         if lenses["robust.eight_bits"][i]:
@@ -64,9 +63,9 @@ def noisy(
     """`add_noise` on the light's device (B, n, n), in its dtype: the same distribution, other numbers."""
     n, v = recipe.noise, lenses.values
     time, gain, rms = v["noise.exposure_time"], n.gain * v["robust.gain"], v["noise.background_rms"]
-    own = np.where(np.isnan(rms), sky, 0)
-    electrons = _electrons(recipe, lenses, (light + columns(own, light)) * columns(time, light), generator)
-    electrons = electrons + columns((n.keep_sky * sky - own) * time, light)
+    counted_sky = np.where(np.isnan(rms), sky, 0)
+    electrons = _electrons(recipe, lenses, (light + columns(counted_sky, light)) * columns(time, light), generator)
+    electrons = electrons + columns((n.keep_sky * sky - counted_sky) * time, light)
     image = electrons / columns(gain * time if n.output == "rate" else gain, light)
     if n.kind == "twice":
         image = torch.poisson(image.clamp(min=0), generator)
@@ -80,8 +79,8 @@ def _electrons(recipe: SimulationConfig, lenses: LensSample, expected: Tensor, g
     if n.kind == "none":
         return expected
     electrons = torch.poisson(expected.clamp(min=0), generator)
-    given = v["noise.background_rms"] * n.gain * v["robust.gain"] * v["noise.exposure_time"]
-    sigma = np.where(np.isnan(given), math.sqrt(n.exposures) * v["noise.read_noise"], given)
+    rms = v["noise.background_rms"] * n.gain * v["robust.gain"] * v["noise.exposure_time"]
+    sigma = np.where(np.isnan(rms), math.sqrt(n.exposures) * v["noise.read_noise"], rms)
     if sigma.any():
         normal = torch.randn(expected.shape, generator=generator, dtype=expected.dtype, device=expected.device)
         electrons += columns(sigma, expected) * normal

@@ -31,11 +31,11 @@ def comoving_distance(z: np.ndarray | float, h0: float = 70.0, omega_m: float = 
 def lensing_distance(z_lens: np.ndarray, z_source: np.ndarray, distances: str = "luminosity") -> np.ndarray:
     """D_l D_s / D_ls in Mpc, from "angular" diameter distances (Hogg 1999, eqs. 18-19) or, as the data sets
     have it, from "luminosity" distances (eq. 21) with D_ls = D_s - D_l."""
-    near, far = comoving_distance(z_lens), comoving_distance(z_source)
+    d_l, d_s = comoving_distance(z_lens), comoving_distance(z_source)
     if distances == "angular":
-        return near / (1 + z_lens) * far / (far - near)
-    near, far = near * (1 + z_lens), far * (1 + z_source)
-    return near * far / (far - near)
+        return d_l / (1 + z_lens) * d_s / (d_s - d_l)
+    d_l, d_s = d_l * (1 + z_lens), d_s * (1 + z_source)
+    return d_l * d_s / (d_s - d_l)
 
 
 def einstein_radius(
@@ -84,7 +84,11 @@ def point_masses(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta2: Tensor) -
 
 
 def rod_terms(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
-    """What `rod_deflection` needs of a rod: parts of u and v, half-lengths, and the factors of both components."""
+    """What `rod_deflection` needs of a rod: parts of u and v, half-lengths, and the factors of both components.
+
+    x, y: arcsec from its centre; theta2: squared Einstein radius of its mass (arcsec^2); length: arcsec; angle:
+    radians.
+    """
     cos, sin, a = torch.cos(angle), torch.sin(angle), length.clamp(min=1e-6) / 2
     scale = theta2 / (2 * a)
     c, s = scale * cos, scale * sin
@@ -92,7 +96,13 @@ def rod_terms(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tenso
 
 
 def rod_deflection(*terms: Tensor) -> tuple[Tensor, Tensor]:
-    """`rod` of its terms."""
+    """Deflection (arcsec) of a thin uniform rod of `rod_terms`: the point mass summed along it.
+
+    With u along and v across the rod and a = length / 2, theta2 / 2a times the integral of
+    (u - s, v) / |(u - s, v)|^2 over s from -a to a is theta2 / 2a times
+        along:  ln(r+ / r-), r+ and r- the distances to the ends;   across: the angle that the rod subtends.
+    Finite everywhere, also at the ends; a rod of no length is a point mass.
+    """
     u_x, u_y, v_y, v_x, a, twice, four, c, minus_s, half_c, half_s = terms
     u, v = u_x + u_y, v_y - v_x
     above = u.abs()
@@ -100,18 +110,6 @@ def rod_deflection(*terms: Tensor) -> tuple[Tensor, Tensor]:
     along = (above * four).div_(torch.addcmul(v2, gap, gap)).log1p_().copysign_(u)  # 2 ln(r+ / r-)
     across = torch.atan2(v.mul_(twice), above.add_(a).mul_(gap).add_(v2))
     return (along * half_c).addcmul_(across, minus_s), (along * half_s).addcmul_(across, c)
-
-
-def rod(x: Tensor, y: Tensor, theta2: Tensor, length: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec) of a thin uniform rod about the origin: the point mass summed along it.
-
-    With u along and v across the rod and a = length / 2, theta2 / 2a times the integral of
-    (u - s, v) / |(u - s, v)|^2 over s from -a to a is theta2 / 2a times
-        along:  ln(r+ / r-), r+ and r- the distances to the ends;   across: the angle that the rod subtends.
-    x, y: arcsec from the centre; theta2: squared Einstein radius of its mass (arcsec^2); length: arcsec;
-    angle: radians. Finite everywhere, also at the ends; a rod of no length is a point mass.
-    """
-    return rod_deflection(*rod_terms(x, y, theta2, length, angle))
 
 
 def sersic_b(n: np.ndarray | float) -> np.ndarray | float:

@@ -4,7 +4,7 @@ import numpy as np
 
 from darklens.simulation.truth import NEAR, Truth, mass_near_ring
 
-LEAST = 1e-6  # of the total mass: less in subhalos, or nothing, counts as this
+MIN_FRACTION = 1e-6  # of the total mass: less in subhalos, or nothing, counts as this
 MASS, NEAR_RING = "log_mass_fraction", "log_mass_near_ring"  # of subhalos; the second has a detection limit
 LABELS = {
     MASS: "log10 of the mass in subhalos over the total mass",
@@ -14,16 +14,17 @@ LABELS = {
 }
 
 
-def unknowns(truth: Truth) -> dict[str, np.ndarray]:
+def target_values(truth: Truth) -> dict[str, np.ndarray]:
     """Name of a quantity (`LABELS`) to its value in each lens (n,), of lenses of one class.
 
     Nothing for lenses without substructure; quantities that do not vary are left out.
     """
     lenses = truth.parameters
-    total, found = lenses["lens.total_mass"], {}
+    total = lenses["lens.total_mass"]
+    targets: dict[str, np.ndarray] = {}
     if lenses["vortex.mass"].any():
-        found = {"mass_fraction": lenses["vortex.mass"] / total, "length": lenses["vortex.length"]}
+        targets = {"mass_fraction": lenses["vortex.mass"] / total, "length": lenses["vortex.length"]}
     elif lenses.subhalos["mass"].any():
         masses = {MASS: lenses["substructure.mass"], NEAR_RING: mass_near_ring(lenses)}
-        found = {name: np.log10(np.maximum(mass / total, LEAST)) for name, mass in masses.items()}
-    return {name: values for name, values in found.items() if np.ptp(values) > 1e-9 * abs(values).max()}
+        targets = {name: np.log10(np.maximum(mass / total, MIN_FRACTION)) for name, mass in masses.items()}
+    return {name: values for name, values in targets.items() if np.ptp(values) > 1e-9 * abs(values).max()}

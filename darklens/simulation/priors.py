@@ -11,7 +11,8 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeGuard
 
 import numpy as np
 
@@ -21,14 +22,14 @@ KINDS = ("normal", "loguniform", "poisson", "choice")
 FORMS = "a number, [low, high], {normal = [mean, sd]}, {loguniform = [low, high]}, {poisson = mean} or {choice = [...]}"
 
 
-def suggestion(word: object, known: Iterable[str]) -> str:
-    """`; did you mean "..."?` of the closest known word, else `; known: ...`."""
-    known = list(known)
-    close = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+def suggestion(word: object, choices: Iterable[str]) -> str:
+    """`; did you mean "..."?` of the closest choice, else `; known: ...` with all of them."""
+    choices = list(choices)
+    close = difflib.get_close_matches(str(word).lower(), choices, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """A finite int or float, and no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -43,11 +44,7 @@ class Prior:
     def quantile(self, u: np.ndarray | float) -> np.ndarray:
         """Its quantile function at u in [0, 1); array in, array out."""
         u = np.asarray(u, dtype=float)
-        return np.asarray(_QUANTILES[self.kind](u, *self.values) if self.kind != "choice" else self._pick(u))
-
-    def _pick(self, u: np.ndarray) -> np.ndarray:
-        values = np.array([float(v) for v in self.values])
-        return values[np.minimum((u * len(values)).astype(int), len(values) - 1)]
+        return np.asarray(_QUANTILES[self.kind](u, *self.values))
 
     def draw(self, rng: np.random.Generator, size: int | None = None) -> np.ndarray:
         """Random values (size,), or one."""
@@ -89,12 +86,18 @@ def _poisson(u: np.ndarray, mean: float) -> np.ndarray:
     return np.searchsorted(cumulative, u, side="right").astype(float)
 
 
-_QUANTILES = {
+def _choice(u: np.ndarray, *choices: float) -> np.ndarray:
+    values = np.array([float(v) for v in choices])
+    return values[np.minimum((u * len(values)).astype(int), len(values) - 1)]
+
+
+_QUANTILES: dict[str, Callable[..., np.ndarray]] = {
     "fixed": lambda u, value: np.full(u.shape, float(value)),
     "uniform": lambda u, low, high: low + (high - low) * u,
     "normal": _normal,
     "loguniform": lambda u, low, high: low * (high / low) ** u,
     "poisson": _poisson,
+    "choice": _choice,
 }
 
 
@@ -121,8 +124,8 @@ def parse_prior(value: object, key: str, low: float = -math.inf, high: float = m
     prior = _parse(value, key)
     lowest, highest = (prior.values[0],) * 2 if prior.kind in ("normal", "poisson") else prior.bounds
     if lowest < low or highest > high:
-        wanted = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
-        raise RecipeError(f"{key} = {value!r}: expected {f'{unit}, ' if unit else ''}{wanted}")
+        limits = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
+        raise RecipeError(f"{key} = {value!r}: expected {f'{unit}, ' if unit else ''}{limits}")
     return prior
 
 

@@ -25,7 +25,10 @@ NFW_ALPHA = 4 * (1 + math.log(0.5))  # alpha_rs = NFW_ALPHA rho0 rs^2
 
 
 def sie_terms(x: Tensor, y: Tensor, theta_e: Tensor, axis_ratio: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
-    """What `sie_deflection` needs: parts of psi, u and v, cores, the factors of both components, and of a sphere."""
+    """What `sie_deflection` needs: parts of psi, u and v, cores, the factors of both components, and of a sphere.
+
+    x, y: arcsec from the centre; theta_e: arcsec; axis_ratio: minor over major; angle: radians; (B, 1, 1) broadcast.
+    """
     cos, sin, q = torch.cos(angle), torch.sin(angle), axis_ratio
     q2, f = q * q, (1 - q * q).clamp(min=1e-12).sqrt()
     core, scale = CORE / q.sqrt(), theta_e * q.sqrt() / f
@@ -37,7 +40,11 @@ def sie_terms(x: Tensor, y: Tensor, theta_e: Tensor, axis_ratio: Tensor, angle: 
 
 
 def sie_deflection(*terms: Tensor) -> tuple[Tensor, Tensor]:
-    """`sie` of its terms."""
+    """Deflection (arcsec) of a singular isothermal ellipsoid of `sie_terms` (KK eq. 8 with a core of 1e-10").
+
+    lenstronomy's convention: kappa = theta_e / 2 / sqrt(q u^2 + v^2 / q), u along the major axis and q the axis ratio,
+    so theta_e is the geometric mean of the critical curve's axes. q = 1 everywhere is `physics.sis`, bit for bit.
+    """
     psi_x, psi_y, psi_xy, u_x, u_y, v_y, v_x, core, q2_core, c, s, half_c, minus_half_s, q, x, y, theta_e = terms
     if bool((q == 1).all()):
         return sis(x, y, theta_e)
@@ -48,24 +55,14 @@ def sie_deflection(*terms: Tensor) -> tuple[Tensor, Tensor]:
     return torch.mul(along, c, out=psi).addcmul_(across, minus_half_s), across.mul_(half_c).addcmul_(along, s)
 
 
-def sie(x: Tensor, y: Tensor, theta_e: Tensor, axis_ratio: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec) of a singular isothermal ellipsoid at the origin (KK eq. 8 with a core of 1e-10").
-
-    lenstronomy's convention: kappa = theta_e / 2 / sqrt(q u^2 + v^2 / q), u along the major axis at `angle`
-    (radians), q = axis_ratio (minor over major), so theta_e is the geometric mean of the critical curve's axes.
-    x, y: arcsec, broadcast against the others, (B, 1, 1). q = 1 everywhere is `physics.sis`, bit for bit.
-    """
-    return sie_deflection(*sie_terms(x, y, theta_e, axis_ratio, angle))
-
-
 def sis_subhalos(x: Tensor, y: Tensor, px: Tensor, py: Tensor, theta_e: Tensor) -> tuple[Tensor, Tensor]:
     """Summed deflection (arcsec) of singular isothermal spheres.
 
     x, y: (B or 1, ...) arcsec. px, py: positions, theta_e: Einstein radii (arcsec), each (S, B, 1, 1), S > 0.
     """
-    ax, ay = 0.0, 0.0
-    for one_x, one_y, one in zip(px, py, theta_e, strict=True):
-        more_x, more_y = sis(x - one_x, y - one_y, one)
+    parts = (sis(x - one_x, y - one_y, one) for one_x, one_y, one in zip(px, py, theta_e, strict=True))
+    ax, ay = next(parts)
+    for more_x, more_y in parts:
         ax, ay = more_x.add_(ax), more_y.add_(ay)
     return ax, ay
 
@@ -90,7 +87,10 @@ def _up_to_one(values: Tensor) -> Tensor:
 
 
 def tnfw_terms(rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor) -> tuple[Tensor, ...]:
-    """What `_tnfw_weight` needs of halos: 1 / rs^2, tau, tau^2, and the factors in its sum."""
+    """What `tnfw_subhalos` needs of halos: 1 / rs^2, tau, tau^2, and the factors in its sum.
+
+    rs and r_trunc: arcsec; alpha_rs: the deflection (arcsec) at rs *without* the truncation, as lenstronomy has it.
+    """
     tau = r_trunc / rs
     t2 = tau * tau
     scale = 4 * alpha_rs / (NFW_ALPHA * rs) * t2 / (t2 + 1) ** 2
@@ -109,20 +109,12 @@ def _tnfw_weight(x2: Tensor, y2: Tensor, *terms: Tensor) -> Tensor:
     return weight.addcmul_(root, log).div_(square)
 
 
-def tnfw(x: Tensor, y: Tensor, rs: Tensor, alpha_rs: Tensor, r_trunc: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflection (arcsec) of a truncated NFW halo at the origin (BMO eqs. A3 and A9-A11, n = 1).
-
-    rho = rho0 / (r/rs (1 + r/rs)^2) * r_trunc^2 / (r^2 + r_trunc^2). lenstronomy's convention: alpha_rs is the
-    deflection at rs *without* the truncation. x, y, rs, r_trunc, alpha_rs: arcsec, broadcast. In float32 it is good
-    to 1e-2 alpha_rs within 1e-3 rs and to 1e-5 alpha_rs at rs: terms cancel near the centre.
-    """
-    inverse, *terms = tnfw_terms(rs, alpha_rs, r_trunc)
-    weight = _tnfw_weight(x * x * inverse, y * y * inverse, *terms)
-    return weight * x, weight * y
-
-
 def tnfw_subhalos(x: Tensor, y: Tensor, px: Tensor, py: Tensor, *terms: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed deflection (arcsec) of truncated NFW halos at px, py, of their `tnfw_terms`: (S, B, 1, 1), S > 0."""
+    """Summed deflection (arcsec) of truncated NFW halos at px, py (arcsec) (BMO eqs. A3 and A9-A11, n = 1).
+
+    rho = rho0 / (r/rs (1 + r/rs)^2) * r_trunc^2 / (r^2 + r_trunc^2). px, py and `tnfw_terms`: (S, B, 1, 1), S > 0.
+    In float32 it is good to 1e-2 alpha_rs within 1e-3 rs and to 1e-5 alpha_rs at rs: terms cancel near the centre.
+    """
     (inverse, *factors), dx, dy = terms, x - px, y - py
     ax = torch.zeros_like(dx[0] + dy[0])
     ay = torch.zeros_like(ax)
@@ -141,8 +133,8 @@ def critical_density(z: np.ndarray | float, h0: float = 70.0, omega_m: float = 0
 def critical_surface_density(z_lens: np.ndarray | float, z_source: np.ndarray | float) -> np.ndarray:
     """c^2 / (4 pi G) D_s / (D_l D_ls) in Msun/Mpc^2, from angular diameter distances."""
     c2_over_4_pi_g = 299792458.0**2 * 3.0856775814913673e22 / (4 * math.pi * 1.32712440018e20)  # Msun/Mpc
-    near, far = comoving_distance(z_lens), comoving_distance(z_source)
-    return c2_over_4_pi_g * far * (1 + z_lens) / (near * (far - near))
+    d_l, d_s = comoving_distance(z_lens), comoving_distance(z_source)  # comoving
+    return c2_over_4_pi_g * d_s * (1 + z_lens) / (d_l * (d_s - d_l))
 
 
 def nfw_angles(
@@ -168,9 +160,9 @@ def tnfw_mass(mass: np.ndarray, concentration: np.ndarray, tau: np.ndarray) -> n
 
 
 def sersic_terms(n: np.ndarray, radius: Tensor, axis_ratio: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
-    """What `sersic_profile` needs of a galaxy; n: (B,), the others (B, 1, 1)."""
-    b = sersic_b(np.asarray(n, dtype=float))
-    power, half, b = (columns(value, radius) for value in (b**n, 0.5 / n, b))
+    """What `sersic_profile` needs of a galaxy: n (B,), radius (arcsec), axis ratio, angle (radians), (B, 1, 1) each."""
+    b_n = np.asarray(sersic_b(np.asarray(n, dtype=float)))
+    power, half, b = (columns(value, radius) for value in (b_n**n, 0.5 / n, b_n))
     cos, sin, square = torch.cos(angle), torch.sin(angle), (radius.reciprocal() * power) ** 2
     major, minor = axis_ratio * square, square / axis_ratio
     xx, yy = major * cos**2 + minor * sin**2, major * sin**2 + minor * cos**2
@@ -178,7 +170,11 @@ def sersic_terms(n: np.ndarray, radius: Tensor, axis_ratio: Tensor, angle: Tenso
 
 
 def sersic_profile(x: Tensor, y: Tensor, *terms: Tensor) -> Tensor:
-    """`sersic_light` of its terms: a logarithm and exponentials are faster than a power."""
+    """Sersic light over its value at the effective radius: exp(-b_n ((R / radius)^(1/n) - 1)) (Sersic 1963).
+
+    R^2 = q u^2 + v^2 / q, with u along the major axis and q the axis ratio. x, y: arcsec from the centre; terms: of
+    `sersic_terms`. A logarithm and exponentials are faster than a power.
+    """
     xx, yy, xy, half, b = terms
     r2 = (x * xx).addcmul_(y, xy).mul_(x).addcmul_(y * yy, y)  # b^2n R^2 / radius^2
     power = r2.log_().mul_(half).exp_()
@@ -196,15 +192,6 @@ def sersic_grid(xx: Tensor, yy: Tensor, xy: Tensor, y: Tensor, half: Tensor, b: 
     of the sources in data sets that there are."""
     power = (xx + yy).addcmul_(xy, y).log2_().mul_(half).exp2_()
     return torch.sub(b, power, out=power).clamp_(min=FAINT).mul_(LOG2_E).exp2_()
-
-
-def sersic_light(x: Tensor, y: Tensor, n: float, radius: Tensor, axis_ratio: Tensor, angle: Tensor) -> Tensor:
-    """Sersic light over its value at the effective radius: exp(-b_n ((R / radius)^(1/n) - 1)) (Sersic 1963).
-
-    R^2 = q u^2 + v^2 / q, with u along the major axis at `angle` (radians) and q the axis ratio.
-    x, y: arcsec from the centre; they may broadcast; radius: arcsec.
-    """
-    return sersic_profile(x, y, *sersic_terms(np.array([n]), radius, axis_ratio, angle))
 
 
 def sersic_area(n: np.ndarray | float, radius: np.ndarray | float) -> np.ndarray:

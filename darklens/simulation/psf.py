@@ -15,14 +15,6 @@ FWHM = math.sqrt(8 * math.log(2))  # of a Gaussian, in standard deviations
 DIRECT = 3  # pixels: up to this size a kernel is applied directly on a CPU, above it by FFT (measured)
 
 
-def gaussian_kernel(fwhm: float, truncate: float = 5.0) -> np.ndarray:
-    """(k, k) Gaussian of sum 1; fwhm in pixels; cut at `truncate` standard deviations."""
-    reach = max(int(truncate * fwhm / FWHM + 0.5), 1)
-    r2 = np.square(np.arange(-reach, reach + 1.0))
-    kernel = np.exp(-0.5 * (r2 + r2[:, None]) * (FWHM / fwhm) ** 2)
-    return kernel / kernel.sum()
-
-
 def moffat_alpha(fwhm: float, beta: float) -> float:
     """Scale radius of a Moffat, in the unit of its FWHM (T01)."""
     return fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
@@ -82,15 +74,9 @@ def load_kernel(path: str | Path) -> np.ndarray:
 
 def fast_length(n: int) -> int:
     """The smallest multiple of 16 of the form 2^i 3^j 5^k that is n or more: a fast length for an FFT (measured)."""
-    n = -(-n // 16) * 16
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return n
-        n += 16
+    from scipy.fft import next_fast_len
+
+    return 16 * next_fast_len(-(-n // 16), real=True)
 
 
 def _pad(image: Tensor, reach: int, edges: str) -> Tensor:

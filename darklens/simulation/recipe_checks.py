@@ -23,24 +23,24 @@ def _all(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
         yield from _class(recipe, f"classes.{name}", kind)
 
 
-def _given(table: object, *keys: str) -> list[str]:
+def _keys_set(table: object, *keys: str) -> list[str]:
     return [key for key in keys if getattr(table, key) is not None]
 
 
-def _one_of(table: object, where: str, *keys: str, least: int = 1) -> tuple[bool, str]:
-    given = _given(table, *keys)
+def _one_of(table: object, where: str, *keys: str) -> tuple[bool, str]:
+    present = _keys_set(table, *keys)
     names = " or ".join(f"{where}.{key}" for key in keys)
-    problem = f"only one of them, not {' and '.join(given)}" if given else "one of them must be given"
-    return not least <= len(given) <= 1, f"{names}: {problem}"
+    problem = f"only one of them, not {' and '.join(present)}" if present else "one of them must be given"
+    return len(present) != 1, f"{names}: {problem}"
 
 
 def _psf(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
     p = recipe.psf
     needs = {"gaussian": ("fwhm",), "moffat": ("fwhm", "beta"), "file": ("file",), "none": ()}[p.kind]
     for key in ("fwhm", "beta", "file"):
-        there = getattr(p, key) is not None
-        yield key in needs and not there, f"psf.{key} is missing: a PSF of kind {p.kind!r} needs it"
-        yield there and key not in needs, f"psf.{key} has no meaning for a PSF of kind {p.kind!r}"
+        is_set = getattr(p, key) is not None
+        yield key in needs and not is_set, f"psf.{key} is missing: a PSF of kind {p.kind!r} needs it"
+        yield is_set and key not in needs, f"psf.{key} has no meaning for a PSF of kind {p.kind!r}"
     width = p.fwhm.bounds[1] / recipe.image.pixel_scale if p.fwhm else 0
     fixed = p.kind in ("file", "none") and not recipe.robust.psf_width.is_fixed
     yield fixed, f"robust.psf_width has no meaning for a PSF of kind {p.kind!r}"
@@ -53,9 +53,9 @@ def _psf(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
 def _noise(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
     n = recipe.noise
     sky = ("sky", "sky_magnitude", "sky_fraction", "background_rms")
-    given = _given(n, *sky)
-    both = given in (["sky", "background_rms"], ["sky_magnitude", "background_rms"])
-    yield len(given) > 1 and not both, f"noise.{' and noise.'.join(given)}: only one of them"
+    present = _keys_set(n, *sky)
+    both = present in (["sky", "background_rms"], ["sky_magnitude", "background_rms"])
+    yield len(present) > 1 and not both, f"noise.{' and noise.'.join(present)}: only one of them"
     rms, reads = n.background_rms is not None, n.read_noise.bounds[1] > 0
     yield rms and reads, "noise.read_noise is part of noise.background_rms: give one of them"
     bare = n.sky_magnitude is not None and n.zero_point is None
@@ -67,18 +67,19 @@ def _noise(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
 def _lens(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
     lens = recipe.lens
     yield _one_of(lens, "lens", "total_mass", "einstein_radius")
-    near, far = lens.z_lens.bounds[1], lens.z_source.bounds[0]
+    z_lens, z_source = lens.z_lens.bounds[1], lens.z_source.bounds[0]
     for key in ("z_lens", "z_source"):
         open_end = getattr(lens, key).kind == "normal" and not getattr(lens, key).is_fixed
         yield open_end, f"lens.{key}: a normal prior has no ends, and redshifts need them; did you mean [low, high]?"
-    yield near >= far, f"lens.z_lens reaches {near:g}, not in front of the source (lens.z_source from {far:g})"
+    in_front = f"lens.z_lens reaches {z_lens:g}, not in front of the source (lens.z_source from {z_source:g})"
+    yield z_lens >= z_source, in_front
 
 
 def _source(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
     s, by_snr = recipe.source, recipe.noise.peak_snr is not None
-    given = [f"source.{k}" for k in _given(s, "brightness", "magnitude")] + ["noise.peak_snr"] * by_snr
-    yield not given, "source.brightness, source.magnitude or noise.peak_snr: one of them must be given"
-    yield len(given) > 1, f"{' and '.join(given)}: only one of them sets the source's light"
+    present = [f"source.{k}" for k in _keys_set(s, "brightness", "magnitude")] + ["noise.peak_snr"] * by_snr
+    yield not present, "source.brightness, source.magnitude or noise.peak_snr: one of them must be given"
+    yield len(present) > 1, f"{' and '.join(present)}: only one of them sets the source's light"
     bare = s.magnitude is not None and recipe.noise.zero_point is None
     yield bare, "noise.zero_point is missing: source.magnitude needs it (magnitude of 1 electron/s)"
     if s.stamps is None:

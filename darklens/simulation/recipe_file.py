@@ -2,15 +2,16 @@
 
     recipe = load_recipe("euclid")             # one that comes with the package
     recipe = load_recipe("my_survey.toml")     # a file, which may say `base = "euclid"`
-    print(recipe_toml(recipe))                 # and back
+    recipe_dict(recipe)                        # and back, as plain values
 
 Each key and its unit: `darklens/simulation/recipe_tables.py`, or one of the files in `darklens/simulation/presets/`.
 """
 
 import dataclasses
-import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from darklens.errors import RecipeError
 from darklens.simulation.priors import Prior, is_number, parse_prior, suggestion
@@ -38,22 +39,18 @@ def parse_recipe(raw: dict) -> SimulationConfig:
             raise RecipeError(f"the recipe has no [{table}] table")
     parts = {name: _table(TABLES[name], raw[name], name) for name in TABLES if raw.get(name)}
     classes = _classes(raw.get("classes"))
-    texts = {k: _text(raw[k], k) for k in ("name", "description") if k in raw}
-    if not texts.get("name", "").replace("_", "").replace("-", "").isalnum() or not texts["name"].isascii():
+    name, description = (_text(raw[k], k) if k in raw else "" for k in ("name", "description"))
+    if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
         raise RecipeError(f"name = {raw.get('name')!r}: expected a word of letters, digits, - and _")
-    recipe = SimulationConfig(**texts, **parts, classes=classes)
+    recipe = SimulationConfig(name=name, description=description, classes=classes, **parts)
     check_recipe(recipe)
     return recipe
 
 
 def recipe_dict(recipe: SimulationConfig) -> dict:
     """The recipe as plain values, as a TOML file has them; what isn't set is left out."""
-    return _plain(recipe)
-
-
-def recipe_toml(recipe: SimulationConfig) -> str:
-    """The recipe as TOML text; `parse_recipe` of it gives the recipe back."""
-    return "\n".join(_toml_lines(_plain(recipe), "")).strip() + "\n"
+    tables = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    return {k: _plain(v) for k, v in tables.items() if v is not None and not (k == "robust" and v == Robust())}
 
 
 # -------------------------------------------------------------------------------------------------- reading
@@ -92,8 +89,8 @@ def _read_merged(name: str, below: tuple[Path, ...]) -> dict:
     if base is None:
         return raw
     base = _text(base, "base")
-    here = str(path.parent / base) if base.endswith(".toml") else base
-    return merge(_read_merged(here, (*below, path.resolve())), raw)
+    base = str(path.parent / base) if base.endswith(".toml") else base
+    return merge(_read_merged(base, (*below, path.resolve())), raw)
 
 
 def merge(base: dict, over: dict) -> dict:
@@ -112,17 +109,17 @@ def merge(base: dict, over: dict) -> dict:
 
 
 # ------------------------------------------------------------------------------------------------- checking
-def _check_keys(raw: object, known: list[str], where: str) -> None:
+def _check_keys(raw: Any, allowed: list[str], where: str) -> None:
     if not isinstance(raw, dict):
         raise RecipeError(f"{where.strip('.')} = {raw!r}: expected a table")
     for key in raw:
-        if key not in known:
+        if key not in allowed:
             homes = [n for n, kind in TABLES.items() if kind and key in {f.name for f in dataclasses.fields(kind)}]
-            hint = f"; it belongs into [{homes[0]}]" if homes else suggestion(key, known)
+            hint = f"; it belongs into [{homes[0]}]" if homes else suggestion(key, allowed)
             raise RecipeError(f"unknown key {where}{key}{hint}")
 
 
-def _table(kind: type, raw: object, where: str):
+def _table(kind: type, raw: Any, where: str) -> Any:
     fields = dataclasses.fields(kind)
     _check_keys(raw, [f.name for f in fields], f"{where}.")
     for field in fields:
@@ -132,44 +129,45 @@ def _table(kind: type, raw: object, where: str):
     return kind(**{f.name: _value(f, raw[f.name], f"{where}.{f.name}") for f in fields if f.name in raw})
 
 
-def _value(field: dataclasses.Field, value: object, key: str):
+def _value(field: dataclasses.Field, value: object, key: str) -> Any:
     meta = field.metadata
     return _READERS[meta["kind"]](value, key, meta)
 
 
-def _prior(value: object, key: str, meta: dict) -> Prior:
+def _prior(value: object, key: str, meta: Mapping) -> Prior:
     if isinstance(value, str):
         raise RecipeError(f"{key} = {value!r}: expected a number, no text ({meta['unit']})")
     return parse_prior(value, key, meta["low"], meta["high"], meta["unit"])
 
 
-def _number(value: object, key: str, meta: dict) -> float:
+def _number(value: object, key: str, meta: Mapping) -> float:
     prior = _prior(value, key, meta)
     if prior.kind != "fixed" or not is_number(value):
         raise RecipeError(f"{key} = {value!r}: expected one number, the same in all images")
-    return float(value)
+    return float(prior.values[0])
 
 
-def _whole(value: object, key: str, meta: dict) -> int:
+def _whole(value: object, key: str, meta: Mapping) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise RecipeError(f"{key} = {value!r}: expected a whole number")
     return int(_number(value, key, meta))
 
 
-def _range(value: object, key: str, meta: dict) -> tuple[float, float]:
+def _range(value: object, key: str, meta: Mapping) -> tuple[float, float]:
     prior = _prior(value, key, meta)
     if prior.kind != "uniform":
         raise RecipeError(f"{key} = {value!r}: expected [low, high]")
-    return tuple(map(float, prior.values))
+    low, high = prior.values
+    return float(low), float(high)
 
 
-def _switch(value: object, key: str, meta: dict) -> bool:
+def _switch(value: object, key: str, meta: Mapping) -> bool:
     if not isinstance(value, bool):
         raise RecipeError(f"{key} = {value!r}: expected true or false")
     return value
 
 
-def _text(value: object, key: str, meta: dict | None = None) -> str:
+def _text(value: object, key: str, meta: Mapping | None = None) -> str:
     choices = meta["choices"] if meta else ()
     if not isinstance(value, str) or not value:
         raise RecipeError(f"{key} = {value!r}: expected a text in quotes")
@@ -178,7 +176,7 @@ def _text(value: object, key: str, meta: dict | None = None) -> str:
     return value
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Any, str, Mapping], Any]] = {
     "prior": _prior,
     "number": _number,
     "whole": _whole,
@@ -199,10 +197,7 @@ def _classes(raw: object) -> dict[str, LensClass]:
 
 
 # -------------------------------------------------------------------------------------------------- writing
-def _plain(value: object) -> object:
-    if isinstance(value, SimulationConfig):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {k: _plain(v) for k, v in fields.items() if v is not None and not (k == "robust" and v == Robust())}
+def _plain(value: Any) -> Any:
     if isinstance(value, Prior):
         return value.plain()
     if isinstance(value, tuple):
@@ -213,37 +208,3 @@ def _plain(value: object) -> object:
         return value
     fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     return {key: _plain(v) for key, v in fields.items() if v is not None}
-
-
-def _is_prior(value: dict) -> bool:
-    return (
-        len(value) == 1
-        and not isinstance(next(iter(value.values())), dict)
-        and next(iter(value))
-        in (
-            "normal",
-            "loguniform",
-            "poisson",
-            "choice",
-        )
-    )
-
-
-def _toml_value(value: object) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _toml_lines(values: dict, path: str) -> list[str]:
-    tables = {k: v for k, v in values.items() if isinstance(v, dict) and not _is_prior(v)}
-    lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if key not in tables]
-    if path and (lines or not tables):
-        lines = ["", f"[{path}]", *lines]
-    for key, table in tables.items():
-        lines += _toml_lines(table, f"{path}.{key}" if path else key)
-    return lines

@@ -14,13 +14,25 @@ from darklens.simulation.priors import Prior, fixed
 INF = math.inf
 
 
-def _key(kind: str, unit: str = "", low: float = -INF, high: float = INF, **more: Any) -> Any:
-    """A dataclass field of a table; required=True, default=..., choices=(...), table=..."""
-    required, default = more.pop("required", False), more.pop("default", None)
-    if kind == "prior" and default is not None:
+def _key(
+    kind: str,
+    unit: str = "",
+    low: float = -INF,
+    high: float = INF,
+    *,
+    required: bool = False,
+    default: object = None,
+    choices: tuple[str, ...] = (),
+    table: type | None = None,
+) -> Any:
+    """A dataclass field of a table: how its value is read (`recipe_file`), its unit, and the limits of its value.
+
+    choices: the texts that it may have; table: the dataclass of a nested table.
+    """
+    if kind == "prior" and isinstance(default, int | float):
         default = fixed(default)
-    meta = {"kind": kind, "unit": unit, "low": low, "high": high, "required": required, "choices": (), **more}
-    return dataclasses.field(default=default, metadata=meta)
+    meta = {"kind": kind, "unit": unit, "low": low, "high": high, "required": required}
+    return dataclasses.field(default=default, metadata=meta | {"choices": choices, "table": table})
 
 
 @dataclasses.dataclass(frozen=True)

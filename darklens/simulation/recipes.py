@@ -9,7 +9,7 @@ robust(RECIPES["j"])                                    # with small errors of w
 import functools
 from collections.abc import Iterator, Mapping
 
-from darklens.simulation.recipe_file import load_recipe, parse_recipe, recipe_dict, recipe_names, recipe_toml
+from darklens.simulation.recipe_file import load_recipe, parse_recipe, recipe_dict, recipe_names
 from darklens.simulation.recipe_tables import SimulationConfig
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "load_recipe",
     "recipe_dict",
     "recipe_names",
-    "recipe_toml",
     "robust",
 ]
 
@@ -78,7 +77,7 @@ def changed(recipe: SimulationConfig, changes: Mapping[str, object]) -> Simulati
     raw = recipe_dict(recipe)
     for name, value in changes.items():
         *path, key = name.split(".")
-        table = functools.reduce(lambda found, part: found.setdefault(part, {}), path, raw)
+        table = functools.reduce(lambda parent, part: parent.setdefault(part, {}), path, raw)
         if value is None:
             table.pop(key, None)
         else:
@@ -95,10 +94,10 @@ def with_quirks(recipe: SimulationConfig, quirks: Mapping[str, object]) -> Simul
         if name in plain:
             changes[plain[name]] = value
         elif name in axes:
-            changes[axes[name]] = AXES[value]
+            changes[axes[name]] = AXES[bool(value)]
         else:
             table, key = ("vortex", "angle") if name == "random_vortex_axis" else ("subhalos", "slope")
-            new = AXES[value] if key == "angle" else value
+            new = AXES[bool(value)] if key == "angle" else value
             changes |= {f"classes.{c}.{table}.{key}": new for c, tables in raw["classes"].items() if table in tables}
     return changed(recipe, changes)
 

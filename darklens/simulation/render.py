@@ -68,8 +68,9 @@ def _one_by_one(lenses: LensSample, recipe: SimulationConfig, x: Tensor, y: Tens
         pairs = [
             _blurred(one, recipe, [width]) for one, width in zip(each(terms, counts), psf_widths(lenses), strict=True)
         ]
-    total, galaxy = (None if images[0] is None else torch.cat(images) for images in zip(*pairs, strict=True))
-    return _exposed(lenses, recipe, total, galaxy)
+    total = torch.cat([source for source, _ in pairs])
+    galaxies = [galaxy for _, galaxy in pairs if galaxy is not None]
+    return _exposed(lenses, recipe, total, torch.cat(galaxies) if galaxies else None)
 
 
 @torch.no_grad()
@@ -97,9 +98,10 @@ def render(
 ) -> Tensor:
     """The expected image (B, pixels, pixels) in the recipe's output unit, with its sky if it is kept, without noise."""
     light, sky = light_and_sky(lenses, recipe, device, dtype)
-    to, n, time = functools.partial(columns, like=light), recipe.noise, lenses["noise.exposure_time"]
+    to, n, time = functools.partial(columns, template=light), recipe.noise, lenses["noise.exposure_time"]
     gain = to(n.gain * lenses["robust.gain"])
-    return detector.expected_image(light, to(sky), to(time), gain, n.keep_sky, n.output)
+    exposure = detector.Exposure(to(time), gain, keep_sky=n.keep_sky, output=n.output)
+    return detector.expected_image(light, to(sky), exposure)
 
 
 def simulate(

@@ -21,9 +21,9 @@ def write_sheet(path: str | Path, recipe: SimulationConfig, seed: int = 0, devic
     figure = Figure(figsize=(15, 15), layout="tight")
     for index, axes in enumerate(figure.subplots(5, 5).flat):
         class_name, room = classes[rng.integers(len(classes))], max(recipe.image.pixels - 128, 0) + 1
-        top, left = rng.integers(room), rng.integers(room)
+        row, column = rng.integers(room), rng.integers(room)
         (image,) = simulate(recipe, class_name, [index], seed, "train", device)
-        image = image[top : top + 128, left : left + 128]
+        image = image[row : row + 128, column : column + 128]
         axes.imshow(image, cmap="gray", vmin=min(image.min(), 0), vmax=np.percentile(image, 99.9))
         axes.set_title(recipe.classes[class_name].title or class_name)
         axes.set_axis_off()

@@ -45,8 +45,8 @@ def read_truth(data_root: str | Path, split_name: str, names: Sequence[str]) -> 
     values = {key: np.array([lenses.values[key][row] for lenses, row in rows], dtype=float) for key in some.values}
     subhalos = {key: np.zeros((len(rows), width)) for key in some.subhalos}
     for number, (lenses, row) in enumerate(rows):
-        for key, found in lenses.subhalos.items():
-            subhalos[key][number, : found.shape[1]] = found[row]
+        for key, column in lenses.subhalos.items():
+            subhalos[key][number, : column.shape[1]] = column[row]
     return Truth(LensSample(values, subhalos), recipe)
 
 
@@ -78,7 +78,7 @@ def _read_lenses(
     for name, values in arrays.items():
         if values.ndim != 1 + name.startswith("subhalos.") or len(values) != len(index) or values.dtype.kind != "f":
             raise DataError(f"{path}: expected {len(index)} numbers {name}, found {values.dtype} {values.shape}")
-    return {int(number): row for row, number in enumerate(index)}, empty.filled(arrays)
+    return {int(number): row for row, number in enumerate(index)}, empty.with_arrays(arrays)
 
 
 def _row(root: Path, image: PurePosixPath, rows: dict[int, int]) -> int:
@@ -121,10 +121,12 @@ def heaviest(lenses: LensSample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x, y and mass of the most massive subhalo of each image, (n,); NaN where there is none."""
     s = lenses.subhalos
     if not s["mass"].size:
-        return tuple(np.full(len(lenses), np.nan) for _ in range(3))
+        none = np.full(len(lenses), np.nan)
+        return none, none, none
     best = (np.arange(len(lenses)), s["bound_mass"].argmax(1))
     mass = s["bound_mass"][best]
-    return tuple(np.where(mass > 0, values, np.nan) for values in (s["x"][best], s["y"][best], mass))
+    x, y, m = (np.where(mass > 0, values, np.nan) for values in (s["x"][best], s["y"][best], mass))
+    return x, y, m
 
 
 def vortex_ends(lenses: LensSample) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,10 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,8 @@ def _image_size(recipe: SimulationConfig, published: bool) -> int:
 def _write_images(job: _Job) -> dict[str, str]:
     """Simulate and write a job's images; file name -> SHA-256."""
     images = simulate(job.recipe, job.class_name, job.indices, job.seed, job.split, job.device)
-    images = [as_published(image) for image in images] if job.published else images
+    if job.published:
+        images = np.stack([as_published(image) for image in images])  # (B, H, W) -> (B, 1, H, W)
     names = [_name(job.split, job.class_name, i) for i in job.indices]
     paths = [job.folder / name for name in names]
     if job.device == "cpu":
@@ -100,7 +102,8 @@ def _start_worker() -> None:
     """One thread; Ctrl-C is the parent's to handle; never outlive the parent."""
 
     def follow_parent() -> None:
-        multiprocessing.parent_process().join()
+        if parent := multiprocessing.parent_process():
+            parent.join()
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -108,7 +111,7 @@ def _start_worker() -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
-def _results(jobs: list[_Job], workers: int) -> Iterator[dict[str, str]]:
+def _results(jobs: list[_Job], workers: int) -> Generator[dict[str, str], None, None]:
     """The jobs' results as they come, from this process or from spawned ones."""
     if workers <= 1:
         yield from map(_write_images, jobs)
@@ -160,8 +163,9 @@ def _write_parameters(folder: Path, recipe: SimulationConfig, seed: int, names: 
     """`parameters/SPLIT_CLASS.npz`: the index of each image and `LensSample.arrays`."""
     (folder / "parameters").mkdir(exist_ok=True)
     for job in _jobs(sorted(names), sys.maxsize, functools.partial(_Job, folder, recipe, seed, "cpu")):
-        drawn, buffer = draw(recipe, job.class_name, seed, job.split, job.indices), io.BytesIO()
-        np.savez_compressed(buffer, index=np.array(job.indices), **drawn.arrays())
+        lenses, buffer = draw(recipe, job.class_name, seed, job.split, job.indices), io.BytesIO()
+        arrays: dict[str, Any] = {"index": np.array(job.indices)} | lenses.arrays()
+        np.savez_compressed(buffer, **arrays)
         _write(folder / "parameters" / f"{job.split}_{job.class_name}.npz", buffer.getvalue())
 
 
@@ -187,7 +191,7 @@ def _prepare(folder: Path, recorded: Iterable[str], size: int, classes: Iterable
 class _Plan:
     """Image names of a data set: all of them, those still to write, and the SHA-256 of those written."""
 
-    wanted: list[str]
+    names: list[str]
     todo: list[str]
     files: dict[str, str]
     versions: list[dict]
@@ -199,18 +203,18 @@ def _plan(folder: Path, identity: dict, counts: dict[str, int]) -> _Plan:
     on_disk = images_in(folder)
     manifest = check_folder(folder, identity, on_disk)
     recorded = {**manifest["files"], **read_journal(folder / "journal.jsonl")} if manifest else {}
-    asked = [_name(s, c, i) for s in SPLITS for c in identity["recipe"]["classes"] for i in range(counts.get(s, 0))]
-    wanted = [*asked, *sorted(on_disk.union(recorded).difference(asked))]
-    todo = [name for name in wanted if name not in recorded or name not in on_disk]
+    requested = [_name(s, c, i) for s in SPLITS for c in identity["recipe"]["classes"] for i in range(counts.get(s, 0))]
+    names = [*requested, *sorted(on_disk.union(recorded).difference(requested))]
+    todo = [name for name in names if name not in recorded or name not in on_disk]
     versions = manifest.get("versions", [])
     versions += [v for v in [library_versions()] if todo and v not in versions]
-    files = {name: recorded[name] for name in wanted if name in recorded}
-    return _Plan(wanted, todo, files, versions, manifest.get("complete", False) and not todo)
+    files = {name: recorded[name] for name in names if name in recorded}
+    return _Plan(names, todo, files, versions, manifest.get("complete", False) and not todo)
 
 
 def _write_missing(folder: Path, plan: _Plan, jobs: list[_Job], workers: int, quiet: bool) -> None:
     """Run the jobs, with a journal of what they wrote."""
-    total, done = len(plan.wanted), len(plan.wanted) - len(plan.todo)
+    total, done = len(plan.names), len(plan.names) - len(plan.todo)
     bar = progress(total, "simulating", "img", quiet, done, leave=True)
     journal = open(folder / "journal.jsonl", "w", encoding="utf-8")
     with bar, journal, contextlib.closing(_results(jobs, workers)) as results:
@@ -225,6 +229,7 @@ def write_dataset(
     folder: str | Path,
     recipe: SimulationConfig,
     counts: dict[str, int],
+    *,
     seed: int = 0,
     device: str = "cpu",
     workers: int | None = None,
@@ -242,7 +247,7 @@ def write_dataset(
     identity = manifest_identity(recipe, seed, device, published)
     plan = _plan(folder, identity, counts)
     size = _image_size(recipe, published)
-    _prepare(folder, plan.wanted, size, recipe.classes)
+    _prepare(folder, plan.names, size, recipe.classes)
     if plan.complete:
         return read_manifest(folder)
     _check_space(folder, len(plan.todo), size)

@@ -1,7 +1,7 @@
 """A recipe to start from, measured on a survey's own cutouts.
 
-    found = measure("my_cutouts")
-    Path("my_survey.toml").write_text(recipe_text(found, "my_survey"))
+    survey = measure("my_cutouts")
+    Path("my_survey.toml").write_text(recipe_text(survey, "my_survey"))
 
 What is measured: size, pixel scale, sky, noise and its correlation, counts a unit, peak signal to noise, the ring's
 radius, light of the lens. It is a beginning: look at `write_comparison` and edit the file.
@@ -18,7 +18,7 @@ from darklens.data.image import as_square, find_extension, read_picture
 from darklens.data.pixel_scale import mean_scale
 from darklens.errors import DataError
 
-BESIDE = ("noise", "rms", "psf", "weight", "mask", "wht", "ivar")  # in names of files that aren't the image itself
+SIDE_FILES = ("noise", "rms", "psf", "weight", "mask", "wht", "ivar")  # in names of files that aren't the image itself
 TREND = 4.0  # pixels
 GALAXY = 0.3  # of the rest: above, the light in the middle is a lens galaxy's
 
@@ -45,27 +45,31 @@ class Survey:
 def measure(folder: str | Path) -> Survey:
     """Measure the cutouts of a folder, those of the most frequent size. Raises DataError if there are none."""
     paths = sorted(p for p in Path(folder).rglob("*") if p.is_file() and find_extension(p))
-    own = [p for p in paths if not any(word in p.name.lower() for word in BESIDE)]
-    read, notes = _read(own)
+    cutouts = [p for p in paths if not any(word in p.name.lower() for word in SIDE_FILES)]
+    read, notes = _read(cutouts)
     if not read:
         raise DataError(f"{folder}: no cutout in it can be read" + "".join(f"; {note}" for note in notes[:1]))
     size = Counter(pixels.shape[0] for _, pixels, *_ in read).most_common(1)[0][0]
-    kept = [one for one in read if one[1].shape[0] == size]
-    if len(kept) < len(read):
-        notes.append(f"{len(read) - len(kept)} of {len(read)} images are not {size} x {size} pixels and were left out")
-    images, files = np.stack([pixels for _, pixels, *_ in kept]), [path for path, *_ in kept]
+    same_size = [one for one in read if one[1].shape[0] == size]
+    if len(same_size) < len(read):
+        notes.append(
+            f"{len(read) - len(same_size)} of {len(read)} images are not {size} x {size} pixels and were left out"
+        )
+    images, files = np.stack([pixels for _, pixels, *_ in same_size]), [path for path, *_ in same_size]
     maps = [_noise_map(path, paths) for path in files]
     sky, noise = np.array([_background(image) for image in images]).T
-    noise = np.array([n if known is None else np.percentile(known, 1) for n, known in zip(noise, maps, strict=True)])
+    noise = np.array(
+        [n if noise_map is None else np.percentile(noise_map, 1) for n, noise_map in zip(noise, maps, strict=True)]
+    )
     slope = _variance_per_unit(images - sky[:, None, None], noise, maps)
     rings = np.array([_ring(image - s, n) for image, s, n in zip(images, sky, noise, strict=True)])
     peak = np.array([_peak(image, *ring) for image, ring in zip(images, rings, strict=True)]) - sky
-    scales = [mean_scale(scale) for *_, scale in kept if scale]
+    scales = [mean_scale(scale) for *_, scale in same_size if scale]
     return Survey(
         images,
         [str(path) for path in files],
         float(np.median(scales)) if scales else None,
-        next((unit for *_, unit, _ in kept if unit), None),
+        next((unit for *_, unit, _ in same_size if unit), None),
         sky,
         noise,
         _correlation(images, noise),
@@ -80,14 +84,14 @@ def measure(folder: str | Path) -> Survey:
 
 def _read(paths: list[Path]) -> tuple[list[tuple], list[str]]:
     """(path, (S, S) pixels, unit, pixel scale) of what can be read, and why the rest can't."""
-    found, notes = [], []
+    cutouts, notes = [], []
     for path in paths:
         try:
             picture = read_picture(path)
-            found.append((path, as_square(picture.pixels).mean(0).astype(float), picture.unit, picture.scale))
+            cutouts.append((path, as_square(picture.pixels).mean(0).astype(float), picture.unit, picture.scale))
         except DataError as error:
             notes.append(str(error))
-    return found, notes
+    return cutouts, notes
 
 
 def _border(image: np.ndarray) -> np.ndarray:
@@ -103,10 +107,10 @@ def _clipped(values: np.ndarray) -> tuple[float, float]:
     for _ in range(8):
         middle = np.median(values)
         sigma = 1.4826 * np.median(np.abs(values - middle))
-        kept = values[np.abs(values - middle) <= 3 * sigma] if sigma > 0 else values
-        if len(kept) == len(values):
+        inliers = values[np.abs(values - middle) <= 3 * sigma] if sigma > 0 else values
+        if len(inliers) == len(values):
             break
-        values = kept
+        values = inliers
     return float(np.mean(values)), float(sigma)
 
 
@@ -146,17 +150,17 @@ def _noise_map(path: Path, paths: list[Path]) -> np.ndarray | None:
 def _variance_per_unit(light: np.ndarray, noise: np.ndarray, maps: list[np.ndarray | None]) -> float:
     """How the noise's variance grows with the signal: from noise maps, else from pixels against their neighbours."""
     slopes = []
-    for image, sigma, known in zip(light, noise, maps, strict=True):
+    for image, sigma, noise_map in zip(light, noise, maps, strict=True):
         bright = image > 5 * sigma
-        if known is not None and known.shape == image.shape:
-            variance = known**2
+        if noise_map is not None and noise_map.shape == image.shape:
+            variance = noise_map**2
         else:  # Immerkaer 1996: this operator takes planes out and leaves 36 times the noise's variance
             y = image[:-2] - 2 * image[1:-1] + image[2:]
             variance = np.pad((y[:, :-2] - 2 * y[:, 1:-1] + y[:, 2:]) ** 2 / 36, 1)
         if bright.sum() > 20:
             slopes.append(
                 float(np.median((variance[bright] - sigma**2) / image[bright]))
-                if known is not None
+                if noise_map is not None
                 else float(((variance - sigma**2)[bright]).sum() / image[bright].sum())
             )
     return max(float(np.median(slopes)), 0.0) if slopes else 0.0
@@ -173,11 +177,11 @@ def _ring(light: np.ndarray, noise: float) -> tuple[float, float]:
     counts = np.bincount(number)[: len(light) // 2]
     profile = np.bincount(number, light.ravel())[: len(light) // 2] / np.maximum(counts, 1)
     smooth = np.convolve(np.pad(profile, 1, mode="edge"), [0.25, 0.5, 0.25], "valid")
-    peaks, found = find_peaks(smooth, prominence=5 * noise / np.sqrt(max(counts[3:].mean(), 1)))
-    seen = len(peaks) > 0
-    ring = float(peaks[np.argmax(found["prominences"] * peaks)]) + 0.5 if seen else len(light) / 4
+    peaks, properties = find_peaks(smooth, prominence=5 * noise / np.sqrt(max(counts[3:].mean(), 1)))
+    has_ring = len(peaks) > 0
+    ring = float(peaks[np.argmax(properties["prominences"] * peaks)]) + 0.5 if has_ring else len(light) / 4
     inner = light[radius < ring / 2].sum()
-    return ring if seen else math.nan, float(max(inner, 0) / max(light[radius < 2 * ring].sum() - inner, 1e-300))
+    return ring if has_ring else math.nan, float(max(inner, 0) / max(light[radius < 2 * ring].sum() - inner, 1e-300))
 
 
 def _peak(image: np.ndarray, ring: float, central: float) -> float:

@@ -3,6 +3,7 @@
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,9 @@ def recipe_text(survey: Survey, name: str) -> str:
     """A recipe (TOML) on the base of `euclid`: what was measured in numbers, what was not to be edited."""
     s, n = survey, len(survey.images)
     scale = s.pixel_scale or SCALE
-    known = "from the files" if s.pixel_scale else "NOT KNOWN: put the pixel scale here"
+    scale_source = "from the files" if s.pixel_scale else "NOT KNOWN: put the pixel scale here"
     low, high = np.percentile(s.peak_snr, [10, 90])
-    kept = abs(np.median(s.sky)) > np.median(s.noise) / 2 and np.median(s.sky) > 0
+    has_sky = abs(np.median(s.sky)) > np.median(s.noise) / 2 and np.median(s.sky) > 0
     ring = s.ring[np.isfinite(s.ring)] * scale
     central = s.central[np.isfinite(s.central)]
     galaxy = len(central) and np.median(central) > GALAXY
@@ -35,7 +36,7 @@ def recipe_text(survey: Survey, name: str) -> str:
         "",
         "[image]",
         f"pixels = {s.images.shape[1]}",
-        f"pixel_scale = {scale:.5g}  # arcsec, {known}",
+        f"pixel_scale = {scale:.5g}  # arcsec, {scale_source}",
         "centre_scatter = 1  # pixels",
         "",
         "[psf]",
@@ -51,8 +52,8 @@ def recipe_text(survey: Survey, name: str) -> str:
         f"background_rms = {_prior(s.noise)}  # of the empty sky",
         f"correlation = {s.correlation:.2g}  # pixels: the smoothing that neighbours show",
         f"peak_snr = [{max(low, 1):.3g}, {max(high, 1):.3g}]  # of the brightest pixel, 10% to 90% of them",
-        *([f"sky = {_prior(s.sky)}"] if kept else []),
-        f"keep_sky = {str(bool(kept)).lower()}",
+        *([f"sky = {_prior(s.sky)}"] if has_sky else []),
+        f"keep_sky = {str(bool(has_sky)).lower()}",
         'output = "rate"',
         "",
         "[lens]",
@@ -101,27 +102,28 @@ def write_comparison(path: str | Path, survey: Survey, recipe: SimulationConfig,
     from matplotlib.figure import Figure
 
     classes, count = list(recipe.classes), max(len(survey.images), 3 * SHOWN)
-    ours = [simulate(recipe, c, range(-(-count // len(classes))), seed).astype(float) for c in classes]
-    ours = np.stack(ours, 1).reshape(-1, *ours[0].shape[1:])  # (n, classes, S, S) -> (n * classes, S, S)
+    by_class = [simulate(recipe, c, range(-(-count // len(classes))), seed).astype(float) for c in classes]
+    simulated = np.stack(by_class, 1).reshape(-1, *by_class[0].shape[1:])  # (n, classes, S, S) -> (n * classes, S, S)
     figure = Figure(figsize=(12, 10), layout="constrained")
-    pictures, plots = figure.subfigures(2, 1, height_ratios=(2, 1.2))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2, 1.2))
+    pictures, plots = parts
     grid = pictures.subplots(2, SHOWN)
-    for row, (title, images) in zip(grid, (("theirs", survey.images), ("ours", ours)), strict=True):
+    for row, (title, images) in zip(grid, (("theirs", survey.images), ("ours", simulated)), strict=True):
         for axes, image in zip(row, images, strict=False):
             axes.imshow(image, cmap="gray", vmin=np.percentile(image, 1), vmax=np.percentile(image, 99.7))
             axes.set_title(title)
         for axes in row:
             axes.set_axis_off()
-    left, right = plots.subplots(1, 2)
+    histogram, spectrum = plots.subplots(1, 2)
     edges = np.linspace(-5, max(30, float(np.percentile(survey.peak_snr, 90))), 71)
-    for label, images in (("theirs", survey.images), ("ours", ours)):
+    for label, images in (("theirs", survey.images), ("ours", simulated)):
         unit = np.median(survey.noise)
         pixels = (images - np.median(images, (1, 2), keepdims=True)) / unit
-        left.stairs(np.histogram(pixels, edges, density=True)[0], edges, label=label)
-        right.loglog(*power_spectrum(images / unit), label=label)
-    left.set(xlabel="pixel value over the sky's noise", ylabel="density", yscale="log")
-    right.set(xlabel="cycles a pixel", ylabel="power")
-    left.legend()
+        histogram.stairs(np.histogram(pixels, edges, density=True)[0], edges, label=label)
+        spectrum.loglog(*power_spectrum(images / unit), label=label)
+    histogram.set(xlabel="pixel value over the sky's noise", ylabel="density", yscale="log")
+    spectrum.set(xlabel="cycles a pixel", ylabel="power")
+    histogram.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=70)
     with replacing(path, "wb", sync=False) as file:

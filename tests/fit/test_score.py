@@ -6,11 +6,12 @@ import fit_data
 import numpy as np
 import pytest
 import torch
+from simulated import sie
 
 from darklens.fit import SmoothModel, fit, fit_many, score
 from darklens.fit.renderer import Renderer, renderer
 from darklens.fit.solver import Problem, Solver
-from darklens.simulation import draw, profiles
+from darklens.simulation import draw
 from darklens.simulation.recipes import changed
 
 F64 = torch.float64
@@ -46,14 +47,14 @@ def scored(images, found):
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, 2.0])
 def test_halo_is_the_isothermal_ellipsoid_to_first_order(angle):
-    """Against central differences of `profiles.sie`, which the tests of profiles compare with lenstronomy's."""
+    """Against central differences of `simulated.sie`, which the tests of profiles compare with lenstronomy's."""
     model, step = camera(), 1e-3
     bends = score.bends(model, parameters())
     for q in (math.exp(-step), math.exp(-2 * step)):
         axis = torch.tensor(angle, dtype=F64)
         ratio, one = torch.tensor(q, dtype=F64), torch.ones((), dtype=F64)
-        more = profiles.sie(model.x, model.y, one, ratio, axis)
-        less = profiles.sie(model.x, model.y, one, ratio, axis + math.pi / 2)  # eta -> -eta
+        more = sie(model.x, model.y, one, ratio, axis)
+        less = sie(model.x, model.y, one, ratio, axis + math.pi / 2)  # eta -> -eta
         for k in (0, 1):
             slope = (more[k] - less[k]) / (-2 * math.log(q))
             ours = math.cos(2 * angle) * bends["halo_1"][k] + math.sin(2 * angle) * bends["halo_2"][k]

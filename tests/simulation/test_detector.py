@@ -9,7 +9,7 @@ FLAT = np.full((300, 300), 4.0)  # electrons/s
 
 
 def observe(**settings):
-    return detector.observe(FLAT, 1.5, np.random.default_rng(0), **settings)
+    return detector.observe(FLAT, 1.5, np.random.default_rng(0), detector.Exposure(**settings))
 
 
 def near(image, mean, variance):
@@ -20,13 +20,13 @@ def near(image, mean, variance):
 
 
 def test_poisson_counts():
-    image = observe(exposure_time=10)
+    image = observe(time=10)
     assert (image == np.round(image)).all()
     near(image, 55, 55)
 
 
 def test_reads_gain_and_rate():
-    settings = {"exposure_time": 10.0, "read_noise": 3.0, "exposures": 4}
+    settings = {"time": 10.0, "read_noise": 3.0, "exposures": 4}
     near(observe(**settings), 55, 55 + 36)
     near(observe(**settings, gain=2.0), 55 / 2, (55 + 36) / 4)
     near(observe(**settings, gain=2.0, output="rate", keep_sky=False), 4 / 2, (55 + 36) / 400)
@@ -36,10 +36,10 @@ def test_background_rms_as_lenstronomy_has_it():
     pytest.importorskip("lenstronomy")
     from lenstronomy.Data.imaging_data import ImageData
 
-    image = observe(exposure_time=50, rms=0.3, output="rate", keep_sky=False)
+    image = observe(time=50, rms=0.3, output="rate", keep_sky=False)
     data = ImageData(FLAT, background_rms=0.3, exposure_time=50)
     near(image, 4.0, data.C_D[0, 0])
-    near(observe(exposure_time=50, rms=0.3, output="rate"), 5.5, data.C_D[0, 0])
+    near(observe(time=50, rms=0.3, output="rate"), 5.5, data.C_D[0, 0])
 
 
 def test_background_of_sky_and_reads_as_lenstronomy_has_it():
@@ -53,7 +53,7 @@ def test_background_of_sky_and_reads_as_lenstronomy_has_it():
 
 @pytest.mark.parametrize("width", [0.4, 0.8])
 def test_correlated_noise(width):
-    image = observe(exposure_time=10, read_noise=3.0, correlation=width)
+    image = observe(time=10, read_noise=3.0, correlation=width)
     steps = np.arange(-9, 10)
     kernel = np.exp(-0.5 * (steps / width) ** 2)
     expected = (kernel[:-1] * kernel[1:]).sum() / (kernel**2).sum()  # of neighbours
@@ -71,8 +71,8 @@ def test_peak_has_its_signal_to_noise():
 
 
 def test_expected_image_is_the_mean():
-    settings = {"exposure_time": 10.0, "gain": 2.0}
+    settings = {"time": 10.0, "gain": 2.0}
     for keep_sky in (True, False):
         for output in ("counts", "rate"):
-            mean = detector.expected_image(FLAT, 1.5, **settings, keep_sky=keep_sky, output=output)
+            mean = detector.expected_image(FLAT, 1.5, detector.Exposure(**settings, keep_sky=keep_sky, output=output))
             assert np.isclose(observe(**settings, keep_sky=keep_sky, output=output).mean(), mean[0, 0], rtol=1e-3)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from simulated import rod_at, scalar
+from simulated import rod_at, scalar, sersic_light
 
-from darklens.simulation import physics, profiles
+from darklens.simulation import physics
 
 
 def test_distances_equal_astropy():
@@ -36,7 +36,7 @@ def test_psf_conserves_flux_and_is_a_gaussian():
 def test_half_of_sersic_light_is_within_the_effective_radius():
     radius = torch.linspace(0, 60, 2_000_001, dtype=torch.float64)[1:]
     shape = scalar(0.5), scalar(1), scalar(0)
-    light = profiles.sersic_light(radius, torch.zeros(()), 1.5, *shape)[0, 0] * radius
+    light = sersic_light(radius, torch.zeros(()), 1.5, *shape)[0, 0] * radius
     assert light[radius < 0.5].sum() / light.sum() == pytest.approx(0.5, abs=1e-4)
 
 

@@ -6,7 +6,7 @@ import scipy.ndimage
 import scipy.signal
 import torch
 
-from darklens.simulation import psf
+from darklens.simulation import physics, psf
 
 RNG = np.random.default_rng(0)
 
@@ -14,8 +14,10 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("fwhm", [1.6, 3.3])
 def test_kernels_equal_lenstronomy(fwhm):
     kernel_util = pytest.importorskip("lenstronomy.Util.kernel_util")
-    gaussian = psf.gaussian_kernel(fwhm)
-    assert np.abs(gaussian - kernel_util.kernel_gaussian(len(gaussian), 1, fwhm)).max() <= 1e-10
+    point = torch.zeros(1, 61, 61, dtype=torch.float64)
+    point[0, 30, 30] = 1
+    gaussian = physics.gaussian_blur(point, fwhm / psf.FWHM, truncate=12)[0].numpy()
+    assert np.abs(gaussian - kernel_util.kernel_gaussian(61, 1, fwhm)).max() <= 1e-10
     for beta in (2.5, 4.765):
         assert np.abs(psf.moffat_kernel(fwhm, beta, 31) - kernel_util.kernel_moffat(31, 1, fwhm, beta)).max() <= 1e-10
 

@@ -1,17 +1,13 @@
 """Recipes: read, checked, written back."""
 
 import dataclasses
+import json
 
 import pytest
 
 from darklens.errors import RecipeError
-from darklens.simulation.recipe_file import load_recipe, merge, parse_recipe, recipe_dict, recipe_names, recipe_toml
+from darklens.simulation.recipe_file import load_recipe, merge, parse_recipe, recipe_dict, recipe_names
 from darklens.simulation.recipe_tables import TABLES, LensClass, Subhalos, Vortex
-
-try:
-    import tomllib
-except ImportError:
-    import tomli as tomllib
 
 
 def changed(table=None, base="f", **values):
@@ -24,7 +20,7 @@ def test_recipes_of_the_package_round_trip(name):
     recipe = load_recipe(name)
     assert recipe.name == name and {"no", "sphere", "vort"} == set(recipe.classes)
     assert parse_recipe(recipe_dict(recipe)) == recipe
-    assert parse_recipe(tomllib.loads(recipe_toml(recipe))) == recipe
+    assert parse_recipe(json.loads(json.dumps(recipe_dict(recipe)))) == recipe
 
 
 def test_wide_holds_what_the_issue_says():
@@ -99,7 +95,7 @@ def test_a_file_on_a_base(tmp_path):
     recipe = load_recipe(tmp_path / "again.toml")
     assert recipe.lens_light is None and recipe.image.pixels == 64 and recipe.image.pixel_scale == 0.1
     assert recipe.psf.file == str(tmp_path / "psf.npy") and recipe.psf.fwhm is None
-    assert parse_recipe(tomllib.loads(recipe_toml(recipe))) == recipe
+    assert parse_recipe(json.loads(json.dumps(recipe_dict(recipe)))) == recipe
 
 
 @pytest.mark.parametrize(
