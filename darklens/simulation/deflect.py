@@ -15,9 +15,8 @@ from darklens.simulation.draw import LensSample, mass_scale, tnfw_parameters
 from darklens.simulation.recipe_tables import SimulationConfig
 from darklens.simulation.terms import Terms, columns
 
-BENDS: dict[
-    str, Callable[..., tuple[Tensor, Tensor]]
-] = {  # by name of their terms, in the order in which they are summed
+# by the name of their terms, in the order in which they are summed
+DEFLECTIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "round": physics.sis,
     "halo": profiles.sie_deflection,
     "shear": physics.shear_deflection,

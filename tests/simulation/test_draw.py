@@ -184,7 +184,7 @@ def test_robust_recipes_vary_what_a_fit_assumes():
 def test_columns_and_rows():
     """What a file keeps comes back; rows have no more padding than they need."""
     p = draw.draw(F, "sphere", 0, "train", range(6))
-    again = draw.draw(F, "sphere", 0, "train", ()).filled(p.arrays())
+    again = draw.draw(F, "sphere", 0, "train", ()).with_arrays(p.arrays())
     assert all(np.array_equal(again.arrays()[key], value, equal_nan=True) for key, value in p.arrays().items())
     few = p[[1, 4]]
     assert len(few) == 2 and few.subhalos["mass"].shape[1] == (p.subhalos["mass"][[1, 4]] > 0).sum(1).max()

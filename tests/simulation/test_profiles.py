@@ -68,7 +68,7 @@ def test_truncated_nfw_is_smooth_across_its_scale_radius():
 
 
 def test_truncated_nfw_in_float32_is_near():
-    r = torch.logspace(-3, 1, 400, dtype=torch.float64)
+    r = torch.logspace(-3, 1, 400, dtype=torch.float64)[None]
     one = [tensor(v) for v in (0.1, 0.01, 0.5)]
     exact, _ = tnfw(r, torch.zeros_like(r), *one)
     single, _ = tnfw(r.float(), torch.zeros_like(r).float(), *[v.float() for v in one])
