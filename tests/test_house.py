@@ -21,6 +21,7 @@ FLOORS = [  # a room may import from the floors below it, and from itself
     ["factorised", "simulation"],
     ["fit"],
     ["plots"],
+    ["page"],
     ["networks", "data"],
     ["classifier"],
     ["training"],
