@@ -3,8 +3,8 @@
     python benchmarks/page.py --lenses 2000
     python benchmarks/page.py --lenses 20000
 
-Noisy pictures of three panels, 105 pixels a side. Needs Chromium and Playwright (`pip install ".[test]"`). Of 200 frames
-each scrolls 300 pixels, three lenses: 18,000 pixels a second, as fast as a flick of the finger. The reference is an
+Noisy pictures of three panels, 105 pixels a side. Needs Chromium and Playwright (`pip install ".[test]"`). Each of 200
+frames scrolls 300 pixels, three lenses: 18,000 pixels a second, as fast as a flick of the finger. The reference is an
 empty page. Headless Chromium draws without a GPU.
 """
 

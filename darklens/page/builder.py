@@ -32,7 +32,7 @@ from darklens.page.strip import LIMIT, PANELS
 from darklens.page.template import class_colours, embed_json, render
 from darklens.storage.files import cannot_write, write
 
-INLINE_BYTES = 48 * 2**20  # of PNG in the page itself: about 2,400 lenses of three panels
+INLINE_BYTES = 32 * 2**20  # of PNG in the page itself: about 1,600 lenses of three panels
 MAX_ROWS = 20_000
 SCRIPTS = ("data.js", "labels.js", "view.js", "cells.js", "list.js", "detail.js", "main.js")
 
