@@ -27,8 +27,8 @@ from darklens.fit import SmoothModel, fit, fit_many  # noqa: E402
 from darklens.fit import start as starts  # noqa: E402
 from darklens.fit.assumptions import smooth_model, true_parameters  # noqa: E402
 from darklens.fit.model import NAMES  # noqa: E402
-from darklens.fit.pool import usable_cores  # noqa: E402
 from darklens.fit.window import middle  # noqa: E402
+from darklens.machine import usable_cores  # noqa: E402
 from darklens.simulation import draw, render  # noqa: E402
 from darklens.simulation.recipes import RECIPES, changed, with_quirks  # noqa: E402
 
@@ -49,7 +49,7 @@ def speed(count: int) -> None:
     near = truth + NEAR * np.random.default_rng(0).normal(size=truth.shape)
     fit(images[:4])
     for name, start in (("unknown", None), ("from perturbed truth", near)):
-        options = {"doubts": start is None}  # images to train with are fitted without the score test
+        options = {"score_test": start is None}  # images to train with are fitted without the score test
         few, cpu = slice(0, None, max(len(images) // 120, 1)), time.process_time()
         fit(images[few], start=None if start is None else start[few], **options)
         cpu = (time.process_time() - cpu) / len(images[few])
@@ -148,7 +148,7 @@ def starts_agree(count: int, name: str, tries: int = 30) -> None:
     noise[:, edge : edge + size, edge : edge + size] = found.deviation
 
     def chi_square(start: np.ndarray) -> np.ndarray:
-        again = fit_many(images, model, start, noise, doubts=False)
+        again = fit_many(images, model, start=start, noise=noise, score_test=False)
         return again.chi_square * again.pixels
 
     ours = chi_square(found.free)

@@ -51,11 +51,11 @@ def residual_view(
     start: np.ndarray | None = None,
     noise: Tensor | None = None,
     *,
-    doubts: bool = True,
+    score_test: bool = True,
 ) -> tuple[Tensor, Fit]:
     """The network's input (B, 1, crop, crop) float32 and the fits, of images (B, 1, H, W) in any unit.
 
-    Pixels that are not finite don't count. start, noise, doubts: as in `fit`. An oblong image is cut to the square
+    Pixels that are not finite don't count. start, noise, score_test: as in `fit`. An oblong image is cut to the square
     about its middle, and the centre of its lens, which may lie half a pixel off that of the square, is fitted too.
     Values are rounded to float16, in which views are kept. Raises DataError for images that are smaller or have more
     than one channel.
@@ -69,7 +69,7 @@ def residual_view(
         rows, columns = central(height, width, min(height, width))
         images, model = images[..., rows, columns], dataclasses.replace(model, free_centre=True)
         noise = None if noise is None else noise[..., rows, columns]
-    fits = fit(images[:, 0], model, start, noise, doubts=doubts)
+    fits = fit(images[:, 0], model, start=start, noise=noise, score_test=score_test)
     return view_of(fits, crop, images.device), fits
 
 

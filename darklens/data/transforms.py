@@ -128,8 +128,8 @@ class Preprocess:
         model = smooth_model or self.smooth_model
         if model is None:
             raise ValueError("the view image has no fit")
-        doubts = model.free_doubted or not training
-        view, fit = residual_view(images, model, self.crop, start, noise, doubts=doubts)
+        score_test = model.refit_flagged or not training
+        view, fit = residual_view(images, model, self.crop, start, noise, score_test=score_test)
         if self.view == "residual":
             return view, fit
         size = self.crop + (self.crop - min(images.shape[-2:])) % 2
@@ -141,9 +141,7 @@ class Preprocess:
 def smooth_model_from_dict(values: dict) -> SmoothModel:
     """The inverse of `dataclasses.asdict`. Raises DataError for unknown or wrong entries."""
     try:
-        kernel = values.get("psf_kernel")
-        kernel = None if kernel is None else tuple(tuple(map(float, row)) for row in kernel)
-        return SmoothModel(**values | {"psf_kernel": kernel})
+        return SmoothModel.from_dict(values)
     except (TypeError, ValueError) as error:
         raise DataError(f"preprocess: not a smooth lens: {error}") from error
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from darklens.fit.model import LIGHT, SmoothModel
+from darklens.fit.model import SmoothModel
 from darklens.simulation.draw import LensSample
 from darklens.simulation.priors import Prior
 from darklens.simulation.psf import FWHM, load_kernel, moffat_kernel
@@ -47,21 +47,33 @@ def true_parameters(lenses: LensSample, model: SmoothModel) -> np.ndarray:
     The shear is about the lens's centre in the simulator, about the image's in the fit: its source lies elsewhere.
     What substructure does to the light is left out.
     """
-    v, values = lenses.values, np.tile(model.held(), (len(lenses), 1))
-    x, y, shear = v["image.x"], v["image.y"], _axis(v["lens.shear"], v["lens.shear_angle"])
-    values[:, 0], values[:, 1:3] = v["halo.einstein_radius"], shear.T
-    values[:, 3] = v["source.x"] + (1 - shear[0]) * x - shear[1] * y
-    values[:, 4] = v["source.y"] + (1 + shear[0]) * y - shear[1] * x
-    values[:, 5], values[:, 8] = np.log(v["source.effective_radius"]), np.log(v["source.sersic_index"])
-    values[:, 6:8] = _axis(-np.log(v["source.axis_ratio"]), v["source.angle"]).T
-    values[:, 9], values[:, 10], values[:, 11] = x, y, _log_psf(lenses, model)
-    values[:, 12:14] = _axis(-np.log(v["lens.axis_ratio"]), v["lens.angle"]).T
+    v, x, y = lenses.values, lenses["image.x"], lenses["image.y"]
+    shear = _axis(v["lens.shear"], v["lens.shear_angle"])
+    truth = {
+        "einstein_radius": v["halo.einstein_radius"],
+        "source_x": v["source.x"] + (1 - shear[0]) * x - shear[1] * y,
+        "source_y": v["source.y"] + (1 + shear[0]) * y - shear[1] * x,
+        "log_radius": np.log(v["source.effective_radius"]),
+        "log_index": np.log(v["source.sersic_index"]),
+        "centre_x": x,
+        "centre_y": y,
+        "log_psf": _log_psf(lenses, model),
+    }
+    truth |= _pair("shear", shear) | _pair("ellipticity", _axis(-np.log(v["source.axis_ratio"]), v["source.angle"]))
+    truth |= _pair("halo", _axis(-np.log(v["lens.axis_ratio"]), v["lens.angle"]))
     if model.free_light:
-        values[:, LIGHT] = np.log(v["lens_light.effective_radius"])
+        truth["light_log_radius"] = np.log(v["lens_light.effective_radius"])
+        truth["light_log_index"] = np.log(v["lens_light.sersic_index"])
         angle = v["lens.angle"] + v["lens_light.angle"]
-        values[:, LIGHT + 1 : LIGHT + 3] = _axis(-np.log(v["lens_light.axis_ratio"]), angle).T
-        values[:, LIGHT + 3] = np.log(v["lens_light.sersic_index"])
+        truth |= _pair("light", _axis(-np.log(v["lens_light.axis_ratio"]), angle))
+    values = np.tile(model.held(), (len(lenses), 1))
+    for name, column in truth.items():
+        values[:, model.table.index[name]] = column
     return values[:, list(model.free)]
+
+
+def _pair(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"{name}_1": values[0], f"{name}_2": values[1]}
 
 
 def _axis(size: np.ndarray, angle: np.ndarray) -> np.ndarray:

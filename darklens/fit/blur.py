@@ -8,8 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darklens.fit.model import WIDEST, SmoothModel, gaussian_kernel, separable
-from darklens.simulation.psf import FWHM, fast_length, moffat_alpha, moffat_size
+from darklens.fit.parameters import Column, Parameter
+from darklens.fit.settings import ModelSettings
+from darklens.simulation.psf import FWHM, fast_length, gaussian_taps, moffat_alpha, moffat_size
+
+WIDEST = 1.3  # a fitted PSF is cut as one this much wider than `psf_sigma` is
+WIDTH = "log_psf"
+PARAMETERS = (Parameter(WIDTH, "ln", initial=0.0, low=-0.6, high=0.6, largest_step=0.2, group="psf"),)
+COLUMNS = (Column("psf_fwhm", (WIDTH,), ("psf_fwhm",), "psf"),)
 
 PRODUCTS = 3  # up to so many products of a column and a row a kernel is applied as these, above by FFT
 BLOCK = 36  # rows of a banded matrix at a time: fewer zeros to multiply, still large enough for BLAS
@@ -21,6 +27,13 @@ def band(kernel: Tensor, size: int) -> Tensor:
     row = F.pad(kernel.flip(-1), (0, size))  # (..., taps + size): read `width` at a time, it moves on by one a row
     rows = row.repeat(*[1] * (kernel.ndim - 1), size)[..., : size * width]  # (..., size (taps + size)), cut
     return rows.unflatten(-1, (size, width))
+
+
+def separable(kernel: np.ndarray, tolerance: float = 1e-6) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A 2-D kernel as a sum of products of columns and rows (singular values), to `tolerance` of the largest."""
+    u, s, vt = np.linalg.svd(kernel / kernel.sum())
+    keep = int((s > tolerance * s[0]).sum())
+    return [(u[:, i] * s[i], vt[i]) for i in range(keep)]
 
 
 class Blur:
@@ -48,10 +61,10 @@ class Blur:
         return total.reshape(b, self.size, k, self.size).transpose(1, 2)
 
 
-def psf_pairs(model: SmoothModel, binning: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def psf_pairs(model: ModelSettings, binning: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """A held PSF as products of columns and rows, (taps,) each; on binned pixels a Gaussian of the same width."""
     if model.psf_kernel is None:
-        kernel = gaussian_kernel(model.psf_sigma / (model.pixel_scale * binning), model.psf_truncate)
+        kernel = gaussian_taps(model.psf_sigma / (model.pixel_scale * binning), model.psf_truncate)
         return [(kernel, kernel)]
     kernel = np.asarray(model.psf_kernel, dtype=float)
     if binning == 1:
@@ -59,28 +72,28 @@ def psf_pairs(model: SmoothModel, binning: int) -> list[tuple[np.ndarray, np.nda
     steps = np.arange(len(kernel)) - len(kernel) // 2
     shares = kernel.sum(0) / kernel.sum(), kernel.sum(1) / kernel.sum()
     variance = sum((share * steps**2).sum() - (share * steps).sum() ** 2 for share in shares) / 2
-    kernel = gaussian_kernel(math.sqrt(max(variance, 0.01)) / binning, model.psf_truncate)
+    kernel = gaussian_taps(math.sqrt(max(variance, 0.01)) / binning, model.psf_truncate)
     return [(kernel, kernel)]
 
 
 class HeldPsf:
     """The PSF that the model says, for all images."""
 
-    def __init__(self, model: SmoothModel, size: int, binning: int, like: Tensor) -> None:
+    def __init__(self, model: ModelSettings, size: int, binning: int, like: Tensor) -> None:
         pairs = psf_pairs(model, binning)
         self.blur = Blur(len(pairs[0][0]), size)
         self.h = self.blur.h
         self.pairs = [[self.blur.bands(like.new_tensor(kernel)) for kernel in pair] for pair in pairs]
 
-    def __call__(self, planes: Sequence[Tensor], q: Tensor, lights: int = 0) -> Tensor:
+    def __call__(self, planes: Sequence[Tensor], log_width: Tensor, lights: int = 0) -> Tensor:
         """K planes (B, h, h) -> (B, K, size, size)."""
         return self.blur(planes, self.pairs)
 
 
 class FreePsf:
-    """A Gaussian of a width of its own for each image, psf_sigma times exp(q[:, 11])."""
+    """A Gaussian of a width of its own for each image, psf_sigma times exp(log_width)."""
 
-    def __init__(self, model: SmoothModel, size: int, binning: int, like: Tensor) -> None:
+    def __init__(self, model: ModelSettings, size: int, binning: int, like: Tensor) -> None:
         self.sigma = model.psf_sigma / (model.pixel_scale * binning)  # pixels
         reach = int(WIDEST * model.psf_truncate * self.sigma + 0.5)
         self.blur = Blur(2 * reach + 1, size)
@@ -88,28 +101,28 @@ class FreePsf:
         self.steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device=like.device)
         self.dtype = like.dtype
 
-    def __call__(self, planes: Sequence[Tensor], q: Tensor, lights: int = 0) -> Tensor:
+    def __call__(self, planes: Sequence[Tensor], log_width: Tensor, lights: int = 0) -> Tensor:
         """K planes (B, h, h) -> (B, K, size, size)."""
-        kernel = self.blur.bands(self._kernels(q)[0].to(self.dtype))
+        kernel = self.blur.bands(self._kernels(log_width)[0].to(self.dtype))
         return self.blur(planes, [(kernel, kernel)])
 
-    def derivative(self, planes: Sequence[Tensor], q: Tensor) -> Tensor:
-        """By q[:, 11]: K planes (B, h, h) -> (B, K, size, size)."""
-        kernel, slope = (self.blur.bands(each.to(self.dtype)) for each in self._kernels(q))
+    def derivative(self, planes: Sequence[Tensor], log_width: Tensor) -> Tensor:
+        """By the logarithm of the width (B,): K planes (B, h, h) -> (B, K, size, size)."""
+        kernel, slope = (self.blur.bands(each.to(self.dtype)) for each in self._kernels(log_width))
         return self.blur(planes, [(slope, kernel), (kernel, slope)])
 
-    def _kernels(self, q: Tensor) -> tuple[Tensor, Tensor]:
+    def _kernels(self, log_width: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised kernels (B, taps) and their derivatives by the logarithm of the width."""
-        square = (self.steps / (self.sigma * q[:, 11:12].exp())).square()
+        square = (self.steps / (self.sigma * log_width[:, None].exp())).square()
         kernel = (-0.5 * square).exp()
         kernel = kernel / kernel.sum(1, keepdim=True)
         return kernel, kernel * (square - (kernel * square).sum(1, keepdim=True))
 
 
 class FftPsf:
-    """Any PSF, by FFT: a kernel that is held, or a Moffat of a width of its own for each image, exp(q[:, 11]) times."""
+    """Any PSF, by FFT: a held kernel, or a Moffat of a width of its own for each image, exp(log_width) times."""
 
-    def __init__(self, model: SmoothModel, size: int, like: Tensor) -> None:
+    def __init__(self, model: ModelSettings, size: int, like: Tensor) -> None:
         self.model, self.size, self.dtype = model, size, like.dtype
         if model.psf_beta is None:
             kernel = torch.as_tensor(model.psf_kernel, dtype=torch.float64, device=like.device)
@@ -122,24 +135,24 @@ class FftPsf:
         self.r2 = steps.square() + steps[:, None].square()
         self.h = size + self.taps - 1
         self.length = fast_length(self.h)
-        self.transform = None if model.free_psf else self._transform(self._moffat(self.r2.new_zeros(1, 12))[0])
+        self.transform = None if model.free_psf else self._transform(self._moffat(self.r2.new_zeros(1))[0])
 
-    def __call__(self, planes: Sequence[Tensor], q: Tensor, lights: int = 0) -> Tensor:
+    def __call__(self, planes: Sequence[Tensor], log_width: Tensor, lights: int = 0) -> Tensor:
         """K planes (B, h, h) -> (B, K, size, size); the first are lights, which go in double precision: rounding
         spreads from their bright middle over all pixels."""
-        transform = self._transform(self._moffat(q)[0]) if self.transform is None else self.transform
+        transform = self._transform(self._moffat(log_width)[0]) if self.transform is None else self.transform
         parts = [[plane.double() for plane in planes[:lights]], planes[lights:]]
         return torch.cat([self._convolved(part, transform) for part in parts if part], 1)
 
-    def derivative(self, planes: Sequence[Tensor], q: Tensor) -> Tensor:
-        """By q[:, 11]: K planes (B, h, h) -> (B, K, size, size)."""
-        return self._convolved(planes, self._transform(self._moffat(q)[1]))
+    def derivative(self, planes: Sequence[Tensor], log_width: Tensor) -> Tensor:
+        """By the logarithm of the width (B,): K planes (B, h, h) -> (B, K, size, size)."""
+        return self._convolved(planes, self._transform(self._moffat(log_width)[1]))
 
-    def _moffat(self, q: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _moffat(self, log_width: Tensor) -> tuple[Tensor, Tensor | None]:
         """Normalised kernels (B, taps, taps) and their derivatives by the logarithm of the width."""
         if self.kernel is not None:
             return self.kernel, None
-        x = self.r2 / (self.alpha * q[:, 11, None, None].double().exp()).square()
+        x = self.r2 / (self.alpha * log_width[:, None, None].double().exp()).square()
         kernel = (1 + x) ** -self.model.psf_beta
         kernel = kernel / kernel.sum((1, 2), keepdim=True)
         slope = 2 * self.model.psf_beta * x / (1 + x)
@@ -158,7 +171,7 @@ class FftPsf:
         return images[:, :, kept, kept].to(self.dtype)
 
 
-def psf(model: SmoothModel, size: int, binning: int, like: Tensor) -> HeldPsf | FreePsf | FftPsf:
+def psf(model: ModelSettings, size: int, binning: int, like: Tensor) -> HeldPsf | FreePsf | FftPsf:
     """What blurs the images of `size` pixels of `binning` image pixels each; `like` has their dtype and device."""
     if binning == 1 and model.psf_beta is not None:
         return FftPsf(model, size, like)

@@ -1,7 +1,7 @@
 """Where would a subhalo be seen in a fitted lens, and where does the image ask for one? Linear detection maps.
 
-    found = fit(images)
-    seen = detect(found)
+    fits = fit(images)
+    seen = detect(fits)
     seen.expected                    # (B, M, G) delta chi-square of a subhalo of each mass at each place
     seen.observed                    # (B, M, G) how much of it the residual holds, in standard deviations
 
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.fit.model import NAMES, SmoothModel
+from darklens.fit.model import SmoothModel
 from darklens.fit.renderer import Renderer, renderer
 from darklens.fit.result import CONSTANT, NO_LENS, Fit
 from darklens.fit.run import plain_arithmetic
@@ -87,10 +87,11 @@ def grid(size: int, pixel_scale: float, step: int = STEP, reach: float = REACH) 
 
 @torch.inference_mode()
 def detect(
-    found: Fit,
+    fits: Fit,
     masses: Sequence[float] = MASSES,
     positions: np.ndarray | None = None,
     total_mass: float | np.ndarray = TOTAL_MASS,
+    *,
     profile: str = "point",
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
@@ -101,11 +102,11 @@ def detect(
     Msun within the Einstein radius, of all lenses or of each (B,). profile: "point" (mass) or "sis" (singular
     isothermal sphere, with the Einstein radius of the point mass). dtype: of the rays; the projections are float64.
 
-    Pixels whose residual is exactly 0 are those that were masked. Raises ValueError for fits without pictures
+    Raises ValueError for fits without pictures
     (`fit(..., pictures=False)`), another profile, positions of another shape, or masses that aren't positive.
     """
-    scan = _Scan(found, masses, positions, total_mass, profile, dtype, torch.device(device))
-    maps = np.zeros((2, len(found), len(scan.masses), len(scan.positions)))
+    scan = _Scan(fits, masses, positions, total_mass, profile, dtype, torch.device(device))
+    maps = np.zeros((2, len(fits), len(scan.masses), len(scan.positions)))
     with plain_arithmetic(torch.device(device)):
         for k, lens in scan.lenses():
             for row, mass in enumerate(scan.masses / scan.total[k]):
@@ -116,12 +117,13 @@ def detect(
 
 @torch.inference_mode()
 def highest_by_chance(
-    found: Fit,
+    fits: Fit,
     masses: Sequence[float] = MASSES,
     positions: np.ndarray | None = None,
     draws: int = 400,
     seed: int = 0,
     total_mass: float | np.ndarray = TOTAL_MASS,
+    *,
     profile: str = "point",
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
@@ -131,8 +133,8 @@ def highest_by_chance(
     What it costs to look everywhere (Gross & Vitells 2010, EPJC 70, 525): the share of these above a lens's peak is
     the chance of one as high without a subhalo. Arguments and errors as of `detect`. No lens: zeros.
     """
-    scan = _Scan(found, masses, positions, total_mass, profile, dtype, torch.device(device))
-    highest = np.zeros((len(found), draws))
+    scan = _Scan(fits, masses, positions, total_mass, profile, dtype, torch.device(device))
+    highest = np.zeros((len(fits), draws))
     with plain_arithmetic(torch.device(device)):
         for k, lens in scan.lenses():
             noise, highest[k] = lens.noise(draws, seed + k), -np.inf
@@ -142,8 +144,8 @@ def highest_by_chance(
     return highest
 
 
-def peak(found: Fit, seen: DetectionMap, **settings: object) -> Peak:
-    """Where `seen`, a map of `found` on a grid, has its highest significance, climbed from there in smaller steps.
+def peak(fits: Fit, seen: DetectionMap, **settings: object) -> Peak:
+    """Where `seen`, a map of `fits` on a grid, has its highest significance, climbed from there in smaller steps.
 
     settings: total_mass and the others that `detect` was given. Raises ValueError as it does.
     """
@@ -151,14 +153,14 @@ def peak(found: Fit, seen: DetectionMap, **settings: object) -> Peak:
     spacing = np.diff(columns).min() if len(columns) > 1 else 0.0
     steps = np.arange(-2, 3)
     around = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)  # (5, 5, 2) -> (25, 2)
-    total = np.broadcast_to(settings.pop("total_mass", TOTAL_MASS), len(found))
-    table = np.zeros((len(found), 4))
+    total = np.broadcast_to(settings.pop("total_mass", TOTAL_MASS), len(fits))
+    table = np.zeros((len(fits), 4))
     for k, observed in enumerate(seen.observed):
         row, place = np.unravel_index(observed.argmax(), observed.shape)
         table[k] = *seen.positions[place], seen.fitted_mass[k, row, place], observed[row, place]
         for step in (spacing / 3, spacing / 3, spacing / 12):
             close = table[k, :2] + step * around
-            there = detect(found[k : k + 1], (seen.masses[row],), close, total[k], **settings)
+            there = detect(fits[k : k + 1], (seen.masses[row],), close, total[k], **settings)
             best = there.observed[0, 0].argmax()
             if there.observed[0, 0, best] > table[k, 3]:
                 table[k] = *close[best], there.fitted_mass[0, 0, best], there.observed[0, 0, best]
@@ -170,7 +172,7 @@ class _Scan:
 
     def __init__(
         self,
-        found: Fit,
+        fits: Fit,
         masses: Sequence[float],
         positions: np.ndarray | None,
         total_mass: float | np.ndarray,
@@ -178,16 +180,16 @@ class _Scan:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        size = found.residual.shape[-1]
-        positions = grid(size, found.model.pixel_scale) if positions is None else positions
-        self.found, self.profile = found, profile
+        size = fits.residual.shape[-1]
+        positions = grid(size, fits.model.pixel_scale) if positions is None else positions
+        self.fits, self.profile = fits, profile
         self.masses, self.positions = np.atleast_1d(np.asarray(masses, dtype=float)), np.asarray(positions, dtype=float)
-        self.total = np.broadcast_to(np.asarray(total_mass, dtype=float), len(found))
+        self.total = np.broadcast_to(np.asarray(total_mass, dtype=float), len(fits))
         self._check()
         self.camera = functools.partial(renderer, size=size, binning=1, device=str(device), dtype=dtype)
 
     def _check(self) -> None:
-        if self.found.deviation.shape != self.found.residual.shape:
+        if self.fits.deviation.shape != self.fits.residual.shape:
             raise ValueError("these fits have no pictures: fit(..., pictures=True) keeps them")
         if self.positions.ndim != 2 or self.positions.shape[1] != 2:
             raise ValueError(f"positions must be (G, 2), not {self.positions.shape}")
@@ -199,36 +201,37 @@ class _Scan:
 
     def lenses(self) -> Iterator[tuple[int, "_Lens"]]:
         """The fits that are lenses, and their numbers."""
-        for k in np.flatnonzero(~np.isin(self.found.flag, (CONSTANT, NO_LENS))):
-            yield k, _Lens(self.found, k, self.camera(_model(self.found, k)), self.profile)
+        for k in np.flatnonzero(~np.isin(self.fits.flag, (CONSTANT, NO_LENS))):
+            yield k, _Lens(self.fits, k, self.camera(_model(self.fits, k)), self.profile)
 
 
-def _model(found: Fit, k: int) -> SmoothModel:
-    """The model of fit k, with what `free_doubted` has freed there."""
-    moved = {name for name, value in zip(NAMES, found.parameters[k], strict=True) if value != 0}
-    centre = found.model.free_centre or not moved.isdisjoint({"centre_x", "centre_y"})
-    shape = found.model.free_halo or not moved.isdisjoint({"halo_1", "halo_2"})
-    return dataclasses.replace(found.model, free_centre=centre, free_halo=shape)
+def _model(fits: Fit, k: int) -> SmoothModel:
+    """The model of fit k, with what `refit_flagged` has freed there."""
+    fitted = {name for name, free in zip(fits.model.table.names, fits.fitted[k], strict=True) if free}
+    centre, shape = "centre_x" in fitted, "halo_1" in fitted
+    return dataclasses.replace(fits.model, free_centre=centre, free_halo=shape)
 
 
 class _Lens:
     """One fitted lens: its light, what of a change the smooth parameters imitate, and the residual."""
 
-    def __init__(self, found: Fit, k: int, camera: Renderer, profile: str) -> None:
+    def __init__(self, fits: Fit, k: int, camera: Renderer, profile: str) -> None:
         device = camera.x.device
         residual, deviation = (
-            torch.as_tensor(values[k].reshape(-1), device=device).double()
-            for values in (found.residual, found.deviation)
+            torch.as_tensor(values[k].reshape(-1), device=device).double() for values in (fits.residual, fits.deviation)
         )
-        self.camera, self.q = camera, torch.as_tensor(found.parameters[k : k + 1], device=device)
-        there = (residual != 0) & (deviation > 0)
-        self.weight = torch.where(there, 1 / deviation.clamp(min=1e-300), 0.0)  # (N,), N = S^2
-        amplitudes = [found.amplitude[k], found.light_amplitude[k]][: 1 + found.model.free_light]
+        self.camera, self.q = camera, torch.as_tensor(fits.parameters[k : k + 1], device=device)
+        counts = torch.as_tensor(~fits.mask[k].reshape(-1), device=device) & (deviation > 0)
+        self.weight = torch.where(counts, 1 / deviation.clamp(min=1e-300), 0.0)  # (N,), N = S^2
+        amplitudes = [fits.amplitude[k], fits.light_amplitude[k]][: 1 + fits.model.free_light]
         self.amplitudes = torch.as_tensor(amplitudes, dtype=torch.float64, device=device)
-        self.scale = (found.amplitude[k] * self.weight).to(camera.x.dtype)
+        self.scale = (fits.amplitude[k] * self.weight).to(camera.x.dtype)
         self.light, self.basis = camera.light(self.q), self._basis()
         self.residual = self._projected(residual[:, None])
-        self.theta2, self.bend = float(found.parameters[k, 0]) ** 2, PROFILES[profile]
+        self.theta2, self.bend = (
+            float(fits.parameters[k, fits.model.table.index["einstein_radius"]]) ** 2,
+            PROFILES[profile],
+        )
 
     def _basis(self) -> Tensor:
         """(N, r) orthonormal columns that span light, its derivatives and the sky, all over sigma."""
@@ -247,8 +250,8 @@ class _Lens:
     def noise(self, draws: int, seed: int) -> Tensor:
         """(N, draws) residuals of images without substructure."""
         random = np.random.default_rng(seed).standard_normal((len(self.weight), draws), dtype=np.float32)
-        there = (self.weight > 0)[:, None]
-        return self._projected(torch.as_tensor(random, device=self.weight.device).double() * there)
+        counts = (self.weight > 0)[:, None]
+        return self._projected(torch.as_tensor(random, device=self.weight.device).double() * counts)
 
     def scores(self, share: float, positions: np.ndarray, residuals: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Expected (K,) and observed (K, R) of a mass (as a share of the total one), K places at a time.

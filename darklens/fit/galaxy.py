@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from darklens.fit import start as starts
-from darklens.fit.model import LIGHT, SmoothModel
+from darklens.fit.lens_light import LensLight
+from darklens.fit.model import SmoothModel
 from darklens.fit.renderer import Renderer
 from darklens.fit.solver import Problem, Solver
 
@@ -27,18 +28,8 @@ class Galaxy(Renderer):
 
     def __init__(self, model: SmoothModel, size: int, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(dataclasses.replace(model, free_psf=False), size, 1, device, dtype)
-        self.free = tuple(i for i in model.free if i in (9, 10) or i >= LIGHT)
-
-    def lights(self, q: Tensor) -> Tensor:
-        """q (B, Q) -> (B, 1, size^2)."""
-        return self._blurred(self._galaxy(q)[0].light, q)[:, None]
-
-    def columns(self, q: Tensor, bends: tuple = ()) -> Tensor:
-        """q (B, Q) -> (B, R, size, size): the light and its derivatives."""
-        return self._psf(self._by_light(q), q, 1)
-
-    def _labels(self, bends: int) -> list[tuple[int, int | None]]:
-        return [(0, None)] + [(0, i) for i in sorted(self.free, key=lambda i: (i < LIGHT, i))]
+        self._lights = [LensLight(model, self.grid, self.mass)]
+        self.free = tuple(i for i in model.free if self.table.names[i] in self._lights[0].names)
 
 
 @functools.lru_cache(maxsize=4)
@@ -54,7 +45,7 @@ def find(data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel, share
     solver = _solver(model, data.shape[-1], str(data.device), data.dtype)
     q = torch.as_tensor(model.held(), device=data.device).repeat(len(data), 1)
     if model.free_centre:
-        q[:, 9:11] = brightest(data, good, model)
+        q[:, model.table.columns("centre_x", "centre_y")] = brightest(data, good, model)
     q, light, down = starts.clamp(q, model), data.clamp(min=0), torch.ones_like(data)
     deviation = (variance + (share * light).square()).sqrt()
     for _ in range(ROUNDS):

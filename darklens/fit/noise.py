@@ -7,7 +7,9 @@ PSF has blurred. What it removes too much of is noise: of the residual a half-ba
 the variance 1.7 times as precisely.
 """
 
+import dataclasses
 import math
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,9 +17,74 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darklens.fit.blur import band
+from darklens.fit.window import Window
 
 ROUNDS = 4  # of reweighting
 OUTLIER = 6.0  # standard deviations: a hot pixel is not the noise
+FINEST = 1e-5  # of the image's range: less noise than that counts as that
+
+
+@dataclasses.dataclass(frozen=True)
+class Variance:
+    """The noise of B windows in the data's unit: the variance is v0 + k signal."""
+
+    pixels: Tensor  # (B, S, S)
+    v0: Tensor  # (B,) of the empty sky
+    k: Tensor  # (B,) per unit of signal
+
+
+class NoiseModel(Protocol):
+    """Says the variance of each pixel, given what is known of the signal."""
+
+    def variance(self, window: Window, signal: Tensor, sky: Tensor, image: Tensor, kind: str) -> Variance:
+        """signal: (B, S, S) 0 or more; sky: (B,) above the window's background; image and kind: as in `measure`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenNoise:
+    """A standard deviation for each pixel, which the caller says."""
+
+    pixels: Tensor  # (B, S, S) variance in the data's unit
+
+    def variance(self, window: Window, signal: Tensor, sky: Tensor, image: Tensor, kind: str) -> Variance:
+        return Variance(self.pixels, self.pixels.flatten(1).median(1).values, torch.zeros_like(sky))
+
+
+@dataclasses.dataclass(frozen=True)
+class PoissonNoise:
+    """Counts, sky included: the variance is the expected count."""
+
+    dtype: torch.dtype
+
+    def variance(self, window: Window, signal: Tensor, sky: Tensor, image: Tensor, kind: str) -> Variance:
+        v0 = ((window.background + window.scale * sky) / window.scale.square()).clamp(min=1e-12)
+        return _linear(v0, 1 / window.scale, signal, self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredNoise:
+    """Measured in the image itself, whose noise was smoothed by a Gaussian of `correlation` pixels."""
+
+    dtype: torch.dtype
+    correlation: float = 0.0
+
+    def variance(self, window: Window, signal: Tensor, sky: Tensor, image: Tensor, kind: str) -> Variance:
+        floor = (window.step.square() / 12).clamp(min=FINEST**2)  # rounding to steps is noise too
+        arrays = image.to(self.dtype), signal.to(self.dtype), window.good, floor
+        return _linear(*measure(*arrays, kind=kind, correlation=self.correlation), signal, self.dtype)
+
+
+def _linear(v0: Tensor, k: Tensor, signal: Tensor, dtype: torch.dtype) -> Variance:
+    return Variance(torch.addcmul(v0[:, None, None], k[:, None, None], signal).to(dtype), v0, k)
+
+
+def given_noise(deviation: Tensor, window: Window, dtype: torch.dtype) -> tuple[GivenNoise, Window]:
+    """The noise model of standard deviations (B, S, S) in the image's unit, and the window without pixels whose
+    deviation is 0, negative, infinite or not a number."""
+    variance = (deviation / window.scale[:, None, None]).square().to(dtype)
+    usable = variance.isfinite() & (variance > 0) & (deviation > 0)
+    good = window.good & usable
+    return GivenNoise(torch.where(usable, variance, 1.0)), dataclasses.replace(window, good=good)
 
 
 class HighPass:
@@ -69,7 +136,7 @@ HIGH_PASS = {
 
 
 def measure(
-    image: Tensor, level: Tensor, good: Tensor, floor: Tensor, kind: str, correlation: float = 0.0
+    image: Tensor, level: Tensor, good: Tensor, floor: Tensor, *, kind: str, correlation: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """v0 (B,) and k (B,) such that the variance is v0 + k level.
 

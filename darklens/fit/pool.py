@@ -1,9 +1,6 @@
 """The fit over all cores: one thread a process, a few images at a time, results in order."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -12,42 +9,28 @@ import numpy as np
 from darklens.fit.model import SmoothModel
 from darklens.fit.result import Fit, join
 from darklens.fit.run import fit
+from darklens.machine import start_worker, usable_cores
 
 SHARE = 32  # images handed to a process at a time
 FEW = 64  # images that don't repay starting processes
 
 
-def usable_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle; never outlive the parent."""
-
-    def follow_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=follow_parent, daemon=True).start()
-
-
 def fit_many(
     images: np.ndarray,
     model: SmoothModel | None = None,
+    *,
     start: np.ndarray | None = None,
     noise: np.ndarray | str | None = None,
     mask: np.ndarray | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     pictures: bool = True,
-    doubts: bool = True,
+    score_test: bool = True,
 ) -> Fit:
     """`fit` on a CPU with all cores; the same results, bit for bit, for any number of workers.
 
-    images: (B, H, W). start, noise, mask, pictures, doubts: as in `fit`; the first three one for all or one for each
-    image.
+    images: (B, H, W). start, noise, mask, pictures, score_test: as in `fit`; the first three one for all or one for
+    each image.
     workers: processes (None: one a core; a script that starts more than one needs `if __name__ == "__main__"`).
     progress: called with the number of images done since the last call.
     """
@@ -57,7 +40,7 @@ def fit_many(
 
     def options(rows: slice) -> dict:
         each = {k: v[rows] if isinstance(v, np.ndarray) and v.ndim == rank else v for k, (v, rank) in ranks.items()}
-        return {"model": model, "pictures": pictures, "doubts": doubts, **each}
+        return {"model": model, "pictures": pictures, "score_test": score_test, **each}
 
     workers = min(workers or usable_cores(), len(shares)) if len(images) > FEW else 1
     done = {}
@@ -66,7 +49,7 @@ def fit_many(
             done[i] = fit(images[rows], **options(rows))
             _tell(progress, done[i])
         return join([done[i] for i in range(len(shares))])
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker) as pool:
         waiting = {pool.submit(fit, images[rows], **options(rows)): i for i, rows in enumerate(shares)}
         try:
             for future in as_completed(waiting):
@@ -78,6 +61,6 @@ def fit_many(
     return join([done[i] for i in range(len(shares))])
 
 
-def _tell(progress: Callable[[int], None] | None, found: Fit) -> None:
+def _tell(progress: Callable[[int], None] | None, fits: Fit) -> None:
     if progress is not None:
-        progress(len(found))
+        progress(len(fits))

@@ -10,8 +10,8 @@ ellipsoid is to first order). With the image's derivatives by these four beside 
 Gauss-Newton step says by how much chi-square would fall: Rao's score test, the free parameters projected out.
 
 Substructure is imitated in part: a vortex pulls the centre to its side. What remains tells them apart: an offset alone
-explains the residual down to the noise, a vortex is more than an offset. So a lens is doubted where the parameters set
-free explain most of what chi-square exceeds its expectation by, as DOUBTS says: shares that few lenses with
+explains the residual down to the noise, a vortex is more than an offset. So a lens is flagged where the parameters set
+free explain most of what chi-square exceeds its expectation by, as TESTS says: shares that few lenses with
 substructure reach whose centre and halo are as held (docs/residual.md has how many, in Models F and J).
 
 References: Rao 1948, Math. Proc. Cambridge Phil. Soc. 44, 50; Kormann, Schneider & Bartelmann 1994, A&A 284, 285
@@ -30,12 +30,22 @@ from darklens.fit.model import SmoothModel
 from darklens.fit.renderer import Renderer
 from darklens.fit.solver import RIDGE, Problem, Solver, solve
 
-DOUBTS = {  # reason: which are held, what share of the excess they must explain for doubt, and to be set free
-    "its centre may be off": (("centre_x", "centre_y"), 0.7, 0.8),
-    "its halo may be elliptical": (("halo_1", "halo_2"), 0.55, 0.7),
-    "its centre and shape may be off": (("centre_x", "centre_y", "halo_1", "halo_2"), 0.85, 0.9),
+
+@dataclasses.dataclass(frozen=True)
+class ScoreTest:
+    """Parameters that a fit holds, and what share of the excess they must explain for a flag, and to be set free."""
+
+    held: tuple[str, ...]
+    flagged: float
+    refitted: float
+
+
+TESTS = {  # by the flag
+    "its centre may be off": ScoreTest(("centre_x", "centre_y"), 0.7, 0.8),
+    "its halo may be elliptical": ScoreTest(("halo_1", "halo_2"), 0.55, 0.7),
+    "its centre and shape may be off": ScoreTest(("centre_x", "centre_y", "halo_1", "halo_2"), 0.85, 0.9),
 }
-LEAST = 2.5  # standard deviations of chi-square: what a smaller excess counts as, lest noise make it up
+MIN_EXCESS = 2.5  # standard deviations of chi-square: what a smaller excess counts as, lest noise make it up
 
 
 def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -46,7 +56,8 @@ def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """
     model, zero = camera.model, torch.zeros_like(camera.x[:1])
     if model.free_centre or model.free_halo:
-        lens = halo.Ellipsoid(*camera.about(q), *camera.ellipticity(q))
+        values = camera.table.named(q)
+        lens = halo.Ellipsoid(*camera.mass.about(values), *camera.mass.ellipticity(values))
     else:
         lens = halo.Ellipsoid(camera.x, camera.y, zero, zero)
     free = {"centre_x": model.free_centre, "centre_y": model.free_centre}
@@ -57,48 +68,49 @@ def bends(camera: Renderer, q: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The test at the minimum q (B, Q) of a fit.
 
-    Returns by how much chi-square would fall for each of DOUBTS that the model holds, (B,) by reason, and what the step
+    Returns by how much chi-square would fall for each of TESTS that the model holds, (B,) by flag, and what the step
     with all of them free finds for each parameter, (B,) by name.
     """
     names, free = list(bends(solver.renderer, q[:0])), len(solver.free)
     _, _, curvature, gradient = solver.normal(q, problem, lambda part: list(bends(solver.renderer, part).values()))
     columns = {name: free + i for i, name in enumerate(names)}
 
-    def gain(wanted: Iterable[str]) -> tuple[Tensor, Tensor]:
-        rows = [*range(free), *(columns[name] for name in wanted)]
+    def gain(names: Iterable[str]) -> tuple[Tensor, Tensor]:
+        rows = [*range(free), *(columns[name] for name in names)]
         return _newton(curvature[:, rows][:, :, rows], gradient[:, rows])
 
-    least, all_steps = gain([])[0], gain(names)[1]
-    tested = {reason: wanted for reason, (wanted, *_) in DOUBTS.items() if set(wanted) <= set(names)}
-    gains = {reason: gain(wanted)[0] - least for reason, wanted in tested.items()}
-    steps = all_steps[:, free:] / q[:, :1]
+    of_free, all_steps = gain([])[0], gain(names)[1]
+    tested = {flag: test.held for flag, test in TESTS.items() if set(test.held) <= set(names)}
+    gains = {flag: gain(held)[0] - of_free for flag, held in tested.items()}
+    steps = all_steps[:, free:] / q[:, solver.renderer.table.columns("einstein_radius")]
     return gains, dict(zip(names, steps.unbind(1), strict=True))
 
 
-def doubts(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(B,) str: which of DOUBTS explains its share of `excess`, chi-square less the number of pixels (B,), "": none.
-    And (B,) bool: enough of it to be set free."""
+def score_test(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) str: the flag of the test that explains its share of `excess`, chi-square less the number of pixels (B,);
+    "": none does. And (B,) bool: significant, enough of it to set the parameters free."""
     rows = (excess > 0).nonzero()[:, 0]
-    said = np.full(len(q), "", dtype=f"<U{max(map(len, DOUBTS))}")
-    sure = np.zeros(len(q), dtype=bool)
+    flag = np.full(len(q), "", dtype=f"<U{max(map(len, TESTS))}")
+    significant = np.zeros(len(q), dtype=bool)
     testable = len(rows) and bends(solver.renderer, q[:0])
     gains = score(solver, q[rows], problem[rows])[0] if testable else {}
-    least = LEAST * (2 * (problem.weight > 0).sum(1)).sqrt()
-    for reason, gain in reversed(gains.items()):
-        share = (gain / torch.maximum(excess, least)[rows]).cpu().numpy()
-        doubted = rows.cpu().numpy()[share > DOUBTS[reason][1]]
-        said[doubted], sure[doubted] = reason, share[share > DOUBTS[reason][1]] > DOUBTS[reason][2]
-    return said, sure
+    lowest = MIN_EXCESS * (2 * (problem.weight > 0).sum(1)).sqrt()
+    for name, gain in reversed(gains.items()):
+        share = (gain / torch.maximum(excess, lowest)[rows]).cpu().numpy()
+        flagged = share > TESTS[name].flagged
+        places = rows.cpu().numpy()[flagged]
+        flag[places], significant[places] = name, share[flagged] > TESTS[name].refitted
+    return flag, significant
 
 
-def freed(model: SmoothModel) -> dict[str, SmoothModel]:
-    """The model with what is in doubt set free, by the reason."""
+def refitted(model: SmoothModel) -> dict[str, SmoothModel]:
+    """The model with what is flagged set free, by the flag."""
 
-    def free(names: Iterable[str]) -> SmoothModel:
-        centre, shape = model.free_centre or "centre_x" in names, model.free_halo or "halo_1" in names
+    def free(held: Iterable[str]) -> SmoothModel:
+        centre, shape = model.free_centre or "centre_x" in held, model.free_halo or "halo_1" in held
         return dataclasses.replace(model, free_centre=centre, free_halo=shape)
 
-    return {reason: free(names) for reason, (names, *_) in DOUBTS.items()}
+    return {flag: free(test.held) for flag, test in TESTS.items()}
 
 
 def _newton(curvature: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from darklens.fit import galaxy
 from darklens.fit import start as starts
+from darklens.fit.blur import PARAMETERS as PSF
+from darklens.fit.lens_light import NAMES as LIGHT
+from darklens.fit.mass import CENTRE
 from darklens.fit.model import SmoothModel
 from darklens.fit.renderer import renderer
 from darklens.fit.solver import Problem, Solver, State
@@ -29,7 +32,9 @@ class Search:
     again: there was a search already, which ended badly.
     """
 
-    def __init__(self, data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel, again: bool = False) -> None:
+    def __init__(
+        self, data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel, *, again: bool = False
+    ) -> None:
         self.model, self.coarse, self.galaxy = model, _on_bins(model), None
         if model.free_light:
             share = galaxy.LARGER if again else galaxy.SHARE
@@ -66,19 +71,21 @@ class Search:
         tried = tried[tried.chi2.argsort()[: len(q) if self.galaxy is None else TRIED]]
         tried = self.solver.minimise(tried, many[torch.arange(len(tried.q), device=q.device)], GRID_STEPS, 1.0)
         best = tried[tried.chi2.argsort()[:KEEP]]
-        kept = many[torch.arange(len(best.q), device=q.device)]
-        found = self._minimise(best.q, kept)
-        q = found.q[found.chi2.argsort()]
-        return q if self.galaxy is None else self._whole(q, self.galaxy[row])
+        state = self._minimise(best.q, many[torch.arange(len(best.q), device=q.device)])
+        q = state.q[state.chi2.argsort()]
+        return q if self.galaxy is None else self._with_galaxy(q, self.galaxy[row])
 
     def _minimise(self, q: Tensor, problem: Problem) -> State:
         return self.solver.minimise(self.solver.evaluate(q, problem), problem, COARSE_STEPS, 1.0)
 
-    def _whole(self, q: Tensor, found: Tensor) -> Tensor:
+    def _with_galaxy(self, q: Tensor, galaxy: Tensor) -> Tensor:
         """q (K, Q) with the galaxy's parameters; of the source's size and index bins tell little."""
-        held = torch.as_tensor(self.model.held(), device=q.device)
-        q = torch.cat((q[:, :9], found[9:12].expand(len(q), -1), q[:, 12:14], found[14:].expand(len(q), -1)), 1)
-        q[:, 5], q[:, 8] = q[:, 5].clamp(min=math.log(2 * self.model.pixel_scale)), held[8]
+        table, held = self.model.table, torch.as_tensor(self.model.held(), device=q.device)
+        q = q.clone()
+        for name in (*(p.name for p in (*CENTRE, *PSF)), *LIGHT):
+            q[:, table.index[name]] = galaxy[table.index[name]]
+        radius, index = table.index["log_radius"], table.index["log_index"]
+        q[:, radius], q[:, index] = q[:, radius].clamp(min=math.log(2 * self.model.pixel_scale)), held[index]
         return starts.clamp(q, self.model)
 
 

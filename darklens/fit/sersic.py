@@ -9,7 +9,7 @@ The light at a ray is I(rho^2) = exp(b - b rho^(1/n)), with rho^2 = d^T M d / R^
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -85,6 +85,25 @@ class Profile:
         xx, xy, yy = self.shapes[0]
         gu = (u * (2 * xx)).addcmul_(v, 2 * xy).mul_(slope)
         return gu, (u * (2 * xy)).addcmul_(v, 2 * yy).mul_(slope)
+
+    def by_shape(
+        self,
+        slope: Tensor,
+        pixels: Callable[[Tensor], Tensor],
+        names: Sequence[str],
+        ellipticity: bool,
+        index: bool,
+    ) -> dict[str, Tensor]:
+        """Derivatives by log radius, ellipticity and log index, where they are free: (B, h, h) each, by `names`.
+
+        slope: as `slope()` gives it. pixels: takes the means of pixels' rays.
+        """
+        by_squares = [pixels(slope * square) for square in self.squares]
+        shape, *matrices = self.shapes
+        planes = {names[0]: form(by_squares, shape).mul_(-2)}
+        if ellipticity:
+            planes |= {name: form(by_squares, m) for name, m in zip(names[1:3], matrices, strict=True)}
+        return planes | ({names[3]: pixels(self.by_index())} if index else {})
 
     def _column(self, values: Tensor) -> Tensor:
         return values.to(self.rho2.dtype)[:, None]

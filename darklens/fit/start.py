@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.fit.model import LIGHT, SmoothModel
+from darklens.fit.model import SmoothModel
 
 BRIGHT = 0.2  # of the brightest pixel's height above the median: what counts as the arcs' light
 
@@ -50,10 +50,10 @@ def features(image: Tensor, pixel_scale: float) -> tuple[Tensor, Tensor, Tensor,
 
 
 def regress(image: Tensor, truth: Tensor, pixel_scale: float) -> list[np.ndarray]:
-    """`RADIUS`, `SOURCE`, `SHEAR` from images (B, n, n) and their true parameters (B, 5 or more)."""
+    """`RADIUS`, `SOURCE`, `SHEAR` from images (B, n, n) and their true Einstein radius, shear and source (B, 5)."""
     mean, *products = (value.numpy() for value in features(image, pixel_scale))
-    t = truth.numpy()
-    targets = t[:, 0] / mean + 0j, (t[:, 3] + 1j * t[:, 4]) / mean, t[:, 1] + 1j * t[:, 2]
+    radius, shear_1, shear_2, x, y = truth.numpy().T
+    targets = radius / mean + 0j, (x + 1j * y) / mean, shear_1 + 1j * shear_2
 
     def real(values: np.ndarray) -> np.ndarray:
         return np.concatenate((values.real, values.imag))
@@ -70,22 +70,29 @@ def from_moments(image: Tensor, pixel_scale: float, model: SmoothModel) -> Tenso
 
     q = torch.as_tensor(model.held(), device=image.device).repeat(len(image), 1)
     source, shear = dot(vectors, SOURCE) * mean, dot(tensors, SHEAR)
-    q[:, 0] = dot(scalars, RADIUS) * mean
-    q[:, 1], q[:, 2], q[:, 3], q[:, 4] = shear.real, shear.imag, source.real, source.imag
-    q[:, 5] = (0.35 * mean).log()
+    values = {
+        "einstein_radius": dot(scalars, RADIUS) * mean,
+        "shear_1": shear.real,
+        "shear_2": shear.imag,
+        "source_x": source.real,
+        "source_y": source.imag,
+        "log_radius": (0.35 * mean).log(),
+    }
+    for name, value in values.items():
+        q[:, model.table.index[name]] = value
     return clamp(q, model)
 
 
 def grid(q: Tensor, model: SmoothModel) -> Tensor:
     """(B, 27, Q) round each start q: three Einstein radii by nine source positions, without shear."""
-    offsets = [*itertools.product((-1, 0, 1), repeat=2)]
-    starts = []
-    for factor, (dx, dy) in itertools.product((0.8, 1.0, 1.25), offsets):
+    table, starts = model.table, []
+    radius = q[:, table.index["einstein_radius"]]
+    for factor, (dx, dy) in itertools.product((0.8, 1.0, 1.25), itertools.product((-1, 0, 1), repeat=2)):
         start = q.clone()
-        start[:, 0] *= factor
-        start[:, 1:3] = 0
-        start[:, 3] = dx * 0.25 * q[:, 0]
-        start[:, 4] = dy * 0.25 * q[:, 0]
+        start[:, table.index["einstein_radius"]] *= factor
+        start[:, table.columns("shear_1", "shear_2")] = 0
+        start[:, table.index["source_x"]] = dx * 0.25 * radius
+        start[:, table.index["source_y"]] = dy * 0.25 * radius
         starts.append(clamp(start, model))
     return torch.stack(starts, 1)
 
@@ -95,14 +102,19 @@ def about_galaxy(q: Tensor, model: SmoothModel) -> Tensor:
 
     The halo is half as elliptical as the light, in the same direction.
     """
-    found = []
+    table, starts = model.table, []
+    x, y = q[table.columns("centre_x", "centre_y")]
+    halo = q[table.columns("light_1", "light_2")] / 2 if model.free_halo else 0
     for share, (dx, dy) in itertools.product((0.12, 0.17, 0.24, 0.34, 0.48), itertools.product((-1, 0, 1), repeat=2)):
         start, radius = q.clone(), share * model.half_window
-        start[0], start[1:3], start[6:8], start[5] = radius, 0, 0, math.log(radius / 5)
-        start[3], start[4] = q[9] + dx * radius / 5, q[10] + dy * radius / 5
-        start[12:14] = q[LIGHT + 1 : LIGHT + 3] / 2 if model.free_halo else 0
-        found.append(start)
-    return clamp(torch.stack(found), model)
+        start[table.index["einstein_radius"]] = radius
+        start[table.columns("shear_1", "shear_2")] = 0
+        start[table.index["source_x"]], start[table.index["source_y"]] = x + dx * radius / 5, y + dy * radius / 5
+        start[table.index["log_radius"]] = math.log(radius / 5)
+        start[table.columns("ellipticity_1", "ellipticity_2")] = 0
+        start[table.columns("halo_1", "halo_2")] = halo
+        starts.append(start)
+    return clamp(torch.stack(starts), model)
 
 
 def clamp(q: Tensor, model: SmoothModel) -> Tensor:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.fit.model import SmoothModel
+from darklens.fit.settings import ModelSettings
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Window:
     """B square windows. An image's value is background + scale * data."""
 
@@ -40,7 +40,7 @@ def as_images(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     return values.to(device).double()
 
 
-def cut(images: Tensor, mask: Tensor | None, model: SmoothModel) -> Window:
+def cut(images: Tensor, mask: Tensor | None, model: ModelSettings) -> Window:
     """The windows of images (B, H, W); mask (B, H, W) or (H, W) is True where a pixel must not count."""
     size = model.size(*images.shape[1:])
     data = middle(images, size)

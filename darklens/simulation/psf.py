@@ -15,6 +15,13 @@ FWHM = math.sqrt(8 * math.log(2))  # of a Gaussian, in standard deviations
 DIRECT = 3  # pixels: up to this size a kernel is applied directly on a CPU, above it by FFT (measured)
 
 
+def gaussian_taps(sigma: float, truncate: float = 5.0) -> np.ndarray:
+    """(k,) Gaussian of sum 1, of sigma pixels, cut at `truncate` sigma: its products with itself are a kernel."""
+    reach = int(truncate * sigma + 0.5)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-9)) ** 2)
+    return taps / taps.sum()
+
+
 def moffat_alpha(fwhm: float, beta: float) -> float:
     """Scale radius of a Moffat, in the unit of its FWHM (T01)."""
     return fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))

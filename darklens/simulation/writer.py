@@ -7,11 +7,8 @@ import hashlib
 import io
 import json
 import multiprocessing
-import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -21,7 +18,7 @@ import numpy as np
 import torch
 
 from darklens.errors import DatasetError
-from darklens.machine import usable_cores
+from darklens.machine import start_worker, usable_cores
 from darklens.simulation.draw import draw
 from darklens.simulation.manifest import (
     check_folder,
@@ -98,26 +95,13 @@ def _write_images(job: _Job) -> dict[str, str]:
         return dict(zip(names, threads.map(_store, paths, images), strict=True))
 
 
-def _start_worker() -> None:
-    """One thread; Ctrl-C is the parent's to handle; never outlive the parent."""
-
-    def follow_parent() -> None:
-        if parent := multiprocessing.parent_process():
-            parent.join()
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    threading.Thread(target=follow_parent, daemon=True).start()
-
-
 def _results(jobs: list[_Job], workers: int) -> Generator[dict[str, str], None, None]:
     """The jobs' results as they come, from this process or from spawned ones."""
     if workers <= 1:
         yield from map(_write_images, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker)
     try:
         for done in as_completed([pool.submit(_write_images, job) for job in jobs]):
             yield done.result()

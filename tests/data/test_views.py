@@ -109,9 +109,9 @@ def test_the_fits_lie_beside_them(data):
 
 @pytest.mark.parametrize("freed", [False, True])
 def test_only_images_to_train_with_are_not_scored(data, monkeypatch, freed):
-    scored, doubts = [], score.doubts
-    monkeypatch.setattr(score, "doubts", lambda *given: scored.append(len(given[1])) or doubts(*given))
-    lens = SmoothModel(free_doubted=freed)  # where the score test decides what is seen, it is made everywhere
+    scored, test = [], score.score_test
+    monkeypatch.setattr(score, "score_test", lambda *given: scored.append(len(given[1])) or test(*given))
+    lens = SmoothModel(refit_flagged=freed)  # where the score test decides what is seen, it is made everywhere
     views.open_views(data, ("train", "val"), Preprocess(105, view="residual", smooth_model=lens), workers=0, show=False)
     assert sum(scored) == 3 + 6 * freed
 

@@ -175,10 +175,10 @@ def test_more_free_parameters_hide_more():
 
 
 def test_lenses_that_were_fitted_again_are_seen_as_they_were_fitted():
-    """Off the centre: with `free_doubted` the map is that of the fit whose centre is free."""
+    """Off the centre: with `refit_flagged` the map is that of the fit whose centre is free."""
     drawn = changed(J, {"robust.registration": 1})
     images = render.simulate(drawn, "no", range(2), 0, "test")
-    again, free = (fit(images, SmoothModel(**{name: True})) for name in ("free_doubted", "free_centre"))
+    again, free = (fit(images, SmoothModel(**{name: True})) for name in ("refit_flagged", "free_centre"))
     assert again.parameters[:, 9:11].any(1).all() and not again.model.free_centre
     one, two = (detect(found, (1e9,), COARSE) for found in (again, free))
     assert np.allclose(one.expected, two.expected, rtol=0.02, atol=1e-3)

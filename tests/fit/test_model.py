@@ -10,11 +10,12 @@ import torch
 from simulated import sersic_light, sie
 
 from darklens.fit import SmoothModel, halo
-from darklens.fit.model import gaussian_kernel, separable
+from darklens.fit.blur import separable
 from darklens.fit.renderer import Renderer
 from darklens.fit.sersic import shape_matrices
 from darklens.fit.window import middle
 from darklens.simulation import physics
+from darklens.simulation.psf import gaussian_taps
 
 F64 = torch.float64
 CPU = torch.device("cpu")
@@ -127,7 +128,7 @@ def test_a_kernel_is_the_sum_of_its_products():
 
 def test_a_kernel_equals_the_gaussian_and_is_not_mirrored():
     gaussian, q = SmoothModel(window=40), full(SmoothModel(), np.array([[0.6, 0.1, 0.05, 0.1, 0.0]]))
-    taps = gaussian_kernel(1.7, 5.0)
+    taps = gaussian_taps(1.7, 5.0)
     kernel = dataclasses.replace(gaussian, psf_kernel=tuple(map(tuple, np.outer(taps, taps))))
     a, b = (Renderer(m, 40, 1, CPU, F64).light(q) for m in (gaussian, kernel))
     assert torch.allclose(a, b, atol=1e-6)
