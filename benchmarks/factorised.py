@@ -1,10 +1,10 @@
-"""Steerable convolutions without filter banks (factorised.py) against dense ones and e2cnn's modules, in one run.
+"""Steerable convolutions without filter banks (darklens/factorised) against dense ones and e2cnn's modules, in one run.
 
   python benchmarks/factorised.py                             layers of D8, C8 and C4, forward and training step
   python benchmarks/factorised.py --groups D8 --parts         where the time of a factorised layer goes
   python benchmarks/factorised.py --network --groups D8 C8    whole networks: training step and evaluation
   python benchmarks/factorised.py --network --e2cnn           with e2cnn's modules, which take half a minute a step
-  python benchmarks/factorised.py --device cuda --batch 64    the same layers on a GPU (triton_steering.py)
+  python benchmarks/factorised.py --device cuda --batch 64    the same layers on a GPU (Triton)
   python benchmarks/factorised.py --device cuda --batch 64 --network --groups D8 C8
 
 Prints milliseconds (best of the rounds, in turn, so that a busy machine slows all alike), the products counted, and
@@ -128,7 +128,7 @@ def one_layer(name, basis, plan, shape, precision, rates, args) -> None:
         counted = {"dense": pixels * 25 * group**2, "factorised": pixels * plan.products}
         moved = {"dense": times * (x.nbytes + dy.nbytes)}
         moved["factorised"] = 3 * moved["dense"]  # and the transforms, written and read
-        ending = "" if chosen(fast, x, precision, kind == "step") else "   (auto: dense)"
+        ending = "" if chosen(fast, x, precision) else "   (auto: dense)"
         print(line(f"{name:<4}{size}x{size} {fields_in:>3} to {fields_out:<3}{precision:<6}{kind:<9}", found, counted,
                    moved, rates, args) + ending, flush=True)  # fmt: skip
         if args.device == "cuda" and kind == "step":
@@ -139,14 +139,11 @@ def one_layer(name, basis, plan, shape, precision, rates, args) -> None:
         parts(both["factorised"], args.rounds, rates[1])
 
 
-def chosen(layer: SteerableConv, x: torch.Tensor, precision: str, train: bool) -> bool:
+def chosen(layer: SteerableConv, x: torch.Tensor, precision: str) -> bool:
     """Whether `auto` takes the factorised layer."""
-    if x.device.type == "cpu":
-        return backend.faster(layer.plan, layer.weight.shape[1], layer.weight.shape[0])
-    layer = copy.deepcopy(layer)
-    set_convolution(layer, "auto")
-    with torch.set_grad_enabled(train), autocast(x.device, precision):
-        return layer.steers(x, layer.dense)
+    fields_out, fields_in, _ = layer.weight.shape
+    with autocast(x.device, precision):
+        return backend.choose("auto", layer.plan, (fields_in, fields_out), x) != backend.DENSE
 
 
 def line(title: str, found: dict, counted: dict, moved: dict, rates: tuple[float, float], args) -> str:

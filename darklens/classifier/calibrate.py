@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from darklens.classifier.classifier import Classifier
-from darklens.classifier.novelty import MOST, Novelty, fit_novelty
+from darklens.classifier.novelty import MAX_IMAGES, Novelty, fit_novelty
 from darklens.data.source import ImageSource
 from darklens.data.transforms import Preprocess
 from darklens.data.views import network_inputs
@@ -20,31 +20,34 @@ def fit_on(
     classifier: Classifier,
     train: ImageSource,
     val: ImageSource,
+    *,
     precision: str = "fp32",
-    most: int | None = None,
+    max_images: int = MAX_IMAGES,
     batch_size: int = 32,
     quiet: bool = False,
 ) -> Novelty:
-    """Fit to at most `most` (MOST) training images and as many validation images, evenly chosen, not augmented.
+    """Fit to at most `max_images` training images and as many validation images, evenly chosen, not augmented.
 
     classifier: with its final weights. Costs one pass of the network over those images. Raises DataError for a bad
     file, ValueError as `fit_novelty`.
     """
-    run, found = classifier.observer(precision), []
-    chosen = [_evenly(len(images), MOST if most is None else most) for images in (train, val)]
+    run, splits = classifier.observer(precision), []
+    chosen = [evenly(len(images), max_images) for images in (train, val)]
     with progress(sum(map(len, chosen)), "novelty", "img", quiet) as bar:
         for images, numbers in zip((train, val), chosen, strict=True):
             batches = _batches(classifier.preprocess, images, numbers, batch_size)
             parts = [_counted(run(batch)[1], bar) for batch in batches]
-            found.append([torch.cat(part) for part in zip(*parts, strict=True)])
-    return fit_novelty(*found)
+            splits.append([torch.cat(part) for part in zip(*parts, strict=True)])
+    train_parts, val_parts = splits
+    return fit_novelty(train_parts, val_parts)
 
 
-def _evenly(count: int, most: int) -> np.ndarray:
-    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+def evenly(count: int, limit: int) -> list[int]:
+    """At most `limit` of the numbers 0 to count - 1, evenly chosen."""
+    return np.linspace(0, count - 1, min(limit, count)).round().astype(int).tolist()
 
 
-def _batches(preprocess: Preprocess, images: ImageSource, chosen: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+def _batches(preprocess: Preprocess, images: ImageSource, chosen: list[int], batch_size: int) -> Iterator[Tensor]:
     """(B, C, S, S) as the network sees them, in order."""
     for start in range(0, len(chosen), batch_size):
         yield network_inputs(images, chosen[start : start + batch_size], preprocess)

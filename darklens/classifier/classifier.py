@@ -8,12 +8,13 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from darklens.classifier.features import Probe
+from darklens.classifier.features import FeatureHooks
 from darklens.classifier.novelty import Novelty, describe
 from darklens.classifier.posterior import Inference
 from darklens.data.arrays import Images, prepare
@@ -21,7 +22,7 @@ from darklens.data.transforms import Preprocess
 from darklens.errors import DataError, UsageError
 from darklens.machine import autocast
 from darklens.metrics.posterior import Posterior
-from darklens.networks.equivariant import Equivariant_Network
+from darklens.networks.equivariant import Equivariant_Network, FoldedNetwork
 
 PUBLISHED_SCALE = 0.05  # arcsec a pixel of Models F and J, which the original's networks were trained on
 
@@ -48,9 +49,14 @@ class Classifier:
         return "equivariant" if isinstance(self.network, Equivariant_Network) else "resnet"
 
     @property
+    def config(self) -> dict:
+        """The arguments that build its network again."""
+        return cast(dict, self.network.config)
+
+    @property
     def channels(self) -> int:
         """Channels of the images that it takes; its network may see others of them."""
-        return self.network.config["channels"] if self.preprocess.view == "image" else 1
+        return self.config["channels"] if self.preprocess.view == "image" else 1
 
     @property
     def pixel_scale(self) -> float | None:
@@ -81,33 +87,33 @@ class Classifier:
         """
         if self.inference is None:
             raise UsageError("this network has no posterior of the dark matter: train one with --infer, see docs")
-        probe, found, fits = Probe(), [], []
-        run = self.observer(probe=probe)
+        hooks, features, fits = FeatureHooks(), [], []
+        run = self.observer(hooks=hooks)
         for batch in prepare(images, self.channels, self.preprocess.window, batch_size):
             view, fit = self.preprocess.with_fit(batch)
             run(view)
-            found.append(probe.take())
+            features.append(hooks.take())
             fits.append(fit.table())
-        if not found:
+        if not features:
             raise DataError("no images to infer the dark matter of")
         table = {name: np.concatenate([one[name] for one in fits]) for name in fits[0]}
-        return self.inference.posteriors(torch.cat(found), table)
+        return self.inference.posteriors(torch.cat(features), table)
 
     def observer(
         self,
         precision: str = "fp32",
         device: str | torch.device | None = None,
-        probe: Probe | None = None,
+        hooks: FeatureHooks | None = None,
     ) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
         """A function as that of `evaluator`, (B, C, S, S) -> logits (B, K) and the parts that `novelty` scores.
 
         Parts, float32: what the last linear layer reads (B, D), and the image's own statistics, `novelty.describe`.
-        device: None: where the network is. probe: catches the features of each call for `inference`.
+        device: None: where the network is. hooks: keep the features of each call, for `inference`.
         """
         device = device or next(self.network.parameters()).device
         frozen, caught = _frozen(self.network).to(device), []
-        if probe:
-            probe.attach(frozen)
+        if hooks and isinstance(frozen, FoldedNetwork):
+            hooks.attach(frozen)
         last_linear(frozen).register_forward_pre_hook(lambda layer, inputs: caught.append(inputs[0].float()))
         run = _runner(frozen, device, precision)
 
@@ -130,7 +136,7 @@ def evaluator(network: nn.Module, device: str | torch.device, precision: str) ->
 @torch.no_grad()
 def _frozen(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode, folded into plain convolutions where the network can be."""
-    return network.folded() if hasattr(network, "folded") else copy.deepcopy(network).eval()
+    return network.folded() if isinstance(network, Equivariant_Network) else copy.deepcopy(network).eval()
 
 
 def _runner(frozen: nn.Module, device: str | torch.device, precision: str) -> Callable[[Tensor], Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from darklens.classifier.classifier import Classifier
+from darklens.networks.equivariant import Equivariant_Network
 
 
 def export_network(classifier: Classifier, folder: Path) -> list[Path]:
@@ -13,8 +14,8 @@ def export_network(classifier: Classifier, folder: Path) -> list[Path]:
 
     Both map preprocessed images (B, C, S, S) float32, any B, to logits (B, K). Returns the paths written.
     """
-    network, config = classifier.network.cpu().eval(), classifier.network.config
-    folded = network.folded(plain=True) if hasattr(network, "folded") else network
+    network, config = classifier.network.cpu().eval(), classifier.config
+    folded = network.folded(plain=True) if isinstance(network, Equivariant_Network) else network
     example = torch.zeros(2, config["channels"], config["size"], config["size"])
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(folded, (example,), dynamic_shapes=({0: batch},))
@@ -29,5 +30,6 @@ def export_network(classifier: Classifier, folder: Path) -> list[Path]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         onnx_program = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert onnx_program is not None  # as with dynamo=True
     onnx_program.save(str(folder / "network.onnx"))
     return [*paths, folder / "network.onnx"]

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 FALSE_ALARMS = 0.01  # share of images of the training kind that may be called unlike it
-MOST = 1000  # images of a split that are looked at
+MAX_IMAGES = 1000  # of a split that are looked at
 BINS = 8  # rings of the profile, and of the spectrum
 NUMBERS = 40_000  # of the axes of one part: 160 kB in a checkpoint
 FLOOR = 1e-3  # least variance along an axis, in that of a feature: bf16 rounds features to about 0.02
@@ -101,11 +101,11 @@ def fit_gaussian(features: Tensor) -> Gaussian:
     scale = torch.where(scale > 1e-6 * mean.abs().clamp(min=1e-6), scale, torch.ones_like(scale))
     covariance, _ = ledoit_wolf(((x - mean) / scale).numpy(), assume_centered=True)  # (d, d)
     variances, axes = torch.linalg.eigh(torch.from_numpy(covariance))  # ascending
-    variances, kept = variances.clamp(min=FLOOR), min(len(mean), max(1, NUMBERS // len(mean)))
-    others, variances = variances[:-kept], variances[-kept:]
+    variances, count = variances.clamp(min=FLOOR), min(len(mean), max(1, NUMBERS // len(mean)))
+    others, variances = variances[:-count], variances[-count:]
     rest = 1 / others.mean().item() if len(others) else 0.0
-    tensors = [t.float().contiguous() for t in (mean, scale, axes[:, -kept:], 1 / variances)]
-    return Gaussian(*tensors, rest)
+    mean, scale, axes, weight = (t.float().contiguous() for t in (mean, scale, axes[:, -count:], 1 / variances))
+    return Gaussian(mean, scale, axes, weight, rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +144,8 @@ class Novelty:
 
 def _checked(gaussian: Gaussian, size: int) -> Gaussian:
     """The Gaussian, if it can be used on (n, size) features."""
-    kept = gaussian.axes.shape[-1] if isinstance(gaussian.axes, Tensor) and gaussian.axes.ndim else 0
-    shapes = {"mean": (size,), "scale": (size,), "axes": (size, kept), "weight": (kept,)}
+    count = gaussian.axes.shape[-1] if isinstance(gaussian.axes, Tensor) and gaussian.axes.ndim else 0
+    shapes = {"mean": (size,), "scale": (size,), "axes": (size, count), "weight": (count,)}
     for name, shape in shapes.items():
         value = getattr(gaussian, name)
         if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.shape != shape:
@@ -158,7 +158,7 @@ def _checked(gaussian: Gaussian, size: int) -> Gaussian:
 
 
 def _is_positive(value: object) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def fit_novelty(train: Sequence[Tensor], val: Sequence[Tensor], rate: float = FALSE_ALARMS) -> Novelty:

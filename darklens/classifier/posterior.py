@@ -37,6 +37,12 @@ class PosteriorHead(nn.Module):
     tilt: (TILTS,) what makes the ranks of other lenses even, see `legendre`.
     """
 
+    mean: Tensor
+    scale: Tensor
+    edges: Tensor
+    temperature: Tensor
+    tilt: Tensor
+
     def __init__(self, features: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
@@ -82,31 +88,37 @@ class Inference:
     limit: float | None = None
 
     def posteriors(self, features: Tensor, fits: Mapping[str, np.ndarray]) -> dict[str, dict[str, Posterior]]:
-        """Class -> quantity -> posterior of B lenses. features: (B, D) of `Probe`; fits: their table."""
-        seen = join_features(features, fits)
+        """Class -> quantity -> posterior of B lenses. features: (B, D) of `FeatureHooks`; fits: their table."""
+        joined = join_features(features, fits)
         return {
-            class_name: {name: head.posterior(seen, LABELS[name]) for name, head in heads.items()}
+            class_name: {name: head.posterior(joined, LABELS[name]) for name, head in heads.items()}
             for class_name, heads in self.heads.items()
         }
 
     def columns(self) -> list[str]:
         """Names of the numbers that `rows` gives."""
-        return [name for name, _ in self._cells(None)]
+        names = []
+        for class_name, quantity in self._pairs():
+            names += [f"{class_name}_{quantity}{ending}" for ending in ("", "_16", "_84")]
+            if quantity == NEAR_RING and self.limit is not None:
+                names.append(f"{class_name}_above_limit")
+        return names
 
     def rows(self, features: Tensor, fits: Mapping[str, np.ndarray]) -> np.ndarray:
         """(B, len(columns)): median, 16% and 84% of each quantity, and the probability of more than the limit."""
-        return np.stack([values for _, values in self._cells(self.posteriors(features, fits))], 1)
+        posteriors = self.posteriors(features, fits)
+        return np.stack([values for c, q in self._pairs() for values in self._numbers(q, posteriors[c][q])], 1)
 
-    def _cells(self, found: dict | None) -> list[tuple[str, np.ndarray | None]]:
-        cells = []
-        for class_name, heads in self.heads.items():
-            for name in heads:
-                one = found and found[class_name][name]
-                for end, level in (("", 0.5), ("_16", 0.16), ("_84", 0.84)):
-                    cells.append((f"{class_name}_{name}{end}", one and one.quantile(level)))
-                if name == NEAR_RING and self.limit is not None:
-                    cells.append((f"{class_name}_above_limit", one and one.above(self.limit)))
-        return cells
+    def _pairs(self) -> list[tuple[str, str]]:
+        """(class, quantity) of each head."""
+        return [(class_name, quantity) for class_name, heads in self.heads.items() for quantity in heads]
+
+    def _numbers(self, quantity: str, posterior: Posterior) -> list[np.ndarray]:
+        """What `columns` names, of B lenses: (B,) each."""
+        numbers = [posterior.quantile(level) for level in (0.5, 0.16, 0.84)]
+        if quantity == NEAR_RING and self.limit is not None:
+            numbers.append(posterior.above(self.limit))
+        return numbers
 
     def to_dict(self) -> dict:
         """Tensors and plain numbers, for checkpoints."""
@@ -135,10 +147,10 @@ def _load(quantity: str, state: dict, count: int) -> PosteriorHead:
     if quantity not in LABELS or not count:
         raise ValueError(f"inference: expected heads of {', '.join(LABELS)}, of an equivariant network")
     head = PosteriorHead(count)
-    own = head.state_dict()
-    if any(state[key].dtype != value.dtype for key, value in own.items() if key in state):
+    fresh = head.state_dict()
+    if any(state[key].dtype != value.dtype for key, value in fresh.items() if key in state):
         raise ValueError("inference: expected float32 weights and float64 edges")
-    head.load_state_dict({"tilt": own["tilt"]} | state)  # heads of before had none
+    head.load_state_dict({"tilt": fresh["tilt"]} | state)  # older heads have none
     if not all(value.isfinite().all() for value in head.state_dict().values()):
         raise ValueError("inference: expected finite numbers")
     if not (head.scale > 0).all() or not head.temperature > 0 or (head.edges.diff() < 0).any():

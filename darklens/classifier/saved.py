@@ -33,8 +33,8 @@ def save_model(classifier: Classifier, path: str | Path) -> None:
     be one object differently from equal ones.
     """
     extras = {key: getattr(classifier, key) for key in ("novelty", "inference")}
-    found = {key: value.to_dict() for key, value in extras.items() if value}
-    checkpoint.save({**_describe(classifier), **found, "state": classifier.network.state_dict()}, path)
+    parts = {key: value.to_dict() for key, value in extras.items() if value}
+    checkpoint.save({**_describe(classifier), **parts, "state": classifier.network.state_dict()}, path)
 
 
 def check_savable(classifier: Classifier) -> None:
@@ -42,8 +42,8 @@ def check_savable(classifier: Classifier) -> None:
     try:
         _check_description(_describe(classifier))
     except ValueError as error:
-        most = ", ".join(f"{name} at most {limit}" for name, limit in LIMITS.items())
-        hint = f"{most}; class names must differ in more than their case"
+        limits = ", ".join(f"{name} at most {limit}" for name, limit in LIMITS.items())
+        hint = f"{limits}; class names must differ in more than their case"
         raise UsageError(f"this network could not be loaded again: {error} ({hint})") from error
 
 
@@ -51,7 +51,7 @@ def _describe(classifier: Classifier) -> dict:
     """What a checkpoint says of a classifier, as JSON gives it back."""
     description = {
         "kind": classifier.kind,
-        "network": classifier.network.config,
+        "network": classifier.config,
         "classes": list(classifier.classes),
         "preprocess": classifier.preprocess.to_dict(),
         "temperature": classifier.temperature,
@@ -74,8 +74,13 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Classifi
             raise
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: not a usable network: {reason}") from error
-    classifier.network.to(device, memory_format=torch.channels_last).eval()
+    move(classifier.network, device).eval()
     return classifier
+
+
+def move(network: nn.Module, device: str | torch.device) -> nn.Module:
+    """The network on a device, in the memory format that its convolutions work in."""
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub omits it
 
 
 def _ours(path: str | Path) -> Classifier:
@@ -84,15 +89,15 @@ def _ours(path: str | Path) -> Classifier:
         raise ValueError(f"expected a network of kind {' or '.join(NETWORKS)}, found {payload.get('kind')!r}")
     _check_description(payload)
     network = NETWORKS[payload["kind"]](payload["network"])
-    own = network.state_dict()
+    fresh = network.state_dict()
     for key, value in payload["state"].items():
-        if key in own and value.dtype != own[key].dtype:
-            raise ValueError(f"{key} holds {value.dtype}, expected {own[key].dtype}")
+        if key in fresh and value.dtype != fresh[key].dtype:
+            raise ValueError(f"{key} holds {value.dtype}, expected {fresh[key].dtype}")
     network.load_state_dict(payload["state"])
     preprocess = Preprocess.from_dict(payload["preprocess"])
     details = {key: payload[key] for key in ("temperature", "record", "epoch")}
     if "novelty" in payload:  # older checkpoints have none
-        sizes = last_linear(network).in_features, network.config["channels"] * 2 * BINS
+        sizes = last_linear(network).in_features, payload["network"].get("channels", 1) * 2 * BINS
         details["novelty"] = Novelty.from_dict(payload["novelty"], sizes)
     if "inference" in payload:
         details["inference"] = Inference.from_dict(payload["inference"], payload["classes"], feature_count(network))
@@ -104,7 +109,7 @@ def _check_description(payload: dict) -> None:
     config, classes, temperature = payload["network"], payload["classes"], payload["temperature"]
     arguments = payload["record"].get("arguments", {"data_dir": "", "batch_size": 1})
     checks = {
-        **{f"network {name}": config.get(name, 1) in range(1, most + 1) for name, most in LIMITS.items()},
+        **{f"network {name}": config.get(name, 1) in range(1, limit + 1) for name, limit in LIMITS.items()},
         "classes": isinstance(classes, list) and len(classes) == len(set(map(str.lower, classes))) == config["classes"],
         "crop": payload["preprocess"]["crop"] == config["size"],
         "temperature": temperature is None or 0 < temperature < math.inf,
@@ -112,7 +117,7 @@ def _check_description(payload: dict) -> None:
         "batch_size": arguments.get("batch_size", 1) in range(1, 2**31),
         "precision": payload["record"].get("precision", "fp32") in PRECISIONS,
     }
-    if wrong := [name for name, right in checks.items() if not right]:
+    if wrong := [name for name, passed in checks.items() if not passed]:
         raise ValueError(f"its {' and '.join(wrong)} cannot be right")
 
 
@@ -133,9 +138,10 @@ def _published(path: str | Path) -> Classifier:
         network = published.load_resnet(state, build_resnet(config))
     else:
         network = published.load_equivariant(state)
-    count = network.config["classes"]
-    classes = PUBLISHED_CLASSES if count == len(PUBLISHED_CLASSES) else [f"class {k}" for k in range(count)]
-    return Classifier(network, classes, ORIGINAL, record={"original": True})
+    classifier = Classifier(network, [], ORIGINAL, record={"original": True})
+    count = classifier.config["classes"]
+    classifier.classes = PUBLISHED_CLASSES if count == len(PUBLISHED_CLASSES) else [f"class {k}" for k in range(count)]
+    return classifier
 
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"  # networks that come with the program
@@ -165,7 +171,7 @@ def new_classifier(
     except ValueError as error:
         raise UsageError(f"{error} (images of {data.size} x {data.size} pixels)") from error
     set_convolution(network, conv)
-    return Classifier(network.to(device, memory_format=torch.channels_last), list(data.classes), preprocess)
+    return Classifier(move(network, device), list(data.classes), preprocess)
 
 
 def find_weights(name: str) -> Path:
@@ -173,11 +179,11 @@ def find_weights(name: str) -> Path:
 
     Raises UsageError where there is neither.
     """
-    found = [path for path in (PRETRAINED / f"{name}.pt", Path(name).expanduser()) if path.is_file()]
-    if not found:
+    candidates = [path for path in (PRETRAINED / f"{name}.pt", Path(name).expanduser()) if path.is_file()]
+    if not candidates:
         names = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.pt"))) or "none"
         raise UsageError(f"--weights {name}: expected a checkpoint, or a network that comes with the program: {names}")
-    return found[0]
+    return candidates[0]
 
 
 def start_from(classifier: Classifier, trained: Classifier) -> str:
@@ -186,10 +192,10 @@ def start_from(classifier: Classifier, trained: Classifier) -> str:
     Returns what became of the last layer: "kept"; "reordered", where the same classes come in another order; "new",
     where they differ in number or name: then the new network keeps its own. Raises UsageError for other networks.
     """
-    here, there = ({**one.network.config, "classes": 0, "kind": one.kind} for one in (classifier, trained))
-    if here != there:
-        known = ", ".join(f"{key} {value}" for key, value in there.items() if key != "classes")
-        raise UsageError(f"expected weights of the network that is to be trained, found {known}")
+    target, source = ({**one.config, "classes": 0, "kind": one.kind} for one in (classifier, trained))
+    if target != source:
+        description = ", ".join(f"{key} {value}" for key, value in source.items() if key != "classes")
+        raise UsageError(f"expected weights of the network that is to be trained, found {description}")
     names = list(classifier.network.state_dict())[-2:]  # weight (K, D) and bias (K,) of the last layer
     state = dict(trained.network.state_dict())
     if set(classifier.classes) == set(trained.classes):
@@ -197,6 +203,6 @@ def start_from(classifier: Classifier, trained: Classifier) -> str:
         state |= {name: state[name][order] for name in names}
         classifier.network.load_state_dict(state)
         return "kept" if classifier.classes == trained.classes else "reordered"
-    own = classifier.network.state_dict()
-    classifier.network.load_state_dict(state | {name: own[name] for name in names})
+    fresh = classifier.network.state_dict()
+    classifier.network.load_state_dict(state | {name: fresh[name] for name in names})
     return "new"

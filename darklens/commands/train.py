@@ -320,7 +320,7 @@ def _finish(run, data, batches: dict, log: Callable[[str], None]) -> dict | None
         return None
     paths = [split.split.images for split in (run.train, run.val)]
     try:
-        best.novelty = calibrate.fit_on(best, *paths, run.precision, quiet=run.quiet)
+        best.novelty = calibrate.fit_on(best, *paths, precision=run.precision, quiet=run.quiet)
         save_model(best, path)
     except ValueError as error:
         log(f"no novelty score: {error}")

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WIDTH = 8  # fields are padded to a multiple of it
+FILTERS = 11  # the harmonics: three of frequency 0, then (cos, sin) twice for frequency 1 and twice for frequency 2
+TILE = 2**24  # bytes of steered lanes at a time
+OVERHEAD = 1000  # cost of steering and transforming a number, in products of the mixing: measured, docs/factorised.md
 
 
 def padded(fields: int) -> int:
@@ -17,11 +20,11 @@ def padded(fields: int) -> int:
     return -(-fields // WIDTH) * WIDTH
 
 
-FILTERS = 11  # the harmonics: three of frequency 0, then (cos, sin) twice for frequency 1 and twice for frequency 2
-TILE = 2**24  # bytes of steered lanes at a time
-OVERHEAD = (
-    1000  # what steering and transforming a number costs, in products of the mixing: measured, docs/factorised.md
-)
+def working_precision(x: Tensor) -> torch.dtype:
+    """What a convolution of x works in, which autocast decides."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
 
 
 def harmonics(kernels: Tensor) -> Tensor:
@@ -47,14 +50,14 @@ def harmonics(kernels: Tensor) -> Tensor:
     def profiles(m: int) -> Tensor:
         outside = waves(m) - waves(m) @ span.T @ span
         distance, profile = torch.linalg.eigh((outside @ outside.mT).sum(0))
-        return profile.T[distance < 1e-12]  # (found, rings)
+        return profile.T[distance < 1e-12]  # (profiles, rings)
 
     centre, others = profiles(0), profiles(1)
-    found = [centre @ waves(0)[0], *((others @ waves(m)).transpose(0, 1).flatten(0, 1) for m in (1, 2))]
-    found = torch.cat(found)
-    if size != 5 or len(centre) != 3 or len(others) != 2 or _outside(span, found) > 1e-9:
+    pairs = [(others @ waves(m)).transpose(0, 1).flatten(0, 1) for m in (1, 2)]  # cos and sin of each profile
+    filters = torch.cat([centre @ waves(0)[0], *pairs])  # (R, k*k)
+    if size != 5 or len(centre) != 3 or len(others) != 2 or _outside(span, filters) > 1e-9:
         raise ValueError("the kernels are not spanned by 11 harmonics on 5 x 5 pixels")
-    return found.unflatten(1, (size, size))
+    return filters.unflatten(1, (size, size))
 
 
 def _outside(vectors: Tensor, span: Tensor) -> float:
@@ -90,7 +93,8 @@ class _Slots:
     """Gives each steered number its place: (irrep, row, column) in that irrep's matrix."""
 
     def __init__(self, N: int, mirrored: bool):
-        self.N, self.mirrored, self.used = N, mirrored, {}
+        self.N, self.mirrored = N, mirrored
+        self.used: dict[tuple[int, int], int] = {}
 
     def irrep(self, k: int, imaginary: bool) -> tuple[int, int]:
         """(frequency, which of the two that it splits into for a mirrored group)."""
@@ -167,8 +171,8 @@ def factorise(kernels: Tensor, N: int, mirrored: bool) -> Factorisation | None:
     places = _Slots(N, mirrored)
     slots, signs, products = [], torch.ones(len(pairs), 2, 2, dtype=torch.float64), []
     for pair, k in enumerate(pairs):
-        mine, signs[pair], table = _products(places, k, raw[pair])
-        slots.append(mine)
+        pair_slots, signs[pair], table = _products(places, k, raw[pair])
+        slots.append(pair_slots)
         products.append(torch.zeros(SLOTS, FILTERS, order, dtype=torch.float64))
         products[-1][:, :, 2 * pair : 2 * pair + 2] = table
     lanes = _lanes(N, mirrored, pairs)
@@ -177,24 +181,25 @@ def factorise(kernels: Tensor, N: int, mirrored: bool) -> Factorisation | None:
     mixing = mixing @ torch.linalg.inv(torch.cat(products).flatten(1))  # (b, G, slots)
     irreps = {}
     for irrep, width in sorted(places.used.items()):
-        own = [place for place in lanes if place[0] == irrep]
-        irreps[irrep] = (1 + max(row for _, row, _ in own), width, 1 + max(column for _, _, column in own))
-    entries = _entries(mixing, lanes, [place for mine in slots for place in mine], irreps)
+        rows, columns = zip(*((row, column) for place, row, column in lanes if place == irrep), strict=True)
+        irreps[irrep] = (1 + max(rows), width, 1 + max(columns))
+    entries = _entries(mixing, lanes, [place for pair_slots in slots for place in pair_slots], irreps)
     return Factorisation(filters, transform, signs, torch.tensor(raw), slots, lanes, irreps, entries)
 
 
 def _products(places: _Slots, k: int, raw: bool) -> tuple[list, Tensor, Tensor]:
     """Places, signs (2, 2) and table (SLOTS, 11, 2 lanes) of the products that a pair of frequency k gives."""
-    half, mine = places.N // 2, []
+    half = places.N // 2
+    slots: list[tuple] = []
     signs, table = torch.ones(2, 2, dtype=torch.float64), torch.zeros(SLOTS, FILTERS, 2, dtype=torch.float64)
     for i in range(3):
-        mine += places.real((0, 0)) + places.real((half, 0)) if raw else places.complex(k)[0]
+        slots += places.real((0, 0)) + places.real((half, 0)) if raw else places.complex(k)[0]
         table[2 * i, i, 0] = table[2 * i + 1, i, 1] = 1
     for j in range(4):
         m, cos, sin, slot = 1 + j // 2, 3 + 2 * j, 4 + 2 * j, 6 + 4 * j
         first, s1 = places.complex(m + k)
         second, s2 = places.complex(m + half if raw else m - k)
-        mine += first + second
+        slots += first + second
         signs[m - 1] = torch.tensor([s1, s2])
         rows = table[slot : slot + 4]
         if raw:  # z a and z b of real a and b
@@ -202,12 +207,13 @@ def _products(places: _Slots, k: int, raw: bool) -> tuple[list, Tensor, Tensor]:
         else:  # z w and z conj(w)
             rows[0, cos, 0], rows[0, sin, 1], rows[1, cos, 1], rows[1, sin, 0] = 1, -1, s1, s1
             rows[2, cos, 0], rows[2, sin, 1], rows[3, sin, 0], rows[3, cos, 1] = 1, 1, s2, -s2
-    return mine, signs, table
+    return slots, signs, table
 
 
 def _lanes(N: int, mirrored: bool, pairs: list[int]) -> list[tuple]:
     """The place (irrep, row, column) of each row of the transform."""
-    places, lanes = _Slots(N, mirrored), []
+    places = _Slots(N, mirrored)
+    lanes: list[tuple] = []
     for k in pairs:
         raw = not mirrored and k == 0
         lanes += places.real((0, 0)) + places.real((N // 2, 0)) if raw else places.complex(k)[0]
@@ -221,12 +227,12 @@ def _entries(mixing: Tensor, lanes: list, slots: list, irreps: dict) -> Tensor:
         for slot, place in enumerate(slots):
             if place[:2] == (irrep, row) and row == 0:
                 blocks[irrep][:, place[2], column] = mixing[:, lane, slot]
-    again = torch.zeros_like(mixing)
+    rebuilt = torch.zeros_like(mixing)
     for lane, (irrep, row, column) in enumerate(lanes):
         for slot, place in enumerate(slots):
             if place[:2] == (irrep, row):
-                again[:, lane, slot] = blocks[irrep][:, place[2], column]
-    if (again - mixing).abs().max() > 1e-9 * mixing.abs().max():
+                rebuilt[:, lane, slot] = blocks[irrep][:, place[2], column]
+    if (rebuilt - mixing).abs().max() > 1e-9 * mixing.abs().max():
         raise ValueError("the kernels do not commute with the group")
     return torch.cat([block.flatten(1) for block in blocks.values()], 1)
 
@@ -248,11 +254,11 @@ def blocks(weight: Tensor, mixing: Tensor, plan: Factorisation) -> list[Tensor]:
     return [F.pad(piece, margins).flatten(2).flatten(0, 1) for piece in pieces]
 
 
-PLANS: dict[str, object] = {}  # factorised.Factorisation by key
+PLANS: dict[str, Factorisation] = {}  # by key
 
 
-def register(plan: "Factorisation") -> str:
-    """A name for the plan, which the operators below know it by: the same for plans that are the same."""
+def register(plan: Factorisation) -> str:
+    """A key for the plan, by which PyTorch operators refer to it: the same for plans that are the same."""
     digest = hashlib.sha256()
     for part in (plan.filters, plan.transform, plan.mixing, plan.signs):
         digest.update(part.contiguous().numpy().tobytes())

@@ -1,13 +1,12 @@
-"""The factorised convolution on a CPU."""
+"""The factorised convolution on a CPU: the loops of cpu.cpp and PyTorch's matrix products, with both gradients."""
 
 import ctypes
 
 import torch
 from torch import Tensor
 
-from darklens.factorised import algebra
-from darklens.factorised.algebra import FILTERS, Factorisation, Shape, padded
-from darklens.factorised.library import library
+from darklens.factorised import algebra, library
+from darklens.factorised.algebra import FILTERS, Factorisation, Shape, padded, working_precision
 
 TYPES = {torch.float32: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}  # stored: summed
 NAMES = {torch.float32: "float", torch.bfloat16: "bfloat16", torch.float64: "double"}  # in the compiled functions
@@ -17,8 +16,9 @@ class _Lanes:
     """Where steered (or transformed) numbers of a tile of `pixels` lie: one matrix per irrep in one buffer."""
 
     def __init__(self, plan: Factorisation, which: str, pixels: int, fields: int):
-        places = plan.lanes if which == "lanes" else [place for mine in plan.slots for place in mine]
-        base, self.shapes, total = {}, [], 0
+        places = plan.lanes if which == "lanes" else [place for pair in plan.slots for place in pair]
+        base, total = {}, 0
+        self.shapes: list[tuple[int, int]] = []
         for irrep, (rows, wide, out) in plan.irreps.items():
             width = (out if which == "lanes" else wide) * fields
             base[irrep] = total, rows, width
@@ -60,7 +60,7 @@ class Work:
         pixels = max(1, algebra.TILE // pixel)
         self.group = max(1, min(self.batch, pixels // (self.rows_out * self.columns_out)))  # images at once
         self.tile = max(1, min(self.rows_out, pixels // (self.group * self.columns_out)))  # their rows at once
-        self.cache = {}
+        self.cache: dict[tuple[str, int, int], _Lanes] = {}
 
     def images(self) -> list[tuple[int, int]]:
         """(first, count) of the images worked on together."""
@@ -84,24 +84,26 @@ class Work:
     def call(self, name: str, types: tuple[torch.dtype, ...], *arguments: object) -> None:
         """One of the compiled functions."""
         suffix = "_".join(NAMES[dtype] for dtype in types)
-        getattr(library(), f"{name}_{suffix}")(*arguments, ctypes.c_int(self.threads))
+        getattr(library.library(), f"{name}_{suffix}")(*arguments, ctypes.c_int(self.threads))
 
-    def _transform(self, name, source, target, base, stride, n, size, rows, grid, padding, fields):
-        """analyse or synthesise: n images of `size`, rows from to, lanes on a grid of (rows, columns)."""
-        whole = [n, *size, *rows, *grid, padding, fields, padded(fields), self.plan.order]
-        self.call(
-            name, (source.dtype, target.dtype), _pointer(source), _pointer(target), _pointer(self.transform),
-            base, stride, *map(ctypes.c_int64, whole),
-        )  # fmt: skip
+    def _transform(self, name: str, source: Tensor, target: Tensor, lanes: tuple, geometry: list[int]) -> None:
+        """analyse or synthesise.
 
-    def _between(self, name, source, target, n):
+        lanes: base and stride of each in its buffer; geometry: images, their rows and columns, first and last row + 1,
+        rows and columns of the grid, padding, fields.
+        """
+        fields = geometry[-1]
+        numbers = map(ctypes.c_int64, [*geometry, padded(fields), self.plan.order])
+        pointers = _pointer(source), _pointer(target), _pointer(self.transform)
+        self.call(name, (source.dtype, target.dtype), *pointers, *lanes, *numbers)
+
+    def _between(self, name: str, source: Tensor, target: Tensor, n: int) -> None:
         """Between images of the input's size and their spectrum."""
         area = n * self.grid[0] * self.grid[1] * 2 * self.wide
         base = _table([p * area + lane * self.wide for p in range(self.pairs) for lane in range(2)])
         stride = _table([2 * self.wide] * self.plan.order)
-        size = self.height, self.width
-        rows = 0, self.height
-        self._transform(name, source, target, base, stride, n, size, rows, self.grid, self.padding, self.fields_in)
+        geometry = [n, self.height, self.width, 0, self.height, *self.grid, self.padding, self.fields_in]
+        self._transform(name, source, target, (base, stride), geometry)
 
     def analyse(self, x: Tensor, spectrum: Tensor) -> None:
         """Step 1: images to the inside of their spectrum."""
@@ -115,9 +117,9 @@ class Work:
         """Between rows of output images and their lanes, whose matrices it returns."""
         lanes, n = self.lanes("lanes", len(y), rows[1] - rows[0]), len(y)
         source, target = (y, buffer) if name == "analyse" else (buffer, y)
-        size = self.rows_out, self.columns_out
         grid = rows[1] - rows[0], self.columns_out
-        self._transform(name, source, target, lanes.base, lanes.stride, n, size, rows, grid, 0, self.fields_out)
+        geometry = [n, self.rows_out, self.columns_out, *rows, *grid, 0, self.fields_out]
+        self._transform(name, source, target, (lanes.base, lanes.stride), geometry)
         return lanes.split(buffer)
 
     def steer(self, name: str, first: Tensor, second: Tensor, n: int, rows: tuple[int, int]) -> None:
@@ -171,13 +173,13 @@ class Work:
                     for dl, w, dz in zip(dlanes, self.matrices, slots, strict=True):
                         torch.mm(dl, w.T, out=dz)
                     self.steer("unsteer", steered, dspectrum, n, rows)
-            if need_dx:
+            if dx is not None:
                 self.synthesise(dspectrum, dx[first : first + n])
         return dx, sums
 
 
 def _packed(filters: Tensor) -> Tensor:
-    """The independent numbers of the harmonics on symmetrised taps, in the order of steering.py's Filters: (54,)."""
+    """The independent numbers of the harmonics on symmetrised taps, in the order of cpu.cpp's Filters: (54,)."""
     quadrant = filters[:, 2:, 2:]  # (11, 3, 3): the centre and what is below and right of it
     zero, one, two = quadrant[:3], quadrant[3:7], quadrant[7:]
     c, s = one[0::2], one[1::2]
@@ -190,3 +192,40 @@ def _packed(filters: Tensor) -> Tensor:
             ).flatten(),  # (2, 2, 3)
         ]
     )
+
+
+def possible(x: Tensor) -> bool:
+    """Whether `convolve` can be called with x as it is now: a CPU's numbers, not a tracer's, and a compiler exists."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, torch.nn.Parameter)
+    fits = not traced and x.device.type == "cpu" and working_precision(x) in TYPES and len(x) > 0
+    return fits and library.library() is not None
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, plan, fields_out, padding, *matrices):
+        ctx.save_for_backward(x, *matrices)
+        ctx.options = plan, fields_out, padding
+        return Work(plan, x, matrices, fields_out, padding).forward(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy):
+        x, *matrices = ctx.saved_tensors
+        plan, fields_out, padding = ctx.options
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        need_dw = any(ctx.needs_input_grad[4:])
+        dx, dws = Work(plan, x, matrices, fields_out, padding).backward(x, dy, ctx.needs_input_grad[0], need_dw)
+        return (dx, None, None, None, *([dw.to(dy.dtype) for dw in dws] or [None] * len(matrices)))
+
+
+def convolve(x: Tensor, matrices: list[Tensor], plan: Factorisation, fields_out: int, padding: int) -> Tensor:
+    """The layer with the irreps' `matrices` (see `blocks`): (B, F_in*G, H, W) -> (B, F_out*G, H', W').
+
+    Works in `working_precision(x)`; once differentiable. Raises ValueError for maps that the filters don't fit on.
+    """
+    if min(x.shape[2:]) + 2 * padding < 5:
+        raise ValueError(f"a map of {x.shape[2]} x {x.shape[3]} pixels is too small for 5 x 5 filters")
+    dtype = working_precision(x)
+    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    return _Convolution.apply(x, plan, fields_out, padding, *(w.to(dtype).contiguous() for w in matrices))

@@ -37,10 +37,10 @@ def library() -> ctypes.CDLL | None:
 
 
 def _compiler() -> list[str]:
-    found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not found or sys.platform == "win32":
+    command = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if not command or sys.platform == "win32":
         raise OSError("no C++ compiler was found")
-    return found.split()
+    return command.split()
 
 
 def _cached() -> Path:

@@ -1,4 +1,4 @@
-"""Factorised steerable convolutions on a GPU: the algebra of factorised.py, in Triton, with both gradients.
+"""Factorised steerable convolutions on a GPU: the algebra of algebra.py, in Triton, with both gradients.
 
     y = convolve(x, layer.weight, layer.mixing, layer.plan, padding)      # (B, F_in*G, H, W) -> (B, F_out*G, H', W')
 
@@ -7,32 +7,27 @@ transform back: the steered maps, 11 times the size of the input, never reach th
 input is the same kernel, since the adjoint of a steerable convolution is one. The gradient of the weights steers
 again. Sums have a fixed order: bits repeat.
 
-Nothing here touches the GPU, or imports Triton, before the first call.
+Untested on hardware: run in Triton's interpreter, and compiled, only. Nothing here touches the GPU, or imports Triton,
+before the first call.
 """
 
 import contextlib
 import functools
-import logging
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from darklens.factorised import triton_tables
-from darklens.factorised.algebra import PLANS, Factorisation
+from darklens.factorised.algebra import PLANS, Factorisation, working_precision
 from darklens.factorised.triton_tables import TILE, TYPES, tables
 
 DEVICES = ("cuda",)
-FEWER = 8  # times fewer products than the dense layer: else it isn't even measured
 LARGEST = 2**28  # numbers in a lane, that 32 bits count those of its output too
-GAIN = 1.05  # times faster than the dense layer, for `auto` to take it
-MEASURED: dict[tuple, bool] = {}  # whether it was faster, by shape and device
 FIELDS = 16  # that are steered at a time
 WARPS = 4  # a program's: one for each 16 pixels, or the products' sums would be moved between warps
 WIDEST = {"mix": 128, "correlate": 256}  # numbers that a program mixes to: its sums must fit into registers
-log = logging.getLogger(__name__)
 
 
 def _power(number: int) -> int:
@@ -49,7 +44,7 @@ class Launch:
     """The kernels for maps of one size: F_in fields of H x W pixels, to F_out fields."""
 
     def __init__(self, x: Tensor, key: str, fields_out: int, padding: int):
-        self.key, self.tables, self.padding, self.like = key, tables(key), padding, x
+        self.key, self.tables, self.padding, self.input = key, tables(key), padding, x
         self.order, self.batch = self.tables.order, len(x)
         self.fields_in, self.fields_out = x.shape[1] // self.order, fields_out
         self.height, self.width = (size + 2 * padding - 4 for size in x.shape[2:])
@@ -64,7 +59,7 @@ class Launch:
 
     def constant(self, name: str, dtype: torch.dtype = torch.int32) -> Tensor:
         """One of the tables, on the device."""
-        return _constant(self.key, name, self.like.device, dtype)
+        return _constant(self.key, name, self.input.device, dtype)
 
     @property
     def strides(self) -> tuple[int, int, int, int]:
@@ -83,12 +78,12 @@ class Launch:
         import triton.language as tl
 
         names = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float64: tl.float64}
-        exact = self.like.device.type == "cpu"  # Triton's interpreter can't multiply bf16
+        exact = self.input.device.type == "cpu"  # Triton's interpreter can't multiply bf16
         blocks, width = self.blocks(name)
         return {
             "CHUNKS": self.chunks, "COEFFICIENTS": self.tables.coefficients, "ROWS": self.rows,
             "COLUMNS": self.columns, "FIELDS": FIELDS, "BLOCKS": blocks, "WIDTH": width,
-            "SUM": names[self.sums], "DOT": names[self.sums if exact else self.like.dtype],
+            "SUM": names[self.sums], "DOT": names[self.sums if exact else self.input.dtype],
             "num_warps": WARPS, "num_stages": 1,
         }  # fmt: skip
 
@@ -116,7 +111,7 @@ class Launch:
 
     def synthesise(self, lanes: Tensor) -> Tensor:
         """Maps (B, F_out*G, H', W') of their transform."""
-        y = _maps(self.like, self.order * self.fields_out, (self.height, self.width))
+        y = _maps(self.input, self.order * self.fields_out, (self.height, self.width))
         self._transform("synthesise", lanes, y, y.numel() // self.order)
         return y
 
@@ -124,7 +119,7 @@ class Launch:
         import triton.language as tl
 
         sums = tl.float64 if self.sums == torch.float64 else tl.float32
-        block = 256 if self.like.is_cuda else 2**16
+        block = 256 if self.input.is_cuda else 2**16
         constants = {"ORDER": self.order, "WIDE": _power(self.order), "BLOCK": block, "SUM": sums, **options}
         matrix = self.constant("transform", self.sums)
         self._run(name, (-(-count // block),), source, target, matrix, count, *rest, **constants)
@@ -132,14 +127,14 @@ class Launch:
     def _run(self, name: str, grid: tuple[int, ...], *arguments: object, **options: object) -> None:
         from darklens.factorised import triton_kernels  # takes Triton along
 
-        on_device = torch.cuda.device(self.like.device) if self.like.is_cuda else contextlib.nullcontext()
+        on_device = torch.cuda.device(self.input.device) if self.input.is_cuda else contextlib.nullcontext()
         with on_device:
             getattr(triton_kernels, name)[grid](*arguments, **options)
 
     def weights(self, entries: Tensor) -> Tensor:
         """Entries (F_out, F_in, E) as `mix` reads them: (columns, chunks * FIELDS, outputs)."""
         table = self.constant("entries", torch.int64)
-        picked = F.pad(entries.to(self.like.dtype), (0, 1))[..., table]  # (F_out, F_in, columns, outputs)
+        picked = F.pad(entries.to(self.input.dtype), (0, 1))[..., table]  # (F_out, F_in, columns, outputs)
         picked = picked.permute(2, 1, 3, 0).flatten(2)  # (columns, F_in, outputs * F_out)
         margins = 0, math.prod(self.blocks("mix")) - self.total, 0, self.chunks * FIELDS - self.fields_in
         return F.pad(picked, margins).contiguous()
@@ -162,10 +157,10 @@ class Launch:
         share = -(-tiles // splits)
         blocks, width = self.blocks("correlate")
         sums = spectrum.new_empty(splits, slots, self.chunks, blocks * width, FIELDS, dtype=self.sums)
-        for order, (begin, end) in enumerate(self.tables.orders):
-            grid = (end - begin) * self.chunks * blocks, splits
+        for order, (first, stop) in enumerate(self.tables.orders):
+            grid = (stop - first) * self.chunks * blocks, splits
             self._run(
-                "correlate", grid, spectrum, dlanes, sums, self.constant("units"), self.constant("programs"), begin,
+                "correlate", grid, spectrum, dlanes, sums, self.constant("units"), self.constant("programs"), first,
                 share, *self.strides, *self.place, tiles, sums[0].numel(), ORDER=order, **self.options("correlate"),
             )  # fmt: skip
         return self._entries(sums.sum(0))
@@ -179,9 +174,9 @@ class Launch:
         return (sums[slots[:, 0], outputs] + second).permute(1, 2, 0)
 
 
-def _maps(like: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
-    shape = len(like), channels, *size
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+def _maps(template: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    shape = len(template), channels, *size
+    return torch.empty(shape, dtype=template.dtype, device=template.device, memory_format=torch.channels_last)
 
 
 def _size(x: Tensor, padding: int) -> tuple[int, int]:
@@ -245,7 +240,7 @@ def _(x, dy, key, padding):
 steer.register_autograd(_backward, setup_context=_keep)
 
 
-def convolve(x: Tensor, weight: Tensor, mixing: Tensor, plan: "Factorisation", padding: int) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, mixing: Tensor, plan: Factorisation, padding: int) -> Tensor:
     """The layer with coefficients `weight` (F_out, F_in, b) and `plan`, whose mixing is (b, E), in the precision that
     autocast or else x asks for: (B, F_in*G, H, W) -> (B, F_out*G, H', W'). Once differentiable.
 
@@ -253,77 +248,14 @@ def convolve(x: Tensor, weight: Tensor, mixing: Tensor, plan: "Factorisation", p
     """
     if min(_size(x, padding)) < 1:
         raise ValueError(f"a map of {x.shape[2]} x {x.shape[3]} pixels is too small for 5 x 5 filters")
-    kind = x.device.type
-    x = x.to(_precision(x))
-    with torch.autocast(kind, enabled=False):
+    x = x.to(working_precision(x))
+    with torch.autocast(x.device.type, enabled=False):
         entries = (weight.reshape(-1, weight.shape[2]) @ mixing).view(*weight.shape[:2], -1)
         return steer(x, entries, plan.key, padding)
 
 
-def _precision(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else x.dtype
-
-
-def possible(x: Tensor, plan: "Factorisation | None") -> bool:
+def possible(x: Tensor, plan: Factorisation | None) -> bool:
     """Whether `convolve` can be called with x: a GPU's numbers in one of TYPES, Triton, a map that is not empty."""
-    fits = plan is not None and triton_tables.INSTALLED and x.device.type in DEVICES and len(x) > 0
-    return fits and _precision(x) in TYPES and x.numel() < plan.order * LARGEST
-
-
-def promising(plan: "Factorisation") -> bool:
-    """Whether the products saved could pay for the steering."""
-    return plan.filters[0].numel() * plan.order**2 >= FEWER * plan.products
-
-
-def prefers(
-    x: Tensor,
-    weight: Tensor,
-    plan: "Factorisation",
-    padding: int,
-    ways: dict[str, Callable[[Tensor], Tensor]],
-) -> bool:
-    """Whether `ways["factorised"]` takes less time than `ways["dense"]` on x: measured once for each device,
-    precision, size of map and layer (the batch's size is that of the first call), forward, or forward and backward
-    where gradients are wanted. It uses no random numbers. A kernel that the GPU refuses is no faster.
-    """
-    train = torch.is_grad_enabled() and weight.requires_grad
-    key = (str(x.device), _precision(x), *x.shape[1:], *weight.shape, plan.key, padding, train)
-    if key not in MEASURED:
-        if not promising(plan) or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
-            return False
-        try:
-            times = _times({name: _trial(way, x, weight, train) for name, way in ways.items()})
-        except Exception as error:  # whatever Triton, or its compiler, stumbles over
-            log.warning("a layer stays dense: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
-            times = {"dense": 0.0, "factorised": math.inf}
-        MEASURED[key] = times["factorised"] * GAIN < times["dense"]
-        log.debug("%s: %s", key, times)
-    return MEASURED[key]
-
-
-def _trial(way: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor, train: bool) -> Callable[[], None]:
-    """A layer's work on x as it will be."""
-    x = x.detach().requires_grad_(train and x.requires_grad)
-
-    def work() -> None:
-        with torch.set_grad_enabled(train):
-            y = way(x)
-        if train:
-            torch.autograd.grad(y, (weight, x) if x.requires_grad else weight, y.detach())
-
-    return work
-
-
-def _times(works: dict[str, Callable[[], None]], rounds: int = 3) -> dict[str, float]:
-    """Least milliseconds of each on the GPU, in turn, after one run that compiles."""
-    found = {name: math.inf for name in works}
-    for count in range(rounds + 1):
-        for name, work in works.items():
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            work()
-            end.record()
-            end.synchronize()
-            found[name] = min(found[name], begin.elapsed_time(end)) if count else math.inf
-    return found
+    if plan is None or not triton_tables.INSTALLED or x.device.type not in DEVICES or len(x) == 0:
+        return False
+    return working_precision(x) in TYPES and x.numel() < plan.order * LARGEST

@@ -1,4 +1,4 @@
-"""The Triton kernels of triton_steering.py: what they compute is derived in docs/factorised.md, how they are called is
+"""The Triton kernels that triton.py calls: what they compute is derived in docs/factorised.md, how they are called is
 told there. Imported on first use only; without Triton the names are there, but nothing can be called.
 
 Transformed maps ("spectra") lie as (G lanes, chunks of FIELDS fields, B, rows, columns, FIELDS), with a border of zeros
@@ -74,15 +74,15 @@ def _filter(
     c = tl.full(taps.shape, 0, SUM)
     for y in tl.static_range(5):
         row = taps + y * line
-        near, far = tl.load(row + 3 * FIELDS).to(SUM), tl.load(row + 4 * FIELDS).to(SUM)
+        inner, outer = tl.load(row + 3 * FIELDS).to(SUM), tl.load(row + 4 * FIELDS).to(SUM)
         middle = tl.load(row + 2 * FIELDS).to(SUM)  # unused, and so not compiled, where filters are odd
         if ODD:
-            near -= tl.load(row + FIELDS).to(SUM)
-            far -= tl.load(row).to(SUM)
+            inner -= tl.load(row + FIELDS).to(SUM)
+            outer -= tl.load(row).to(SUM)
         else:
-            near += tl.load(row + FIELDS).to(SUM)
-            far += tl.load(row).to(SUM)
-        values = (middle, near, far)
+            inner += tl.load(row + FIELDS).to(SUM)
+            outer += tl.load(row).to(SUM)
+        values = (middle, inner, outer)
         for k in tl.static_range(3):
             if COEFFICIENTS[A * 15 + y * 3 + k] != 0:
                 a += COEFFICIENTS[A * 15 + y * 3 + k] * values[k]
@@ -98,7 +98,7 @@ def _steer(
     taps, lane, line, unit, ORDER: tl.constexpr,
     COEFFICIENTS: tl.constexpr, FIELDS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """The steered numbers of one unit (see triton_steering.Unit) of frequency ORDER: two, or for ORDER 0 three."""
+    """The steered numbers of one unit (see triton_tables.Unit) of frequency ORDER: two, or for ORDER 0 three."""
     first = taps + tl.load(unit).to(tl.int64) * lane
     if ORDER == 0:
         a, b, c = _filter(first, line, 0, 1, 2, False, COEFFICIENTS, FIELDS, SUM)
@@ -115,19 +115,19 @@ def _steer(
 
 @_jit
 def _accumulate(
-    total, taps, weights, lane, line, plane, units, begin, end, ORDER: tl.constexpr, CHUNKS: tl.constexpr,
+    total, taps, weights, lane, line, plane, units, start, end, ORDER: tl.constexpr, CHUNKS: tl.constexpr,
     TOTAL: tl.constexpr, COEFFICIENTS: tl.constexpr, FIELDS: tl.constexpr, SUM: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """total (pixels, outputs) and what the units begin ... end - 1, all of frequency ORDER, give when mixed."""
+    """total (pixels, outputs) and what the units start ... end - 1, all of frequency ORDER, give when mixed."""
     kind = weights.dtype.element_ty
-    for u in range(begin, end):
+    for u in range(start, end):
         unit = units + 8 * u
         for chunk in range(CHUNKS):
             size: tl.constexpr = FIELDS * TOTAL
             w0 = tl.load(weights + (tl.load(unit + 4) * CHUNKS + chunk).to(tl.int64) * size)
             w1 = tl.load(weights + (tl.load(unit + 5) * CHUNKS + chunk).to(tl.int64) * size)
-            here = taps + tl.cast(plane, tl.int64) * chunk
-            a, b, c = _steer(here, lane, line, unit, ORDER, COEFFICIENTS, FIELDS, SUM)
+            chunk_taps = taps + tl.cast(plane, tl.int64) * chunk
+            a, b, c = _steer(chunk_taps, lane, line, unit, ORDER, COEFFICIENTS, FIELDS, SUM)
             total = tl.dot(a.to(kind).to(DOT), w0.to(DOT), total, input_precision="ieee", out_dtype=SUM)
             total = tl.dot(b.to(kind).to(DOT), w1.to(DOT), total, input_precision="ieee", out_dtype=SUM)
             if ORDER == 0:
@@ -157,7 +157,7 @@ def mix(
     with the irrep's matrix; weights: (column, chunk, FIELDS, BLOCKS * WIDTH).
     """
     number = tl.program_id(0) % (PROGRAMS * BLOCKS)
-    mine = programs + number // BLOCKS * 16
+    program = programs + number // BLOCKS * 16
     n, row, column = _pixels(tl.program_id(0) // (PROGRAMS * BLOCKS), across, tiles, ROWS, COLUMNS)
     k, j = tl.arange(0, FIELDS), number % BLOCKS * WIDTH + tl.arange(0, WIDTH)
     TOTAL: tl.constexpr = BLOCKS * WIDTH
@@ -165,14 +165,14 @@ def mix(
     w = weights + k[:, None] * TOTAL + j[None, :]
     total = tl.full([ROWS * COLUMNS, WIDTH], 0, SUM)
     for ORDER in tl.static_range(3):
-        begin, end = tl.load(mine + 2 * ORDER), tl.load(mine + 2 * ORDER + 1)
+        start, end = tl.load(program + 2 * ORDER), tl.load(program + 2 * ORDER + 1)
         total = _accumulate(
-            total, taps, w, lane, line, plane, units, begin, end, ORDER, CHUNKS, TOTAL, COEFFICIENTS, FIELDS, SUM, DOT
+            total, taps, w, lane, line, plane, units, start, end, ORDER, CHUNKS, TOTAL, COEFFICIENTS, FIELDS, SUM, DOT
         )
-    out = tl.where(j < fields, tl.load(mine + 6), tl.load(mine + 7)).to(tl.int64) * pixels
+    out = tl.where(j < fields, tl.load(program + 6), tl.load(program + 7)).to(tl.int64) * pixels
     pixel = (n * height + row) * width + column
     target = lanes + (out[None, :] + pixel[:, None]) * fields + (j % fields)[None, :]
-    inside = ((row < height) & (column < width))[:, None] & (j < fields * tl.load(mine + 8))[None, :]
+    inside = ((row < height) & (column < width))[:, None] & (j < fields * tl.load(program + 8))[None, :]
     tl.store(target, total.to(lanes.dtype.element_ty), mask=inside)
 
 
@@ -190,16 +190,16 @@ def correlate(
     number = first + tl.program_id(0) // (CHUNKS * BLOCKS)
     chunk = tl.program_id(0) // BLOCKS % CHUNKS
     unit = units + number * 8
-    mine = programs + tl.load(unit + 7) * 16
+    program = programs + tl.load(unit + 7) * 16
     k, j = tl.arange(0, FIELDS), tl.program_id(0) % BLOCKS * WIDTH + tl.arange(0, WIDTH)
     kind = dlanes.dtype.element_ty
-    out = tl.where(j < fields, tl.load(mine + 6), tl.load(mine + 7)).to(tl.int64) * pixels
-    used = j < fields * tl.load(mine + 8)
+    out = tl.where(j < fields, tl.load(program + 6), tl.load(program + 7)).to(tl.int64) * pixels
+    used = j < fields * tl.load(program + 8)
     a_sum = tl.full([WIDTH, FIELDS], 0, SUM)
     b_sum = tl.full([WIDTH, FIELDS], 0, SUM)
     c_sum = tl.full([WIDTH, FIELDS], 0, SUM)
-    begin = tl.program_id(1) * share
-    for tile in range(begin, tl.minimum(begin + share, all_tiles)):
+    first_tile = tl.program_id(1) * share
+    for tile in range(first_tile, tl.minimum(first_tile + share, all_tiles)):
         n, row, column = _pixels(tile, across, tiles, ROWS, COLUMNS)
         pixel = (n * height + row) * width + column
         inside = ((row < height) & (column < width))[:, None] & used[None, :]

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,20 +40,20 @@ class Unit:
         return [(cos, self.lanes[0], self.signs[0]), (cos + 1, self.lanes[1], self.signs[1])]
 
 
-def units(plan: "Factorisation") -> list[Unit]:
+def units(plan: Factorisation) -> list[Unit]:
     """All that a plan steers, by frequency, irrep and row."""
-    found = []
+    steered = []
     for p, places in enumerate(plan.slots):
         w, u = 2 * p, 2 * p + 1
-        found += [Unit(0, tuple(places[lane:6:2]), (w + lane, w + lane), (1.0, 0.0)) for lane in range(2)]
+        steered += [Unit(0, tuple(places[lane:6:2]), (w + lane, w + lane), (1.0, 0.0)) for lane in range(2)]
         for m in (1, 2):
             s1, s2 = plan.signs[p, m - 1].tolist()
-            made = [((w, u), (1.0, -1.0)), ((u, w), (s1, s1)), ((w, u), (1.0, 1.0)), ((u, w), (-s2, s2))]
+            products = [((w, u), (1.0, -1.0)), ((u, w), (s1, s1)), ((w, u), (1.0, 1.0)), ((u, w), (-s2, s2))]
             if plan.raw[p]:
-                made = [((w, w), (1.0, 0.0)), ((w, w), (0.0, s1)), ((u, u), (1.0, 0.0)), ((u, u), (0.0, s2))]
+                products = [((w, w), (1.0, 0.0)), ((w, w), (0.0, s1)), ((u, u), (1.0, 0.0)), ((u, u), (0.0, s2))]
             first = 8 * m - 2
-            found += [Unit(m, tuple(places[first + q : first + 8 : 4]), *made[q]) for q in range(4)]
-    return sorted(found, key=lambda unit: (unit.order, unit.program))
+            steered += [Unit(m, tuple(places[first + q : first + 8 : 4]), *products[q]) for q in range(4)]
+    return sorted(steered, key=lambda unit: (unit.order, unit.program))
 
 
 @dataclass(frozen=True)
@@ -87,32 +86,33 @@ class Tables:
 def tables(key: str) -> Tables:
     """The tables of the plan that was registered under `key`."""
     plan = PLANS[key]
-    found, names = units(plan), [(irrep, row) for irrep, (rows, _, _) in plan.irreps.items() for row in range(rows)]
+    steered, names = units(plan), [(irrep, row) for irrep, (rows, _, _) in plan.irreps.items() for row in range(rows)]
     entry, column = _numbered(plan)
     lane = {place: number for number, place in enumerate(plan.lanes)}
-    orders = [_span(found, lambda unit, m=m: unit.order == m) for m in range(3)]
+    orders = [_span([unit.order == m for unit in steered]) for m in range(3)]
     rows, programs = [], []
-    for unit in found:
+    for unit in steered:
         columns = [column[irrep, number] for irrep, _, number in unit.places]
         rows.append(
             [*unit.lanes, *map(int, unit.signs), *columns, *[0] * (3 - len(columns)), names.index(unit.program)]
         )
     for name in names:
         out = [lane[(*name, o)] for o in range(plan.irreps[name[0]][2])]
-        spans = [_span(found, lambda unit, m=m, name=name: (unit.order, unit.program) == (m, name)) for m in range(3)]
+        spans = [_span([(unit.order, unit.program) == (m, name) for unit in steered]) for m in range(3)]
         programs.append([*sum(spans, ()), out[0], out[-1], len(out), *[0] * 7])
-    slots = {(*unit.places[i],): 3 * u + i for u, unit in enumerate(found) for i in range(len(unit.places))}
+    slots = {(*unit.places[i],): 3 * u + i for u, unit in enumerate(steered) for i in range(len(unit.places))}
     sources = [[slots.get((irrep, row, c), -1) for row in range(2)] for irrep, c, _ in entry]
     return Tables(
         torch.tensor(rows, dtype=torch.int32), torch.tensor(programs, dtype=torch.int32), orders,
         _weights_table(plan, entry, column), torch.tensor(sources), torch.tensor([o for _, _, o in entry]),
-        adjoint(plan, found, entry), _coefficients(plan.filters), plan.transform,
+        adjoint(plan, steered, entry), _coefficients(plan.filters), plan.transform,
     )  # fmt: skip
 
 
-def _numbered(plan: "Factorisation") -> tuple[dict, dict]:
+def _numbered(plan: Factorisation) -> tuple[dict, dict]:
     """Numbers of the mixing's entries (irrep, column, output), and of all columns (irrep, column)."""
-    entries, columns = {}, {}
+    entries: dict[tuple, int] = {}
+    columns: dict[tuple, int] = {}
     for irrep, (_, wide, out) in plan.irreps.items():
         for column in range(wide):
             columns[irrep, column] = len(columns)
@@ -121,13 +121,13 @@ def _numbered(plan: "Factorisation") -> tuple[dict, dict]:
     return entries, columns
 
 
-def _span(found: list[Unit], wanted: Callable[[Unit], bool]) -> tuple[int, int]:
-    """Begin and end of the units wanted, which follow each other."""
-    numbers = [number for number, unit in enumerate(found) if wanted(unit)]
+def _span(selected: list[bool]) -> tuple[int, int]:
+    """First and last + 1 of the selected units, which follow each other."""
+    numbers = [number for number, chosen in enumerate(selected) if chosen]
     return (numbers[0], numbers[-1] + 1) if numbers else (0, 0)
 
 
-def _weights_table(plan: "Factorisation", entry: dict, column: dict) -> Tensor:
+def _weights_table(plan: Factorisation, entry: dict, column: dict) -> Tensor:
     outputs = max(out for _, _, out in plan.irreps.values())
     table = torch.full((len(column), outputs), len(entry))
     for (irrep, c, output), number in entry.items():
@@ -135,14 +135,14 @@ def _weights_table(plan: "Factorisation", entry: dict, column: dict) -> Tensor:
     return table
 
 
-def adjoint(plan: "Factorisation", found: list[Unit], entry: dict) -> Tensor:
+def adjoint(plan: Factorisation, steered: list[Unit], entry: dict) -> Tensor:
     """(E, E): entries (E,) of a kernel K(x) times this are those of its adjoint, the kernel transposed K(-x).
 
     In the irreps' basis a kernel is, for each lane in and out, a sum of harmonics, and one of frequency m is
     multiplied by (-1)^m.
     """
     lane = {place: number for number, place in enumerate(plan.lanes)}
-    slots = [(place, unit.terms(i)) for unit in found for i, place in enumerate(unit.places)]
+    slots = [(place, unit.terms(i)) for unit in steered for i, place in enumerate(unit.places)]
     order, count = plan.order, len(plan.filters)
     table = torch.zeros(len(slots), count, order, dtype=torch.float64)
     blocks = torch.zeros(len(entry), order, len(slots), dtype=torch.float64)

@@ -10,6 +10,7 @@ import math
 import types
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,19 +83,20 @@ def steerable_basis(symmetry: Symmetry, representation: str, kernel_size: int) -
     basis = gspace.build_kernel_basis(
         source, gspace.regular_repr, rings=rings, sigma=sigma, maximum_frequency=cutoff, maximum_offset=None
     )
-    kept = np.array([keep(attribute) for attribute in basis])
-    attributes = [attribute for attribute, used in zip(basis, kept, strict=True) if used]
+    resolved = np.array([keep(attribute) for attribute in basis])  # on this grid
+    attributes = [attribute for attribute, used in zip(basis, resolved, strict=True) if used]
     # (G, G_in, b, k*k) -> (b, G, G_in, k*k)
-    kernels = torch.from_numpy(basis.sample_masked(points, mask=kept)).permute(2, 0, 1, 3).contiguous()
+    kernels = torch.from_numpy(basis.sample_masked(points, mask=resolved)).permute(2, 0, 1, 3).contiguous()
     kernels = normalize_basis(kernels, torch.tensor([float(a["shape"][0]) for a in attributes], dtype=kernels.dtype))
     visible = kernels.square().flatten(1).sum(1) > 1e-2  # e2cnn drops elements that vanish on the grid
-    attributes = [attribute for attribute, seen in zip(attributes, visible.tolist(), strict=True) if seen]
+    attributes = [attribute for attribute, shows in zip(attributes, visible.tolist(), strict=True) if shows]
     return SteerableBasis(kernels[visible].unflatten(-1, (kernel_size, kernel_size)), _he_std(attributes))
 
 
 def _he_std(attributes: list[dict]) -> torch.Tensor:
     """1 / sqrt(irreps that reach an output irrep x coefficients of this input irrep there), per basis element."""
-    reached, counts = {}, {}
+    reached: dict[int, set] = {}
+    counts: dict[tuple, int] = {}
     for a in attributes:
         reached.setdefault(a["out_irrep_idx"], set()).add(a["in_irrep"])
         pair = a["in_irrep"], a["out_irrep_idx"]
@@ -111,7 +113,7 @@ def regular_permutation(symmetry: Symmetry, mirror: bool, turns: int) -> torch.T
     return torch.from_numpy(np.asarray(group.regular_representation(element)).argmax(1))
 
 
-def build_gspace(symmetry: Symmetry) -> "e2cnn.gspaces.GSpace":  # noqa: F821
+def build_gspace(symmetry: Symmetry) -> Any:  # an e2cnn.gspaces.GSpace
     """The e2cnn space on which the group acts (N = 1 has classes of its own there)."""
     gspaces = import_e2cnn().gspaces
     if symmetry.N == 1:

@@ -2,35 +2,34 @@
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darklens.factorised import algebra, backend, triton
+from darklens.factorised import algebra, backend, cpu, triton
 from darklens.networks.basis import SteerableBasis
 from darklens.networks.grid import ExactModule
 
 
-def choose_entry(what: str, registry: dict[str, Any], name: str) -> Any:
-    """The entry of that name. Raises ValueError, which lists all names; what: of what kind they are."""
+def choose_entry(kind: str, registry: dict[str, Any], name: str) -> Any:
+    """The entry of that name. Raises ValueError, which lists all names; kind: of entry, for the message."""
     if name not in registry:
-        raise ValueError(f"unknown {what} {name!r}: expected one of {', '.join(registry)}")
+        raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(registry)}")
     return registry[name]
 
 
 class SteerableConv(ExactModule):
     """Convolution with a steerable filter to `out_fields` regular fields.
 
-    weight: (F_out, F_in, b) coefficients of the basis. plan: how the basis factorises, where it does; `convolution`
-    says whether that is used (a key of `factorised.CHOICES`): the same map, rounded differently. Raises nothing;
-    padding is zero padding, stride 1.
+    weight: (F_out, F_in, b) coefficients of the basis. plan: how the basis factorises, where it does; `convolution`,
+    one of `backend.CHOICES`, says whether that is used: the same map, rounded differently. Zero padding, stride 1.
     """
 
+    basis: Tensor
+    mixing: Tensor
     convolution = "auto"
-    gains = False  # by Triton's kernels, as measured at its last call on a GPU
 
     def __init__(
         self,
@@ -62,42 +61,33 @@ class SteerableConv(ExactModule):
     def matrices(self) -> list[Tensor]:
         """The factorised filters, one matrix per irrep, in the precision of the weights."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            return algebra.blocks(self.weight, self.mixing, self.plan)
+            return algebra.blocks(self.weight, self.mixing, self.factorisation)
 
     @property
-    def factorises(self) -> bool:
-        """Whether the layer is to work without its filter bank where that is possible."""
+    def factorisation(self) -> algebra.Factorisation:
+        """The plan, of a layer that has one."""
+        if self.plan is None:
+            raise ValueError("these kernels do not factorise")
+        return self.plan
+
+    def algorithm(self, x: Tensor) -> str:
+        """How the layer is computed for inputs like x, see `backend.choose`."""
         fields_out, fields_in, _ = self.weight.shape
-        return backend.CHOICES[self.convolution](self.plan, (fields_in, fields_out))
+        return backend.choose(self.convolution, self.plan, (fields_in, fields_out), x)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.factorises and backend.possible(x):
-            return backend.convolve(x, self.matrices(), self.plan, len(self.weight), self.padding)
-        return self.steered(x) if self.steers(x, self.dense) else self.dense(x)
+        algorithm = self.algorithm(x)
+        if algorithm == backend.LOOPS:
+            return cpu.convolve(x, self.matrices(), self.factorisation, len(self.weight), self.padding)
+        return self.by_kernels(x) if algorithm == backend.KERNELS else self.dense(x)
 
     def dense(self, x: Tensor) -> Tensor:
         """The layer by its filter bank."""
         return F.conv2d(x, self.filters(), padding=self.padding)
 
-    def steered(self, x: Tensor) -> Tensor:
+    def by_kernels(self, x: Tensor) -> Tensor:
         """The layer by Triton's kernels."""
-        return triton.convolve(x, self.weight, self.mixing, self.plan, self.padding)
-
-    def steers(self, x: Tensor, dense: Callable[[Tensor], Tensor]) -> bool:
-        """Whether a GPU is to work on x without the filter bank, which `dense` does with it. Under torch.compile,
-        where nothing can be measured, "auto" is what an earlier call has found."""
-        if self.convolution == "dense" or not triton.possible(x, self.plan):
-            return False
-        if self.convolution == "auto" and not torch.compiler.is_compiling():
-            ways = {"dense": dense, "factorised": self.steered}
-            self.gains = triton.prefers(x, self.weight, self.plan, self.padding, ways)
-        return self.convolution == "factorised" or self.gains
-
-    @property
-    def steerable(self) -> bool:
-        """Whether it might be worked on by Triton's kernels where it is now."""
-        possible = self.convolution != "dense" and triton.possible(self.weight, self.plan)
-        return possible and (self.convolution == "factorised" or triton.promising(self.plan))
+        return triton.convolve(x, self.weight, self.mixing, self.factorisation, self.padding)
 
 
 def set_convolution(network: nn.Module, kind: str) -> None:
@@ -105,7 +95,8 @@ def set_convolution(network: nn.Module, kind: str) -> None:
 
     Raises ValueError for another `kind`. Results differ by rounding only; neither config nor state knows of it.
     """
-    choose_entry("convolution", backend.CHOICES, kind)
+    if kind not in backend.CHOICES:
+        raise ValueError(f"unknown convolution {kind!r}: expected one of {', '.join(backend.CHOICES)}")
     for layer in network.modules():
         if isinstance(layer, SteerableConv):
             layer.convolution = kind
@@ -120,29 +111,16 @@ class FoldedConv(nn.Module):
         self.conv.weight.mul_(scale[:, None, None])
         self.matrices = nn.ParameterList(self.conv.matrices())
         self.shift = nn.Parameter(shift)
-        self.bank = None  # what a GPU on which this layer is no faster works with
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        if backend.possible(x):
-            y = backend.convolve(x, list(self.matrices), conv.plan, len(conv.weight), conv.padding)
-        elif conv.steers(x, self._dense):
-            y = conv.steered(x)
-        else:  # it was moved to another device, is being traced, or is no faster
-            return self._dense(x)
+        conv, algorithm = self.conv, self.conv.algorithm(x)
+        if algorithm == backend.DENSE:  # it was moved to another device, or is being traced
+            return F.conv2d(x, conv.filters(), self.shift, padding=conv.padding)
+        if algorithm == backend.LOOPS:
+            y = cpu.convolve(x, list(self.matrices), conv.factorisation, len(conv.weight), conv.padding)
+        else:
+            y = conv.by_kernels(x)
         return y.add_(self.shift.to(y.dtype).view(-1, 1, 1))
-
-    def _dense(self, x: Tensor) -> Tensor:
-        bank = self._kept() if x.is_cuda and not torch.compiler.is_compiling() else self.conv.filters()
-        return F.conv2d(x, bank, self.shift, padding=self.conv.padding)
-
-    def _kept(self) -> Tensor:
-        """The filter bank, computed once on each device."""
-        weight = self.conv.weight
-        if self.bank is None or (self.bank.device, self.bank.dtype) != (weight.device, weight.dtype):
-            with torch.inference_mode(False), torch.no_grad():
-                self.bank = self.conv.filters()
-        return self.bank
 
 
 def at_least_float32(x: Tensor) -> Tensor:

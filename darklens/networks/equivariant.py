@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from darklens.factorised import algebra
 from darklens.networks.basis import Symmetry, steerable_basis
 from darklens.networks.conv import SteerableConv, at_least_float32, choose_entry
-from darklens.networks.heads import HEADS
+from darklens.networks.heads import HEADS, Head
 from darklens.networks.layers import AntialiasedPool, Block, DiskMask
 from darklens.networks.norm import FieldNormRelu
 
@@ -64,10 +64,13 @@ class Equivariant_Network(nn.Module):
     Raises ValueError for an unknown group, architecture or head, an order below 1, or images too small for it.
     """
 
+    head: Head
+
     def __init__(
         self,
         sym_group: str = "Circular",
         N: int = 4,
+        *,
         arch: str = "full",
         head: str | None = None,
         channels: int = 1,
@@ -77,14 +80,14 @@ class Equivariant_Network(nn.Module):
         super().__init__()
         shape = choose_entry("architecture", ARCHITECTURES, arch)
         head = head or shape.head
-        self.config = {"sym_group": sym_group, "N": N, "arch": arch, "head": head}
+        self.config: dict = {"sym_group": sym_group, "N": N, "arch": arch, "head": head}
         self.config |= {"channels": channels, "classes": classes, "size": size}
         symmetry = Symmetry(sym_group, N)
         self.mask = DiskMask(size, shape.margin)
-        self.reduce = nn.Identity()
+        self.reduce: nn.Module = nn.Identity()
         if shape.reduce > 1 and size >= shape.reduce * SMALLEST - 1:
-            self.reduce = AntialiasedPool(size, shape.reduce)
-            size = self.reduce.size
+            self.reduce = pool = AntialiasedPool(size, shape.reduce)
+            size = pool.size
         self.blocks, size = _blocks(shape, symmetry, channels, size)
         self.head = choose_entry("head", HEADS, head)(symmetry, shape.fields[-1], size, shape.hidden, classes)
 
@@ -105,13 +108,18 @@ class FoldedNetwork(nn.Module):
     plain: without its bases, as plain convolutions, to be exported or moved to another device.
     """
 
+    prepare: nn.Sequential
+    body: nn.Sequential
+    head: Head
+
     def __init__(self, network: Equivariant_Network, plain: bool = False):
         super().__init__()
         with torch.no_grad():
-            blocks = [block.folded(plain) for block in network.blocks]
+            blocks = [block.folded(plain) for block in network.blocks if isinstance(block, Block)]
         parts = nn.Sequential(network.mask, network.reduce), nn.Sequential(*blocks), network.head
         self.prepare, self.body, self.head = copy.deepcopy(parts)
-        self.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stub omits it
+        self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.prepare(images).contiguous(memory_format=torch.channels_last)

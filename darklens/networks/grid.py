@@ -17,7 +17,7 @@ class ExactModule(nn.Module):
     derived data: they are not in the state_dict.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._exact: dict[str, Tensor] = {}
 
@@ -28,7 +28,7 @@ class ExactModule(nn.Module):
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         for name, value in self._exact.items():
-            like = getattr(self, name)
-            if not like.is_meta:
-                setattr(self, name, value.to(device=like.device, dtype=like.dtype))
+            rounded = getattr(self, name)
+            if not rounded.is_meta:
+                setattr(self, name, value.to(device=rounded.device, dtype=rounded.dtype))
         return self

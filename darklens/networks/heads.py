@@ -57,6 +57,7 @@ class PooledHead(Head):
 class RingsHead(Head):
     """Mean and maximum over soft rings around the centre: invariant, and knows how far out things are."""
 
+    weight: Tensor
     spacing = 1.0  # pixels
 
     def __init__(self, symmetry, fields, size, hidden, classes):
@@ -78,8 +79,8 @@ class RingsHead(Head):
         weight = self.weight.to(x.dtype)
         mean = torch.einsum("bfhw,rhw->bfr", x, weight)
         peak = weight / weight.amax((1, 2), keepdim=True)
-        most = torch.stack([(x * ring).amax((2, 3)) for ring in peak], 2)  # (B, F, R)
-        return self.classify(self.embed(torch.cat((mean, most), 2).flatten(1)))
+        highest = torch.stack([(x * ring).amax((2, 3)) for ring in peak], 2)  # (B, F, R)
+        return self.classify(self.embed(torch.cat((mean, highest), 2).flatten(1)))
 
 
 class OrbitHead(Head):
@@ -106,6 +107,8 @@ class LiftedHead(OrbitHead):
 
     Each exact element turns the map and permutes the channels of its fields.
     """
+
+    permutations: Tensor
 
     def __init__(self, symmetry, fields, size, hidden, classes):
         super().__init__(symmetry, fields, size, hidden, classes)

@@ -12,6 +12,8 @@ from darklens.networks.norm import FieldNormRelu
 class DiskMask(ExactModule):
     """Blanks what a turn of the square image would move out of it: 1 within the disk, Gaussian edge of width 2 px."""
 
+    mask: Tensor
+
     def __init__(self, size: int, margin: float):
         super().__init__()
         centre = (size - 1) / 2
@@ -32,6 +34,8 @@ class AntialiasedPool(ExactModule):
     PointwiseAvgPoolAntialiased; for even sizes with stride 2, where that one sits half a pixel off centre, the
     taps lie at half-integers.
     """
+
+    matrix: Tensor
 
     def __init__(self, size: int, stride: int, sigma: float = 0.66):
         super().__init__()
@@ -75,11 +79,10 @@ class Block(nn.Module):
     def folded(self, plain: bool = False) -> nn.Module:
         """The same map in evaluation mode with the batch norm inside the filters. plain: as a plain convolution."""
         scale, shift = self.norm.affine()
-        loops = self.conv.factorises and backend.possible(self.conv.weight)
-        if not plain and (loops or self.conv.steerable):
-            conv = FoldedConv(self.conv, scale[:: self.norm.group], shift)
+        if not plain and self.conv.algorithm(self.conv.weight) != backend.DENSE:
+            conv: nn.Module = FoldedConv(self.conv, scale[:: self.norm.group], shift)
         else:
             filters = self.conv.filters() * scale.view(-1, 1, 1, 1)
-            conv = nn.Conv2d(filters.shape[1], filters.shape[0], filters.shape[2], padding=self.conv.padding)
+            conv = nn.Conv2d(filters.shape[1], filters.shape[0], int(filters.shape[2]), padding=self.conv.padding)
             conv.weight, conv.bias = nn.Parameter(filters), nn.Parameter(shift)
         return nn.Sequential(conv, nn.ReLU(inplace=True), *([self.pool] if self.pool else []))

@@ -37,9 +37,12 @@ class _NormRelu(torch.autograd.Function):
             return torch.ops.aten.threshold_backward(grad, F.batch_norm(x, mean, var, weight, bias, eps=ctx.eps), 0)
 
         def sums(x, grad):
-            wanted = [False, True, True]
+            weight_and_bias = [False, True, True]
             statistics = (None, None, mean, invstd, True, ctx.eps)
-            return torch.ops.aten.native_batch_norm_backward(through_relu(x, grad), x, weight, *statistics, wanted)[1:]
+            gradients = torch.ops.aten.native_batch_norm_backward(
+                through_relu(x, grad), x, weight, *statistics, weight_and_bias
+            )
+            return gradients[1:]
 
         pieces = list(zip(x.split(n), grad.split(n), strict=True))
         parts = [sums(*piece) for piece in pieces]
@@ -57,8 +60,8 @@ class _NormRelu(torch.autograd.Function):
 
 def _images_at_once(x: Tensor) -> int:
     """Images of x (B, C, H, W) that a CPU should work on together; all of them elsewhere."""
-    most = 2**23 if x.device.type == "cpu" else x.numel()  # numbers
-    return max(1, min(len(x), most // max(x[0].numel(), 1)))
+    budget = 2**23 if x.device.type == "cpu" else x.numel()  # numbers
+    return max(1, min(len(x), budget // max(x[0].numel(), 1)))
 
 
 class FieldNormRelu(nn.Module):
@@ -67,10 +70,14 @@ class FieldNormRelu(nn.Module):
     (B, F*G, H, W) -> same. Statistics run over batch, group and pixels, as e2cnn's InnerBatchNorm.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, fields: int, group: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.group, self.eps, self.momentum = group, eps, momentum
-        self.shared: Callable | None = None  # the same over the images of several processes, see distributed.py
+        self.shared: Callable | None = None  # the same over the images of several processes, see training/sync_norm.py
         self.weight, self.bias = nn.Parameter(torch.ones(fields)), nn.Parameter(torch.zeros(fields))
         self.register_buffer("running_mean", torch.zeros(fields))
         self.register_buffer("running_var", torch.ones(fields))
@@ -78,8 +85,8 @@ class FieldNormRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            channels = [t.repeat_interleave(self.group) for t in self._statistics()]
-            return torch.relu(F.batch_norm(x, *channels, False, 0.0, self.eps))
+            mean, var, weight, bias = (t.repeat_interleave(self.group) for t in self._statistics())
+            return torch.relu(F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps))
         count = x.numel() // len(self.weight)
         if self.shared:
             y, mean, var, count = self.shared(x, self.weight, self.bias, self.group, self.eps)

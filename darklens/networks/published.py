@@ -4,13 +4,17 @@ Group and order are in the keys. Everything that follows from the weights (sampl
 blur) is compared with our own and then dropped: a file in which they disagree would have meant another network.
 """
 
+import functools
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from darklens.errors import PublishedError
+from darklens.networks.conv import SteerableConv
 from darklens.networks.equivariant import ARCHITECTURES, Equivariant_Network
+from darklens.networks.layers import AntialiasedPool
 
 TOLERANCE = 1e-4  # of the largest value: the files hold float32 that other versions of NumPy computed
 SIZE = 129  # pixels, the only size the original knew
@@ -41,16 +45,16 @@ def load_equivariant(state: dict[str, Tensor]) -> Equivariant_Network:
     group = describe(state)
     classes = _shape(state, "fully_net.3.weight")[0]
     network = Equivariant_Network(**group, arch="full", head="flatten", channels=1, classes=classes, size=SIZE)
-    wanted, derived = _renamed(network), _derived(network)
-    unknown = sorted(set(state) - set(wanted) - set(derived) - _ignored(network))
-    missing = sorted((set(wanted) | set(derived)) - set(state))
+    learnt, derived = _renamed(network), _derived(network)
+    unknown = sorted(set(state) - set(learnt) - set(derived) - _ignored(network))
+    missing = sorted((set(learnt) | set(derived)) - set(state))
     if unknown or missing:
         raise PublishedError(f"unexpected entries {unknown[:3]}, missing entries {missing[:3]}")
     target = network.state_dict()
-    for key, name in wanted.items():
+    for key, name in learnt.items():
         if state[key].numel() != target[name].numel():
             raise PublishedError(f"{key}: expected {target[name].numel()} numbers, found {tuple(state[key].shape)}")
-    network.load_state_dict({name: state[key].reshape(target[name].shape) for key, name in wanted.items()})
+    network.load_state_dict({name: state[key].reshape(target[name].shape) for key, name in learnt.items()})
     for key, compute in derived.items():
         _check_equal(key, state[key], compute())
     return network.eval()
@@ -84,33 +88,42 @@ def _norm(i: int, order: int) -> str:
 def _renamed(network: Equivariant_Network) -> dict[str, str]:
     """Key in the original's file -> key of ours, for everything that was learnt."""
     names = {}
+    order = network.head.group
     for i, block in enumerate(network.blocks):
         names[_conv(i) + "weights"] = f"blocks.{i}.conv.weight"
-        names |= {_norm(i, block.norm.group) + key: f"blocks.{i}.norm.{key}" for key in block.norm.state_dict()}
+        names |= {_norm(i, order) + key: f"blocks.{i}.norm.{key}" for key in block.get_submodule("norm").state_dict()}
     for number, part in ((0, "squeeze"), (1, "norm"), (3, "classify")):
-        names |= {f"fully_net.{number}.{key}": f"head.{part}.{key}" for key in getattr(network.head, part).state_dict()}
+        keys = network.head.get_submodule(part).state_dict()
+        names |= {f"fully_net.{number}.{key}": f"head.{part}.{key}" for key in keys}
     return names
 
 
-def _derived(network: Equivariant_Network) -> dict:
+def _derived(network: Equivariant_Network) -> dict[str, Callable[[], Tensor]]:
     """Key in the original's file -> function that computes what must stand there."""
     trivial = "irrep_0,0" if network.config["sym_group"] == "Dihyderal" else "irrep_0"
-    values = {"block1.0.mask": lambda: network.mask.mask.view(1, 1, SIZE, SIZE)}
-    for i, block in enumerate(network.blocks):
+    values: dict[str, Callable[[], Tensor]] = {"block1.0.mask": lambda: network.mask.mask.view(1, 1, SIZE, SIZE)}
+    for i, conv in enumerate(m for m in network.modules() if isinstance(m, SteerableConv)):
         source = trivial if i == 0 else "regular"
         expansion = f"_basisexpansion.block_expansion_('{source}', 'regular').sampled_basis"
-        values[_conv(i) + expansion] = lambda conv=block.conv: conv.basis.view(len(conv.basis), *conv.shape).flatten(3)
-        values[_conv(i) + "filter"] = lambda conv=block.conv: conv.filters()
-    order, fields = network.blocks[0].norm.group, ARCHITECTURES["full"].fields
-    for number, (i, _) in enumerate(ARCHITECTURES["full"].pools, 1):
+        values[_conv(i) + expansion] = functools.partial(_sampled_basis, conv)
+        values[_conv(i) + "filter"] = conv.filters
+    pools = [m for m in network.modules() if isinstance(m, AntialiasedPool)]
+    for number, (pool, (i, _)) in enumerate(zip(pools, ARCHITECTURES["full"].pools, strict=True), 1):
         key = f"pool{number}.filter" if number == 3 else f"pool{number}.0.filter"
-        values[key] = lambda pool=network.blocks[i].pool, channels=fields[i] * order: _blur(pool).expand(
-            channels, 1, -1, -1
-        )
+        channels = ARCHITECTURES["full"].fields[i] * network.head.group
+        values[key] = functools.partial(_channel_blurs, pool, channels)
     return values
 
 
-def _blur(pool) -> Tensor:
+def _channel_blurs(pool: AntialiasedPool, channels: int) -> Tensor:
+    return _blur(pool).expand(channels, 1, -1, -1)
+
+
+def _sampled_basis(conv: SteerableConv) -> Tensor:
+    return conv.basis.view(len(conv.basis), *conv.shape).flatten(3)
+
+
+def _blur(pool: AntialiasedPool) -> Tensor:
     """The two-dimensional Gaussian that a pooling matrix applies in its interior: (5, 5)."""
     row = pool.matrix[len(pool.matrix) // 2]
     taps = row[row > 0]
@@ -119,7 +132,7 @@ def _blur(pool) -> Tensor:
 
 def _ignored(network: Equivariant_Network) -> set[str]:
     """Index ranges of e2cnn's modules, which our layout makes needless."""
-    order = network.blocks[0].norm.group
+    order = network.head.group
     norms = {_norm(i, order).rsplit("batch_norm", 1)[0] + f"indices_{order}" for i in range(len(network.blocks))}
     trivial = "irrep_0,0" if network.config["sym_group"] == "Dihyderal" else "irrep_0"
     ranges = {
@@ -131,9 +144,9 @@ def _ignored(network: Equivariant_Network) -> set[str]:
 
 
 @torch.no_grad()
-def _check_equal(key: str, found: Tensor, expected: Tensor) -> None:
-    if found.shape != expected.shape:
-        raise PublishedError(f"{key}: expected the shape {tuple(expected.shape)}, found {tuple(found.shape)}")
-    error = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
+def _check_equal(key: str, stored: Tensor, expected: Tensor) -> None:
+    if stored.shape != expected.shape:
+        raise PublishedError(f"{key}: expected the shape {tuple(expected.shape)}, found {tuple(stored.shape)}")
+    error = (stored - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
     if not error <= TOLERANCE:
         raise PublishedError(f"{key}: does not match the weights (off by {error:.1e}): refused")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from darklens.classifier.classifier import Classifier
-from darklens.classifier.features import Probe, feature_count
+from darklens.classifier.features import FeatureHooks, feature_count
 from darklens.classifier.posterior import Inference, join_features
 from darklens.data.folder import LensFolder, Split
 from darklens.data.views import fit_table, network_inputs, open_views
@@ -92,13 +92,13 @@ def train_inference(
 def observed(classifier: Classifier, root: Path, split: Split, label: int, quiet: bool = True) -> Known:
     """The lenses of a class in a split of views, as the network sees them, and what is in them."""
     chosen, truth = np.flatnonzero(split.labels == label), target_values(_truth(root, split, label))
-    probe, features = Probe(), []
-    run = classifier.observer(probe=probe)
+    hooks, features = FeatureHooks(), []
+    run = classifier.observer(hooks=hooks)
     with progress(len(chosen), f"features of {split.name}/{classifier.classes[label]}", "img", quiet) as bar:
         for start in range(0, len(chosen), BATCH):
             views = network_inputs(split.images, chosen[start : start + BATCH], classifier.preprocess)
             run(views)
-            features.append(probe.take())
+            features.append(hooks.take())
             bar.update(len(views))
     fits = {name: np.array(column)[chosen] for name, column in fit_table(split).items()}
     return Known(torch.cat(features), fits, truth)

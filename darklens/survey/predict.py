@@ -39,7 +39,7 @@ from torch import Tensor
 
 from darklens import machine
 from darklens.classifier.classifier import Classifier
-from darklens.classifier.features import Probe
+from darklens.classifier.features import FeatureHooks
 from darklens.data.outputs import check_output
 from darklens.data.reader import read_ahead
 from darklens.errors import DataError, UsageError
@@ -153,8 +153,8 @@ def _target(
 
 def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[Item]], None]:
     """A function that gives items their figures, and flags those that are unlike the training data."""
-    probe = Probe() if classifier.inference else None
-    run = classifier.observer(precision, device, probe)
+    hooks = FeatureHooks() if classifier.inference else None
+    run = classifier.observer(precision, device, hooks)
 
     def classify(items: list[Item]) -> None:
         items = [item for item in items if item.image is not None]
@@ -167,9 +167,9 @@ def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[
             item.features = row
             item.figures = [*cells, "" if score is None else f"{score:.4g}"]
             item.flags += [UNLIKE] if score is not None and score > 1 else []
-        if probe:
+        if hooks:
             fits = {name: np.array([item.lens[name] for item in items]) for name in items[0].lens}
-            for item, row in zip(items, classifier.inference.rows(probe.take(), fits), strict=True):
+            for item, row in zip(items, classifier.inference.rows(hooks.take(), fits), strict=True):
                 item.dark_matter = row.tolist()
 
     return classify

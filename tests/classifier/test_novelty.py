@@ -249,7 +249,7 @@ def test_fit_takes_images_evenly_and_repeats_itself(folder, fitted, monkeypatch)
     read = []
     monkeypatch.setattr(Files, "read", lambda files, i, *rest, real=Files.read: read.append(i) or real(files, i, *rest))
     train, val = images_of(folder)
-    found = [fit_on(fitted, train, val, most=30, batch_size=size, quiet=True) for size in (30, 30, 7)]
+    found = [fit_on(fitted, train, val, max_images=30, batch_size=size, quiet=True) for size in (30, 30, 7)]
     assert found[0].images == (30, 30) and {train.name(i).split("/")[0] for i in read[:30]} == {"no", "sphere", "vort"}
     first, second, other = (torch.cat([gaussian.mean for gaussian in one.parts]) for one in found)
     assert torch.equal(first, second)

@@ -1,4 +1,4 @@
-"""factorised.py: the dense layer's results, gradients and symmetry, without its filter bank."""
+"""factorised/: the dense layer's results, gradients and symmetry, without its filter bank."""
 
 import copy
 import io
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from darklens.factorised import algebra, backend, cpu, library
+from darklens.factorised.algebra import working_precision
 from darklens.networks import equivariant
 from darklens.networks.basis import Symmetry, steerable_basis
 from darklens.networks.conv import FoldedConv, SteerableConv, set_convolution
@@ -67,8 +68,8 @@ def worst(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 
 def used(monkeypatch) -> list:
     """Fills with the precision of each factorised convolution."""
-    calls, real = [], backend.convolve
-    monkeypatch.setattr(backend, "convolve", lambda x, *rest: calls.append(backend.precision(x)) or real(x, *rest))
+    calls, convolve = [], cpu.convolve
+    monkeypatch.setattr(cpu, "convolve", lambda x, *rest: calls.append(working_precision(x)) or convolve(x, *rest))
     return calls
 
 
@@ -185,7 +186,7 @@ def test_transform_makes_irreps(N, mirrored):
 @pytest.mark.parametrize("group, N", [("Circular", 3), ("Circular", 1)])
 def test_groups_that_do_not_factorise_stay_dense(group, N, small):
     network = build_network({"sym_group": group, "N": N, "size": 65})
-    assert not any(block.conv.factorises for block in network.blocks)
+    assert {block.conv.algorithm(block.conv.weight) for block in network.blocks} == {backend.DENSE}
     network(torch.randn(2, 1, 65, 65)).sum().backward()
 
 
@@ -251,7 +252,7 @@ def test_state_and_config_do_not_know(small, monkeypatch):
 def test_auto_takes_what_is_faster():
     def chosen(group, N):
         network = build_network({"sym_group": group, "N": N, "arch": "compact"})
-        return [block.conv.factorises for block in network.blocks]
+        return [block.conv.algorithm(block.conv.weight) == backend.LOOPS for block in network.blocks]
 
     assert chosen("Dihyderal", 8) == [False] + 5 * [True]
     assert chosen("Circular", 4)[:2] == [False, False]

@@ -1,9 +1,10 @@
-"""triton_steering.py: its tables; its kernels in Triton's interpreter, compiled for Hopper, and on a GPU if there is.
+"""The tables of Triton's kernels; the kernels in Triton's interpreter, compiled for Hopper, and on a GPU if there is.
 
 The interpreter has to be asked for before Triton is imported, so a process of its own runs the cases: this file.
 """
 
 import copy
+import functools
 import json
 import os
 import subprocess
@@ -14,11 +15,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from darklens.factorised import algebra, triton, triton_tables
+from darklens.factorised import algebra, backend, library, triton, triton_tables
+from darklens.factorised.backend import DENSE, KERNELS
 from darklens.factorised.triton import FIELDS, WARPS
 from darklens.networks.basis import Symmetry, steerable_basis
 from darklens.networks.conv import FoldedConv, SteerableConv, set_convolution
 from darklens.networks.equivariant import build_network
+from darklens.networks.layers import Block
+from darklens.networks.norm import FieldNormRelu
 
 GROUPS = {"C4": ("Circular", 4), "C8": ("Circular", 8), "D4": ("Dihyderal", 4), "D8": ("Dihyderal", 8)}
 OTHERS = {"C2": ("Circular", 2), "C6": ("Circular", 6), "D1": ("Dihyderal", 1), "D3": ("Dihyderal", 3)}
@@ -65,8 +69,8 @@ def errors(name, precision, fields, size, padding, device="cpu") -> dict[str, li
         return [(error / size).item() for error, size in norms]
 
     with torch.autocast(device, precision, enabled=precision == HALF):
-        found = {"steered": compare(conv.steered(x)), "dense": compare(conv.dense(x))}
-        again = [gradients(conv.steered(x), x, conv.weight, dy) for _ in range(2)] if device == "cuda" else [[], []]
+        found = {"kernels": compare(conv.by_kernels(x)), "dense": compare(conv.dense(x))}
+        again = [gradients(conv.by_kernels(x), x, conv.weight, dy) for _ in range(2)] if device == "cuda" else [[], []]
     return found | {"repeats": all(torch.equal(a, b) for a, b in zip(*again, strict=True))}
 
 
@@ -157,55 +161,33 @@ def test_plans_are_known_by_what_they_hold():
 # --- choice ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("times, taken", [((3.0, 1.0), True), ((1.0, 3.0), False), ((1.02, 1.0), False)])
-def test_auto_takes_the_kernels_only_where_they_are_faster(times, taken, monkeypatch):
-    conv, x = layer("D4", (2, 2), 2), torch.randn(1, 16, 5, 5)
-    asked = []
-
-    def measured(works):
-        asked.append(set(works))
-        for work in works.values():
-            work()
-        return dict(zip(("dense", "factorised"), times, strict=True))
-
-    monkeypatch.setattr(triton, "MEASURED", {})
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A CPU without a compiler that is taken for a GPU with Triton."""
     monkeypatch.setattr(triton_tables, "INSTALLED", True)
     monkeypatch.setattr(triton, "DEVICES", ("cpu",))
-    monkeypatch.setattr(triton, "_times", measured)
-    monkeypatch.setattr(SteerableConv, "steered", SteerableConv.dense)
-    assert [conv.steers(x, conv.dense) for _ in range(2)] == [taken, taken]
-    assert conv.steers(x[:1], conv.dense) == taken and asked == [{"dense", "factorised"}]  # once, whatever the batch
-    assert conv.weight.grad is None
-    set_convolution(conv, "dense")
-    assert not conv.steers(x, conv.dense)
-    set_convolution(conv, "factorised")
-    assert conv.steers(x, conv.dense) and len(asked) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(library, "library", library.library.__wrapped__)  # without its cache
 
 
-def test_auto_stays_dense_where_the_kernels_fail(monkeypatch, caplog):
-    def fails(self, x):
-        raise RuntimeError("out of resource: shared memory\nand more")
-
-    conv, x = layer("D4", (2, 2), 2), torch.randn(1, 16, 5, 5)
-    monkeypatch.setattr(triton, "MEASURED", {})
-    monkeypatch.setattr(triton_tables, "INSTALLED", True)
-    monkeypatch.setattr(triton, "DEVICES", ("cpu",))
-    monkeypatch.setattr(triton, "_times", lambda works: {name: work() for name, work in works.items()})
-    monkeypatch.setattr(SteerableConv, "steered", fails)
-    assert not conv.steers(x, conv.dense) and not conv.steers(x, conv.dense)
-    assert caplog.messages == ["a layer stays dense: out of resource: shared memory"]
+@pytest.mark.parametrize("choice, algorithm", [("auto", DENSE), ("dense", DENSE), ("factorised", KERNELS)])
+def test_a_gpu_takes_the_kernels_only_where_they_are_asked_for(choice, algorithm, gpu):
+    conv, x = layer("D8", (16, 16), 2), torch.zeros(1, 256, 5, 5)
+    set_convolution(conv, choice)
+    assert conv.algorithm(x) == algorithm
+    block = Block(conv, FieldNormRelu(16, 16), None)
+    with torch.no_grad():
+        assert isinstance(block.folded()[0], FoldedConv) == (algorithm == KERNELS)
 
 
-def test_what_cannot_be_is_dense(monkeypatch):
-    conv, x = layer("C4", (2, 2), 2), torch.randn(1, 8, 5, 5)
-    assert not triton.possible(x, conv.plan)  # not a GPU
-    monkeypatch.setattr(triton, "DEVICES", ("cpu",))
-    monkeypatch.setattr(triton_tables, "INSTALLED", True)
-    assert triton.possible(x, conv.plan)
-    assert not triton.possible(x, None) and not triton.possible(x.half(), conv.plan)
-    assert not triton.promising(conv.plan) and triton.promising(layer("D8", (1, 1), 2).plan)
+def test_what_cannot_be_is_dense(gpu, monkeypatch):
+    conv, x = layer("C4", (2, 2), 2), torch.zeros(1, 8, 5, 5)
+    choose = functools.partial(backend.choose, "factorised", conv.plan, (2, 2))
+    assert choose(x) == KERNELS
+    assert choose(x.half()) == choose(x[:0]) == DENSE and backend.choose("factorised", None, (2, 2), x) == DENSE
     monkeypatch.setattr(triton_tables, "INSTALLED", False)
-    assert not triton.possible(x, conv.plan)
+    assert choose(x) == DENSE
     with pytest.raises(ValueError, match="2 x 2 pixels is too small"):
         triton.convolve(torch.zeros(1, 8, 2, 2), conv.weight, conv.mixing, conv.plan, 1)
 
@@ -228,8 +210,8 @@ def test_kernels_give_the_dense_layer(name, interpreted):
     found, precision = interpreted[name], CASES[name][1]
     assert isinstance(found, dict), found
     limit = {SINGLE: 1e-5, DOUBLE: 1e-12, HALF: 0.02}[precision]  # the interpreter cuts bf16 off, instead of rounding
-    assert max(found["steered"]) < limit, found
-    assert found["steered"] != found["dense"]
+    assert max(found["kernels"]) < limit, found
+    assert found["kernels"] != found["dense"]
 
 
 @pytest.mark.slow
@@ -301,7 +283,7 @@ def test_gpu_gives_the_dense_layer(name, fields_in, fields_out, size, padding, p
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     found = errors(name, precision, (fields_in, fields_out), (3, size, size + 2), padding, "cuda")
     limits = [1e-5] * 3 if precision == SINGLE else [min(0.01, 2.5 * error) for error in found["dense"]]
-    assert all(error < limit for error, limit in zip(found["steered"], limits, strict=True)), found
+    assert all(error < limit for error, limit in zip(found["kernels"], limits, strict=True)), found
     assert found["repeats"]
 
 

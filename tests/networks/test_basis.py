@@ -1,4 +1,4 @@
-"""steerable.py: bases against e2cnn's own expansion, exact elements, e2cnn on today's NumPy and PyTorch."""
+"""networks/basis.py: bases against e2cnn's own expansion, exact elements, e2cnn on today's NumPy and PyTorch."""
 
 import math
 
