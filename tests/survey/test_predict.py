@@ -17,6 +17,7 @@ from PIL import Image
 
 from darklens.classifier.calibrate import fit_on
 from darklens.classifier.classifier import Classifier
+from darklens.data.folder import scan
 from darklens.data.transforms import default_preprocess
 from darklens.errors import DataError, ResultsError, UsageError
 from darklens.networks.equivariant import build_network
@@ -38,7 +39,7 @@ def new(**changes) -> Classifier:
 def classifier(tmp_path_factory) -> Classifier:
     folder = write_images(tmp_path_factory.mktemp("train"), counts={"train": 40, "val": 40})
     model = new()
-    model.novelty = fit_on(model, *(sorted((folder / name).rglob("*.npy")) for name in ("train", "val")), quiet=True)
+    model.novelty = fit_on(model, *(scan(folder).splits[name].images for name in ("train", "val")), quiet=True)
     return model
 
 
