@@ -116,14 +116,14 @@ def prepare(
     """The batch of images (B, H, W), float64; the arguments as in `fit`, on the images' device."""
     window = cut(images, mask, model)
     data = window.data.to(dtype)
-    known: NoiseModel = noises.MeasuredNoise(dtype, model.noise_correlation)
+    noise_model: NoiseModel = noises.MeasuredNoise(dtype, model.noise_correlation)
     if isinstance(noise, Tensor):
-        known, window = noises.given_noise(middle(noise, data.shape[-1]), window, dtype)
+        noise_model, window = noises.given_noise(middle(noise, data.shape[-1]), window, dtype)
     elif noise == "poisson":
-        known = noises.PoissonNoise(dtype)
-    made = renderer(model, data.shape[-1], 1, str(data.device), dtype)
-    solver = Solver(made, SHARE if data.device.type == "cpu" else None)
-    return Batch(model, window, data, known, solver, start=start)
+        noise_model = noises.PoissonNoise(dtype)
+    camera = renderer(model, data.shape[-1], 1, str(data.device), dtype)
+    solver = Solver(camera, SHARE if data.device.type == "cpu" else None)
+    return Batch(model, window, data, noise_model, solver, start=start)
 
 
 def best_amplitudes(lights: Tensor, window: Window, variance: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     fits = fit(images)
     seen = detect(fits)
     seen.expected                    # (B, M, G) delta chi-square of a subhalo of each mass at each place
-    seen.observed                    # (B, M, G) how much of it the residual holds, in standard deviations
+    maps.observed                    # (B, M, G) how much of it the residual holds, in standard deviations
 
 A mass m at p changes the image by d(m, p) = A (light with it - light without it), through the PSF. What the smooth
 lens can imitate is not seen: with the weighted Jacobian J of the fit (light, its derivatives by the free parameters,
@@ -62,8 +62,8 @@ class DetectionMap:
     @property
     def fitted_mass(self) -> np.ndarray:
         """(B, M, G) Msun that fit best there, to first order about each of the masses; 0 where none would be seen."""
-        seen = np.where(self.expected > 0, self.expected, np.inf)
-        return self.masses[:, None] * self.observed / np.sqrt(seen)
+        visible = np.where(self.expected > 0, self.expected, np.inf)
+        return self.masses[:, None] * self.observed / np.sqrt(visible)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,8 @@ def grid(size: int, pixel_scale: float, step: int = STEP, reach: float = REACH) 
 
     size: pixels on a side of the window; pixel_scale: arcsec; step: pixels; reach: share of the window.
     """
-    most = int(reach * size / 2 / step)
-    steps = np.arange(-most, most + 1) * (step * pixel_scale)
+    reach_steps = int(reach * size / 2 / step)
+    steps = np.arange(-reach_steps, reach_steps + 1) * (step * pixel_scale)
     return np.stack(np.meshgrid(steps, -steps), -1).reshape(-1, 2)  # (n, n, 2) -> (n^2, 2)
 
 
@@ -144,26 +144,26 @@ def highest_by_chance(
     return highest
 
 
-def peak(fits: Fit, seen: DetectionMap, **settings: object) -> Peak:
-    """Where `seen`, a map of `fits` on a grid, has its highest significance, climbed from there in smaller steps.
+def peak(fits: Fit, maps: DetectionMap, **settings: object) -> Peak:
+    """Where `maps`, one of `fits` on a grid, has its highest significance, climbed from there in smaller steps.
 
     settings: total_mass and the others that `detect` was given. Raises ValueError as it does.
     """
-    columns = np.unique(seen.positions[:, 0].round(9))
+    columns = np.unique(maps.positions[:, 0].round(9))
     spacing = np.diff(columns).min() if len(columns) > 1 else 0.0
     steps = np.arange(-2, 3)
     around = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)  # (5, 5, 2) -> (25, 2)
     total = np.broadcast_to(settings.pop("total_mass", TOTAL_MASS), len(fits))
     table = np.zeros((len(fits), 4))
-    for k, observed in enumerate(seen.observed):
+    for k, observed in enumerate(maps.observed):
         row, place = np.unravel_index(observed.argmax(), observed.shape)
-        table[k] = *seen.positions[place], seen.fitted_mass[k, row, place], observed[row, place]
+        table[k] = *maps.positions[place], maps.fitted_mass[k, row, place], observed[row, place]
         for step in (spacing / 3, spacing / 3, spacing / 12):
             close = table[k, :2] + step * around
-            there = detect(fits[k : k + 1], (seen.masses[row],), close, total[k], **settings)
-            best = there.observed[0, 0].argmax()
-            if there.observed[0, 0, best] > table[k, 3]:
-                table[k] = *close[best], there.fitted_mass[0, 0, best], there.observed[0, 0, best]
+            finer = detect(fits[k : k + 1], (maps.masses[row],), close, total[k], **settings)
+            best = finer.observed[0, 0].argmax()
+            if finer.observed[0, 0, best] > table[k, 3]:
+                table[k] = *close[best], finer.fitted_mass[0, 0, best], finer.observed[0, 0, best]
     return Peak(table[:, :2], table[:, 2], table[:, 3])
 
 
@@ -193,6 +193,8 @@ class _Scan:
             raise ValueError("these fits have no pictures: fit(..., pictures=True) keeps them")
         if self.positions.ndim != 2 or self.positions.shape[1] != 2:
             raise ValueError(f"positions must be (G, 2), not {self.positions.shape}")
+        if not np.isfinite(self.positions).all():
+            raise ValueError("positions must be finite")
         for values in (self.masses, self.total):
             if not (values > 0).all() or not np.isfinite(values).all():
                 raise ValueError(f"masses must be positive and finite, not {values.tolist()}")
@@ -228,10 +230,8 @@ class _Lens:
         self.scale = (fits.amplitude[k] * self.weight).to(camera.x.dtype)
         self.light, self.basis = camera.light(self.q), self._basis()
         self.residual = self._projected(residual[:, None])
-        self.theta2, self.bend = (
-            float(fits.parameters[k, fits.model.table.index["einstein_radius"]]) ** 2,
-            PROFILES[profile],
-        )
+        radius = fits.parameters[k, fits.model.table.index["einstein_radius"]]
+        self.theta2, self.bend = float(radius) ** 2, PROFILES[profile]
 
     def _basis(self) -> Tensor:
         """(N, r) orthonormal columns that span light, its derivatives and the sky, all over sigma."""

@@ -20,7 +20,7 @@ from darklens.fit.solver import Problem, Solver
 ROUNDS, STEPS = 4, 12
 SHARE, LARGER = 0.05, 0.2  # of the galaxy's light: the noise that it counts as; where that finds an arc instead
 OUTLIER = 2.0  # standard deviations
-NEAR = 3  # pixels about the brightest one whose centroid is taken
+CORE = 3  # pixels about the brightest one whose centroid is taken
 
 
 class Galaxy(Renderer):
@@ -69,7 +69,7 @@ def brightest(data: Tensor, good: Tensor, model: SmoothModel) -> Tensor:
     inner = (x.abs().maximum(y.abs()) < model.half_window / 4) | (size < 16)
     peak = torch.where(inner, smooth, -torch.inf).flatten(1).argmax(1)
     px, py = x.flatten()[peak, None, None], y.flatten()[peak, None, None]
-    near = ((x - px).abs().maximum((y - py).abs()) < (NEAR + 0.5) * model.pixel_scale) & good
-    weight = torch.where(near, data, 0.0).clamp(min=0).square()
+    core = ((x - px).abs().maximum((y - py).abs()) < (CORE + 0.5) * model.pixel_scale) & good
+    weight = torch.where(core, data, 0.0).clamp(min=0).square()
     total = weight.sum((1, 2)).clamp(min=1e-30)
     return torch.stack(((weight * x).sum((1, 2)) / total, (weight * y).sum((1, 2)) / total), 1).double()

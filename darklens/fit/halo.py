@@ -62,8 +62,8 @@ class Ellipsoid:
         cross = curve * h1 * h2
         by_h1 = (slope + curve * h1 * h1) * by_e1 + cross * by_e2 - slope * h1 / 2 * scaled
         by_h2 = (slope + curve * h2 * h2) * by_e2 + cross * by_e1 - slope * h2 / 2 * scaled
-        found = {"centre_x": by_x, "centre_y": by_y, "halo_1": by_h1, "halo_2": by_h2}
-        return {name: (each.real, each.imag) for name, each in found.items()}
+        derivatives = {"centre_x": by_x, "centre_y": by_y, "halo_1": by_h1, "halo_2": by_h2}
+        return {name: (each.real, each.imag) for name, each in derivatives.items()}
 
 
 def _ellipticity(h1: Tensor, h2: Tensor) -> tuple[Tensor, Tensor, Bend]:
@@ -78,8 +78,8 @@ def _ellipticity(h1: Tensor, h2: Tensor) -> tuple[Tensor, Tensor, Bend]:
 
 def _rate(w: Tensor, e: Tensor) -> Tensor:
     """dF / dw = sum over n > 0 of n (-1)^n w^(n-1) / (2n + 1), by Horner's rule; |w| is |e|."""
-    size, least = float(e.abs().max()) if e.numel() else 0.0, torch.finfo(w.dtype).eps / 8
-    terms = min(max(math.ceil(math.log(least) / math.log(max(size, 1e-30))), 4), MOST) if size < 1 else MOST
+    size, epsilon = float(e.abs().max()) if e.numel() else 0.0, torch.finfo(w.dtype).eps / 8
+    terms = min(max(math.ceil(math.log(epsilon) / math.log(max(size, 1e-30))), 4), MOST) if size < 1 else MOST
     rate = torch.full_like(w, (-1) ** terms * terms / (2 * terms + 1))
     for n in reversed(range(1, terms)):
         rate.mul_(w).add_((-1) ** n * n / (2 * n + 1))

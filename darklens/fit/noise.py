@@ -147,12 +147,12 @@ def measure(
     A high-pass with squared taps that sum to 1 has the expected square v0 + k (level averaged with the squared taps),
     without what lies in gaps: both follow by least squares weighted with the squares' own variance, by iteration.
     """
-    high, there = HIGH_PASS[kind], good.to(image.dtype)
+    high, unmasked = HIGH_PASS[kind], good.to(image.dtype)
     square, mean = (
         high.filter(image).square_().div_(high.response(correlation)).flatten(1),
-        high.average(level * there).flatten(1),
+        high.average(level * unmasked).flatten(1),
     )
-    share = high.average(there).clamp_(min=0).flatten(1)
+    share = high.average(unmasked).clamp_(min=0).flatten(1)
     powers = torch.stack((share * share, share * mean, mean * mean, share * square, mean * square), 2)  # (B, N, 5)
     v0, k = square.sum(1).double() / share.sum(1).double().clamp(min=1e-30), torch.zeros_like(floor)
     for _ in range(ROUNDS):
@@ -172,11 +172,11 @@ def measure(
 def smooth(image: Tensor, good: Tensor) -> Tensor:
     """(B, S, S) averaged with a binomial of 9 x 9 pixels, without gaps: what stands for the model at first."""
     taps = np.convolve([1.0, 4.0, 6.0, 4.0, 1.0], [1.0, 4.0, 6.0, 4.0, 1.0]) / 256
-    there = good.to(image.dtype)
+    unmasked = good.to(image.dtype)
 
     def average(values: Tensor) -> Tensor:
         return _separable(F.pad(values[:, None], (4, 4, 4, 4), mode="replicate")[:, 0], taps)
 
     if good.all():
         return average(image)
-    return average(image * there) / average(there).clamp(min=1e-6)
+    return average(image * unmasked) / average(unmasked).clamp(min=1e-6)

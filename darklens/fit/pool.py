@@ -1,17 +1,24 @@
 """The fit over all cores: one thread a process, a few images at a time, results in order."""
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
+from darklens.errors import UsageError
 from darklens.fit.model import SmoothModel
 from darklens.fit.result import Fit, join
 from darklens.fit.run import fit
 from darklens.machine import start_worker, usable_cores
 
 SHARE = 32  # images handed to a process at a time
+NO_GUARD = (
+    "a process of the fit ended before its work was done: a script that fits more than 64 images needs "
+    'if __name__ == "__main__": round what it does, or workers=1; if it has that, memory ran out'
+)
 FEW = 64  # images that don't repay starting processes
 
 
@@ -35,6 +42,7 @@ def fit_many(
     progress: called with the number of images done since the last call.
     """
     images = np.asarray(images)
+    images = images[None] if images.ndim == 2 else images
     shares = [slice(i, i + SHARE) for i in range(0, max(len(images), 1), SHARE)]
     ranks = {"start": (start, 2), "noise": (noise, 3), "mask": (mask, 3)}
 
@@ -49,16 +57,25 @@ def fit_many(
             done[i] = fit(images[rows], **options(rows))
             _tell(progress, done[i])
         return join([done[i] for i in range(len(shares))])
+    _check_main_guard()
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker) as pool:
         waiting = {pool.submit(fit, images[rows], **options(rows)): i for i, rows in enumerate(shares)}
         try:
             for future in as_completed(waiting):
                 done[waiting[future]] = future.result()
                 _tell(progress, future.result())
+        except BrokenProcessPool:
+            raise UsageError(NO_GUARD) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return join([done[i] for i in range(len(shares))])
+
+
+def _check_main_guard() -> None:
+    """End a worker that is importing its parent's script and fits there again: the parent says what is wrong."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(1)
 
 
 def _tell(progress: Callable[[int], None] | None, fits: Fit) -> None:

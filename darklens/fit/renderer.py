@@ -94,12 +94,12 @@ class Renderer:
         """Which of the R columns are the L lights, and (R, P + bends, L) float64: the derivative of the image by a free
         parameter, or a bend, is the sum over the columns times this times each light's amplitude."""
         labels = self._labels(bends)
-        wanted = [*(self.table.names[i] for i in self.free), *range(bends)]
+        parameters = [*(self.table.names[i] for i in self.free), *range(bends)]
         lights = [row for row, (_, by) in enumerate(labels) if by is None]
-        mixing = torch.zeros(len(labels), len(wanted), len(lights), dtype=torch.float64, device=self.x.device)
+        mixing = torch.zeros(len(labels), len(parameters), len(lights), dtype=torch.float64, device=self.x.device)
         for row, (light, by) in enumerate(labels):
             if by is not None:
-                mixing[row, wanted.index(by), light] = 1
+                mixing[row, parameters.index(by), light] = 1
         return lights, mixing
 
     def _blurred(self, rays: Tensor, values: Values) -> Tensor:

@@ -27,7 +27,7 @@ def report(batch: Batch, state: State, variance: Tensor, noise: Tensor, score_te
     scale = batch.window.scale
     arrays["noise"] = noise * torch.stack((scale.square(), scale), 1)
     lensed = (arrays["light_chi_square"] > FAINT) & (explained.linear[:, 0] > 0)
-    flag, significant = _flags(batch, state, q, arrays["chi_square"], lensed), np.zeros(len(q), dtype=bool)
+    flag, significant = _flags(batch, state, q, arrays, lensed), np.zeros(len(q), dtype=bool)
     if score_test:
         residual = torch.where(batch.window.good, explained.residual / variance.double().sqrt(), 0.0)
         excess = residual.square().sum((1, 2)) - arrays["pixels"]
@@ -70,7 +70,7 @@ def _pictures(batch: Batch, explained: Explained, variance: Tensor) -> dict[str,
     return pictures | {"mask": ~window.good}
 
 
-def _flags(batch: Batch, state: State, q: Tensor, chi_square: Tensor, lensed: Tensor) -> np.ndarray:
+def _flags(batch: Batch, state: State, q: Tensor, arrays: dict[str, Tensor], lensed: Tensor) -> np.ndarray:
     """(B,) the first reason that holds for distrusting a fit, "" if none does."""
     free, window = list(batch.model.free), batch.window
     low, high = (torch.as_tensor(bound, device=q.device)[free] for bound in batch.model.bounds())
@@ -79,7 +79,8 @@ def _flags(batch: Batch, state: State, q: Tensor, chi_square: Tensor, lensed: Te
         (~lensed, results.NO_LENS),
         (~state.converged, results.NOT_CONVERGED),
         (((q[:, free] <= low) | (q[:, free] >= high)).any(1), results.AT_BOUND),
-        (chi_square > POOR, results.POOR),
+        (~arrays["covariance"].isfinite().all((1, 2)), results.UNDETERMINED),
+        (arrays["chi_square"] > POOR, results.POOR),
     )
     flag = np.full(len(q), "", dtype="<U16")
     for failed, reason in reversed(checks):

@@ -8,11 +8,12 @@ from darklens.fit.components import reported_columns
 from darklens.fit.model import SmoothModel
 from darklens.fit.reported import KINDS, Measured
 
-CONSTANT, NO_LENS, NOT_CONVERGED, AT_BOUND, POOR = (
+CONSTANT, NO_LENS, NOT_CONVERGED, AT_BOUND, UNDETERMINED, POOR = (
     "nothing to fit",
     "no lens found",
     "not converged",
     "at a bound",
+    "not determined",
     "poor fit",
 )
 
@@ -38,6 +39,9 @@ class Fit:
     residual: np.ndarray  # (B, S, S) data minus model in standard deviations; 0 where masked
     image: np.ndarray  # (B, S, S) the model, sky included, in the image's units
     deviation: np.ndarray  # (B, S, S) standard deviation of a pixel in the image's units
+
+    def __repr__(self) -> str:
+        return f"Fit({len(self)} images, {self.residual.shape[-1]} x {self.residual.shape[-1]} pixels)"
 
     def __len__(self) -> int:
         return len(self.parameters)

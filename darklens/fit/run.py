@@ -92,7 +92,8 @@ def _checked(
     elif noise not in (None, "poisson"):
         raise ValueError(f'noise must be None, "poisson" or an array, not {noise!r}')
     if mask is not None:
-        mask = torch.as_tensor(mask, device=images.device).expand(images.shape)
+        mask = mask if isinstance(mask, Tensor) else torch.as_tensor(np.array(mask, dtype=bool))
+        mask = mask.to(images.device).expand(images.shape)
     return start, noise, mask
 
 

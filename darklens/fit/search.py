@@ -44,8 +44,8 @@ class Search:
         self.data, count = binned(data, good, b)
         weight = (count / binned(variance.double(), good, b)[0].clamp(min=1e-30)).sqrt()
         self.problem = Problem(self.data.flatten(1).to(variance.dtype), weight.flatten(1).to(variance.dtype))
-        made = renderer(self.coarse, self.data.shape[-1], b, str(data.device), variance.dtype)
-        self.solver = Solver(made, SHARE if model.free_light and data.device.type == "cpu" else None)
+        camera = renderer(self.coarse, self.data.shape[-1], b, str(data.device), variance.dtype)
+        self.solver = Solver(camera, SHARE if model.free_light and data.device.type == "cpu" else None)
 
     def improved(self, q: Tensor) -> Tensor:
         """Starts (B, Q), one for each image, improved on the bins."""

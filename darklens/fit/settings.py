@@ -40,16 +40,20 @@ class ModelSettings:
     components: tuple[str, ...] = ()  # names of further components (`components.COMPONENTS`), whose parameters are free
 
     def __post_init__(self) -> None:
-        if self.pixel_scale <= 0 or self.window < 8 or self.supersample < 1:
+        for name in ("pixel_scale", "psf_sigma", "psf_truncate", "sersic_index", "light_index", "noise_correlation"):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < 0:
+                raise ValueError(f"{name} must be 0 or more, and finite, not {value}")
+        if self.pixel_scale == 0 or self.window < 8 or self.supersample < 1:
             raise ValueError("pixel_scale must be positive, window 8 pixels or more, supersample 1 or more")
+        if self.sersic_index == 0 or self.light_index == 0:
+            raise ValueError("sersic_index and light_index must be positive")
         if self.binning < 1 or self.binning % 2 == 0:
             raise ValueError(f"binning must be odd, not {self.binning}: other bins have another centre")
         if self.free_psf and (self.psf_kernel is not None or self.psf_sigma <= 0):
             raise ValueError("free_psf needs a Gaussian PSF or a Moffat: a positive psf_sigma and no psf_kernel")
         if self.psf_beta is not None and (self.psf_beta <= 1 or self.psf_sigma <= 0 or self.psf_kernel is not None):
             raise ValueError("psf_beta must be above 1, with a positive psf_sigma and no psf_kernel")
-        if self.light_index <= 0 or self.noise_correlation < 0:
-            raise ValueError("light_index must be positive, noise_correlation 0 or more")
         if self.psf_kernel is not None:
             kernel = np.asarray(self.psf_kernel, dtype=float)
             if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:

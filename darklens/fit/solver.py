@@ -205,8 +205,8 @@ class Solver:
             old.damping = old.damping * 8
             new.idle = torch.where(old.objective - new.objective > SETTLED, 0.0, old.idle + 1)
             old.idle = old.idle + 1
-            after = new.distance * (new.distance / old.distance).clamp(max=1)  # where `finish` will be
-            new.converged = (after < tolerance[rows]) | (new.idle >= PATIENCE)
+            expected = new.distance * (new.distance / old.distance).clamp(max=1)  # where `finish` will be
+            new.converged = (expected < tolerance[rows]) | (new.idle >= PATIENCE)
             old.converged = old.idle >= PATIENCE
             new.steps = old.steps = old.steps + 1
             state.put(rows, old)
