@@ -66,13 +66,22 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 def _convert_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "src", type=os.path.expanduser, metavar="SRC", help="folder that holds a folder of images for each class"
+        "src",
+        type=os.path.expanduser,
+        metavar="SRC",
+        help="folder that holds a folder of images for each class, or a table of labels, labels.csv",
     )
     parser.add_argument("dst", type=os.path.expanduser, metavar="DST", help="folder to make")
     parser.add_argument("--val", type=float, default=0.1, help="fraction of each class for val (default: %(default)s)")
     parser.add_argument("--test", type=float, default=0.1, help="fraction for test, or 0 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
     parser.add_argument("--hdu", metavar="NAME", help="of FITS files: number or name (default: found by its name)")
+    parser.add_argument(
+        "--images",
+        type=os.path.expanduser,
+        metavar="FOLDER",
+        help="of a table of labels: the folder that was predicted (default: the table's)",
+    )
 
 
 def _pack_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,10 +2,12 @@
 
     python dataset.py convert Model_I lenses                        # or: python convert.py Model_I lenses
     python dataset.py convert survey lenses --val 0.2 --test 0.2 --seed 1
+    python dataset.py convert labels.csv lenses --images survey         # labels exported by the page of predictions
 
 SRC holds a folder for each class, two or more, of images whose central squares are alike in size: .npy, FITS, PNG, TIFF
 (see image.py), and DeepLense's `[image, mass]` pairs, which are pickled. Or it holds train/, val/ and test/ with such
-folders in them: this split is kept, and only what is missing is taken out of train. DST, which must not exist yet or be
+folders in them: this split is kept, and only what is missing is taken out of train. Or it is a table of labels (see
+labels.py) of images in a folder, its own unless --images names one. DST, which must not exist yet or be
 empty, receives DST/{train,val,test}/CLASS/*.npy, plain arrays in their own number type, and DST/convert.json: where
 each came from, its mass, and what was done. SRC is only read.
 
@@ -29,6 +31,7 @@ import numpy as np
 
 from darklens.data import image, npy
 from darklens.data.image import Picture
+from darklens.data.labels import read_labels
 from darklens.data.listing import entries, is_file, is_folder, names
 from darklens.data.pickles import MAX_PICKLE, read_pair
 from darklens.errors import DataError, UsageError
@@ -41,11 +44,12 @@ ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": 
 
 
 class Source(NamedTuple):
-    """An image to convert, and where to: `target` is SPLIT/CLASS/NAME.npy."""
+    """An image to convert, and where to: `target` is SPLIT/CLASS/NAME.npy. hdu: where its own name asks for one."""
 
     path: Path
     name: str
     target: str
+    hdu: str | None = None
 
 
 def convert(
@@ -56,16 +60,17 @@ def convert(
     seed: int = 0,
     quiet: bool = False,
     hdu: str | None = None,
+    images: str | Path | None = None,
 ) -> dict:
     """Convert the class folders under `src` into the data set `dst`; returns the contents of its convert.json.
 
     val, test: the fractions of each class that go there, rounded, at least one image unless the fraction is 0.
-    hdu: name or number, of FITS files.
+    hdu: name or number, of FITS files. images: the folder of the files in a table of labels.
     Raises UsageError, DataError for an image or folder that can't be used, OSError if `dst` can't be written.
     """
     src, dst = Path(src), Path(os.path.realpath(dst))
-    _check_call(src, dst, val, test)
-    sources, skipped = find_sources(src, val, test, seed)
+    _check_call(src, dst, val, test, images)
+    sources, skipped = find_sources(src, val, test, seed, images)
     part = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.partial")
     try:
         channels, size, files = _write_images(sources, part, quiet, hdu)
@@ -81,21 +86,36 @@ def convert(
     return record
 
 
-def _check_call(src: Path, dst: Path, val: float, test: float) -> None:
+def _check_call(src: Path, dst: Path, val: float, test: float, images: str | Path | None) -> None:
     if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
         raise UsageError(f"expected 0 < val, 0 <= test and val + test < 1, found val {val}, test {test}")
-    if not src.is_dir():
+    if not (src.is_dir() or is_table(src)):
         raise UsageError(f"{src}: no such folder")
-    if dst.is_relative_to(os.path.realpath(src)):
-        raise UsageError(f"{dst} lies in {src}, which is only read: choose another folder")
+    if images is not None and not (is_table(src) and os.path.isdir(images)):
+        raise UsageError(f"--images {images}: expected the folder of the images in a table of labels, {src} being it")
+    for folder in (src, images or src):
+        if dst.is_relative_to(os.path.realpath(folder)):
+            raise UsageError(f"{dst} lies in {folder}, which is only read: choose another folder")
     if not dst.parent.is_dir():
         raise UsageError(f"{dst.parent}: no such folder to make {dst.name} in")
     if os.path.lexists(dst) and not (dst.is_dir() and not os.listdir(dst)):
         raise UsageError(f"{dst}: expected no such folder yet, or an empty one: choose another, or remove it")
 
 
-def find_sources(src: Path, val: float, test: float, seed: int) -> tuple[list[Source], int]:
-    """All images under `src` in order of split, class and name, with their splits, and the number of strays."""
+def is_table(path: Path) -> bool:
+    """Whether it is a table of labels, not a folder."""
+    return path.suffix.lower() == ".csv" and path.is_file()
+
+
+def find_sources(
+    src: Path, val: float, test: float, seed: int, images: str | Path | None = None
+) -> tuple[list[Source], int]:
+    """All images under `src` in order of split, class and name, with their splits, and the number of strays.
+
+    images: the folder of the files in a table of labels, which `src` may be, too.
+    """
+    if is_table(src):
+        return _labelled_sources(src, images, val, test, seed), 0
     folders, skipped = names(src, is_folder)
     splits = {ALIASES[folder.lower()]: folder for folder in folders if folder.lower() in ALIASES}
     if not ({"train", "val"} <= splits.keys() or (folders and len(splits) == len(folders))):
@@ -142,6 +162,27 @@ def _find_classes(folder: Path, split: str, val: float, test: float, seed: int) 
         ]
         skipped += strays
     return sources, skipped
+
+
+def _labelled_sources(src: Path, images: str | Path | None, val: float, test: float, seed: int) -> list[Source]:
+    """The images of a table of labels, by class and name."""
+    labelled = sorted(read_labels(src, images), key=lambda one: (one.label, one.name))
+    classes = sorted({one.label for one in labelled})
+    if len(classes) < 2:
+        raise DataError(f"{src}: expected two or more labels, found {', '.join(classes) or 'none'}")
+    sources = []
+    for name in classes:
+        files = {one.name: one for one in labelled if one.label == name}
+        splits = _split(list(files), name, val, test, seed)
+        if "train" not in splits.values():
+            needed = 1 + sum(map(bool, (val, test)))
+            raise DataError(f"{src}: expected {needed} images or more with the label {name}, found {len(files)}")
+        targets = _rename([one.path.name for one in files.values()])
+        sources += [
+            Source(one.path, one.name, f"{splits[one.name]}/{name}/{target}", one.hdu)
+            for one, target in zip(files.values(), targets, strict=True)
+        ]
+    return sources
 
 
 def _found(folder: Path, files: Sequence[str]) -> str:
@@ -191,7 +232,7 @@ def _write_images(
         folder.mkdir(parents=True, exist_ok=True)
     expected, records = None, {}
     for source in progress(len(sources), "converting", "img", quiet, leave=True).over(sources):
-        picture, mass = read_source(source.path, hdu)
+        picture, mass = read_source(source.path, source.hdu or hdu)
         pixels, shape = image.as_square(picture.pixels), picture.pixels.shape
         expected = expected or pixels.shape
         if pixels.shape != expected:

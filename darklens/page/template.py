@@ -34,9 +34,10 @@ def render(name: str, style: Sequence[str], scripts: Sequence[str], values: dict
 
     style_text = "\n".join(map(_read, style))
     script_text = '"use strict";\n' + "\n".join(map(_read, scripts)) if scripts else ""
+    none = "'none'"
     policy = (
-        f"default-src 'none'; img-src data: file: 'self'; style-src {_hash(style_text)}; "
-        f"script-src {_hash(script_text)}; base-uri 'none'; form-action 'none'"
+        f"default-src {none}; img-src data: file: 'self'; style-src {_hash(style_text)}; "
+        f"script-src {_hash(script_text) if scripts else none}; base-uri {none}; form-action {none}"
     )
     page = _environment().get_template(name)
     text = page.render(policy=policy, style=Markup(style_text), script=Markup(script_text), **values)
