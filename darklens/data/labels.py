@@ -15,7 +15,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from darklens.data.noise_psf import split_hdu
 from darklens.errors import DataError
 
 MAX_LABEL = 60  # characters: labels become names of folders
@@ -76,6 +75,8 @@ def _read_rows(path: str | Path) -> list[tuple[int, str, str]]:
 
 def _locate(path: str | Path, line: int, name: str, folder: str) -> tuple[Path, str | None]:
     """The file, and the HDU, of a name in the table."""
+    from darklens.data.noise_psf import split_hdu  # which takes PyTorch along: `convert` needs none for folders
+
     for spelling in (name, _unescaped(name)):
         file, hdu = split_hdu(spelling, folder)
         if os.path.isfile(file):
