@@ -84,7 +84,7 @@ def main() -> None:
         for _ in range(args.rounds):
             fits, network = parts(net, images, args.precision)
             start = clock()
-            predict_folder(net, survey, Path(folder) / "out.csv", args.precision, quiet=True)
+            predict_folder(net, survey, Path(folder) / "out.csv", precision=args.precision, quiet=True)
             took = clock() - start
             for what, f, n, whole in zip(("passed", "of the CPU"), fits, network, took, strict=True):
                 rates = f"parts {args.images / (f + n):.1f} files/s, Predict {args.images / whole:.1f}"

@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from darklens.classifier.classify import PerImage, Sides, classify_images, classify_residuals
 from darklens.classifier.features import FeatureHooks
 from darklens.classifier.novelty import Novelty, describe
 from darklens.classifier.posterior import Inference
+from darklens.classifier.predictions import Predictor, as_table, columns_of
 from darklens.data.arrays import Images, prepare
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError, UsageError
+from darklens.fit import Fit
 from darklens.machine import autocast
 from darklens.metrics.posterior import Posterior
 from darklens.networks.equivariant import Equivariant_Network, FoldedNetwork
@@ -78,6 +81,56 @@ class Classifier:
         batches = prepare(images, self.channels, self.preprocess.window, batch_size)
         logits = [run(self.preprocess(batch)) for batch in batches] or [torch.empty(0, len(self.classes))]
         return torch.softmax(torch.cat(logits) / (self.temperature or 1.0), 1).cpu().numpy()
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of `classify`."""
+        return columns_of(self.classes, self.preprocess.smooth_model, self.inference)
+
+    def predictor(self, precision: str = "fp32", device: str | torch.device | None = None) -> Predictor:
+        """The network at work, from views to predictions. device: None: where the network is."""
+        hooks = FeatureHooks() if self.inference else None
+        observe = self.observer(precision, device, hooks)
+        return Predictor(observe, self.classes, self.temperature, self.novelty, self.inference, hooks)
+
+    def classify(
+        self,
+        images: Images,
+        *,
+        noise: PerImage = None,
+        mask: PerImage = None,
+        psf: PerImage = None,
+        batch_size: int = 64,
+        precision: str = "fp32",
+    ) -> dict[str, np.ndarray]:
+        """The table that Predict writes, as columns (n,): class, probabilities, novelty, the smooth lens, flag.
+
+        Parameters
+        ----------
+        images : as for `predict`.
+        noise : (n, H, W) or (H, W), standard deviation of each pixel in the images' unit; not above 0, or not finite:
+            the pixel has no weight. None: measured in the image.
+        mask : (n, H, W) or (H, W), True where a pixel does not count.
+        psf : (n, k, k) or (k, k), the kernel at the images' pixel scale. None: that of the training images.
+
+        Each may be a list of arrays, one an image. Raises DataError for what doesn't fit the images, UsageError for
+        noise, mask or psf with a network that sees images, not fits.
+        """
+        predictor, sides = self.predictor(precision), Sides(noise, mask, psf)
+        predictions = classify_images(predictor, self.preprocess, self.channels, images, sides, batch_size)
+        return as_table(predictions, self.columns)
+
+    def classify_residual(
+        self, residual: np.ndarray | Tensor | Fit, batch_size: int = 64, precision: str = "fp32"
+    ) -> dict[str, np.ndarray]:
+        """As `classify`, of what your own fit of a smooth lens left: (n, H, W) in standard deviations of the noise.
+
+        residual: at the network's pixel scale, the lens in the middle, 0 where a pixel does not count; or the result of
+        `darklens.fit`, which fills the columns of the smooth lens too. Raises DataError for another shape or NaN,
+        UsageError for a network that does not see residuals alone.
+        """
+        predictor = self.predictor(precision)
+        return as_table(classify_residuals(predictor, self.preprocess, residual, batch_size), self.columns)
 
     def infer(self, images: Images, batch_size: int = 64) -> dict[str, dict[str, Posterior]]:
         """How much dark matter: class -> quantity -> posterior of n lenses, given that they are of that class.

@@ -21,9 +21,8 @@ def predict(settings: Namespace, given: set[str]) -> None:
     options = {name: getattr(settings, name) for name in ("hdu", "resample", "file_column", "quiet")}
     options |= {"batch_size": settings.batch_size} if settings.batch_size else {}
     part, output, embeddings = _part(settings, given)
-    counts = predict_folder(
-        classifier, settings.data_dir, output, precision, device=device, part=part, embeddings=embeddings, **options
-    )
+    options |= {"precision": precision, "device": device, "part": part, "embeddings": embeddings}
+    counts = predict_folder(classifier, settings.data_dir, output, **options)
     print(counts.summary())
     if classifier.novelty is None:
         print("no novelty scores: this network was saved without them (by the original, or before training had ended)")

@@ -22,9 +22,9 @@ def prepare(images: Images, channels: int, window: int, batch_size: int) -> Iter
     pixels along a side that are looked at. Raises DataError that names the image by its number, from 0.
     """
     batch: list[np.ndarray] = []
-    for number, image in enumerate(_single(images, channels)):
+    for number, image in enumerate(single_images(images, channels)):
         name = f"image {number}"
-        pixels = make_picture(name, _plain(name, image), window=window).pixels
+        pixels = make_picture(name, plain_array(name, image), window=window).pixels
         check_channels(name, len(pixels), channels)
         if batch and (len(batch) == batch_size or (pixels.shape, pixels.dtype) != (batch[0].shape, batch[0].dtype)):
             yield torch.from_numpy(np.stack(batch))
@@ -34,11 +34,11 @@ def prepare(images: Images, channels: int, window: int, batch_size: int) -> Iter
         yield torch.from_numpy(np.stack(batch))
 
 
-def _single(images: Images, channels: int) -> Sequence:
-    """The images one by one, of whatever holds them."""
+def single_images(images: Images, channels: int) -> Sequence:
+    """The images one by one, of whatever holds them. Raises DataError."""
     if isinstance(images, (list, tuple)) and all(getattr(image, "ndim", 0) > 1 for image in images):
         return images
-    images = _plain("images", images)
+    images = plain_array("images", images)
     if images.ndim == 2 or (images.ndim == 3 and _is_one(images.shape, channels)):
         return images[None]
     if images.ndim not in (3, 4):
@@ -51,8 +51,8 @@ def _is_one(shape: tuple[int, ...], channels: int) -> bool:
     return (shape[2] in CHANNELS and min(shape[:2]) >= MIN_SIZE) or (shape[0] == channels > 1)
 
 
-def _plain(name: str, image: object) -> np.ndarray:
-    """An array of numbers, NaN where it is masked. name: for messages."""
+def plain_array(name: str, image: object) -> np.ndarray:
+    """An array of numbers, NaN where it is masked. name: for messages. Raises DataError."""
     try:
         if isinstance(image, torch.Tensor):
             image = image.detach().cpu()

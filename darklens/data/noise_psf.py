@@ -57,7 +57,11 @@ def read_psf(name: str, root: str, step: float = 1.0) -> tuple[tuple[tuple[float
     row and a column. What has less than a thousandth of the light is cropped. Raises DataError.
     """
     path, hdu = split_hdu(name, root)
-    kernel = read_plane(path, hdu, PSF)
+    return as_kernel(read_plane(path, hdu, PSF), path, step)
+
+
+def as_kernel(kernel: np.ndarray, path: str | Path, step: float = 1.0) -> tuple[tuple[tuple[float, ...], ...], str]:
+    """`read_psf` of an array; path: for messages."""
     if not np.isfinite(kernel).all() or kernel.sum() <= 0 or kernel.ndim != 2:
         raise DataError(f"{path}: expected a PSF of finite values and a positive sum")
     kernel = _odd(_square(kernel))

@@ -51,14 +51,15 @@ def residual_view(
     start: np.ndarray | None = None,
     noise: Tensor | None = None,
     *,
+    mask: Tensor | None = None,
     score_test: bool = True,
 ) -> tuple[Tensor, Fit]:
     """The network's input (B, 1, crop, crop) float32 and the fits, of images (B, 1, H, W) in any unit.
 
-    Pixels that are not finite don't count. start, noise, score_test: as in `fit`. An oblong image is cut to the square
-    about its middle, and the centre of its lens, which may lie half a pixel off that of the square, is fitted too.
-    Values are rounded to float16, in which views are kept. Raises DataError for images that are smaller or have more
-    than one channel.
+    Pixels that are not finite don't count. start, noise, mask, score_test: as in `fit`. An oblong image is cut to the
+    square about its middle, and the centre of its lens, which may lie half a pixel off that of the square, is fitted
+    too. Values are rounded to float16, in which views are kept. Raises DataError for images that are smaller or have
+    more than one channel.
     """
     if images.shape[1] != 1:
         raise DataError(f"the residual view takes images of one channel, found {images.shape[1]}")
@@ -68,12 +69,16 @@ def residual_view(
         height, width = images.shape[-2:]
         rows, columns = central(height, width, min(height, width))
         images, model = images[..., rows, columns], dataclasses.replace(model, free_centre=True)
-        noise = None if noise is None else noise[..., rows, columns]
-    fits = fit(images[:, 0], model, start=start, noise=noise, score_test=score_test)
+        noise, mask = (side if side is None else side[..., rows, columns] for side in (noise, mask))
+    fits = fit(images[:, 0], model, start=start, noise=noise, mask=mask, score_test=score_test)
     return view_of(fits, crop, images.device), fits
 
 
 def view_of(fits: Fit, crop: int, device: str | torch.device = "cpu") -> Tensor:
     """The network's input (B, 1, crop, crop) float32, of fits in windows of crop or crop + 1 pixels."""
-    residual = torch.as_tensor(fits.residual, device=device).float()
-    return (smoothed(residual, crop).clamp(-CLIP, CLIP) / SCALE).half().float()
+    return view_of_residual(torch.as_tensor(fits.residual, device=device), crop)
+
+
+def view_of_residual(residual: Tensor, crop: int) -> Tensor:
+    """`view_of` residuals (B, S, S) in standard deviations of white noise, S crop or crop + 1."""
+    return (smoothed(residual.float(), crop).clamp(-CLIP, CLIP) / SCALE).half().float()

@@ -113,23 +113,25 @@ class Preprocess:
         images: torch.Tensor,
         start: np.ndarray | None = None,
         noise: torch.Tensor | None = None,
+        *,
+        mask: torch.Tensor | None = None,
         smooth_model: SmoothModel | None = None,
         training: bool = False,
     ) -> tuple[torch.Tensor, Fit]:
         """Views (B, 1 or 2, crop, crop) float32 of images (B, 1, H, W), and the fits of the smooth lens.
 
-        start, noise (B, H, W): as in `fit`; smooth_model: for images with a PSF of their own. training: nobody reads
-        the flags of these fits, so the score test is left out unless the view depends on it. For the views residual
-        and both. Of oblong images, the central square.
+        start, noise and mask (B, H, W): as in `fit`; smooth_model: for images with a PSF of their own. training: nobody
+        reads the flags of these fits, so the score test is left out unless the view depends on it. For the views
+        residual and both. Of oblong images, the central square.
         """
         height, width = images.shape[-2:]
         square = (..., *central(height, width, min(height, width)))
-        images, noise = images[square], None if noise is None else noise[square]
+        images, (noise, mask) = images[square], (side if side is None else side[square] for side in (noise, mask))
         model = smooth_model or self.smooth_model
         if model is None:
             raise ValueError("the view image has no fit")
         score_test = model.refit_flagged or not training
-        view, fit = residual_view(images, model, self.crop, start, noise, score_test=score_test)
+        view, fit = residual_view(images, model, self.crop, start, noise, mask=mask, score_test=score_test)
         if self.view == "residual":
             return view, fit
         size = self.crop + (self.crop - min(images.shape[-2:])) % 2

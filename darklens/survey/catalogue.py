@@ -18,7 +18,7 @@ from typing import NamedTuple
 from darklens.errors import DataError, UsageError
 from darklens.survey.image_files import find_pictures
 
-BESIDE = "noise_map", "psf"
+SIDE_FILES = "noise_map", "psf"
 SCALE = "pixel_scale"
 
 
@@ -38,14 +38,14 @@ class Entry(NamedTuple):
 class Catalogue(NamedTuple):
     """All images of a survey, or of a part of it. skipped: other files in a folder; columns: that pass through.
 
-    beside: the columns of files for the fit that the list has.
+    side_files: the columns of files for the fit that the list has.
     """
 
     root: str
     entries: Sequence[Entry]
     columns: tuple[str, ...] = ()
     skipped: int = 0
-    beside: tuple[str, ...] = ()
+    side_files: tuple[str, ...] = ()
 
     def part(self, number: int, parts: int) -> Catalogue:
         """The number-th, from 1, of contiguous parts that differ in length by one at most."""
@@ -76,21 +76,23 @@ def read_list(path: str | Path, file_column: str = "file") -> Catalogue:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not entries:
         raise DataError(f"{path}: expected a row for each image, found none below the columns' names")
-    passed = tuple(name for name in header if name not in (file_column, *BESIDE, SCALE))
-    return Catalogue(os.path.dirname(path), entries, passed, beside=tuple(name for name in BESIDE if name in header))
+    passed = tuple(name for name in header if name not in (file_column, *SIDE_FILES, SCALE))
+    return Catalogue(
+        os.path.dirname(path), entries, passed, side_files=tuple(name for name in SIDE_FILES if name in header)
+    )
 
 
 def _header(path: str | Path, names: list[str], file_column: str) -> list[str]:
-    found = ", ".join(names)[:200] or "nothing"
+    listed = ", ".join(names)[:200] or "nothing"
     if file_column not in names:
         commas = "; expected commas between them" if len(names) == 1 and set(names[0]) & set("\t;|") else ""
         raise DataError(
-            f"{path}: expected a column {file_column} in its first line, found {found}{commas}; --file_column names it"
+            f"{path}: expected a column {file_column} in its first line, found {listed}{commas}; --file_column names it"
         )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or "" in names:
         hint = "; pandas: to_csv(..., index=False)" if names[0] == "" else ""
-        raise DataError(f"{path}: expected a name of its own for each column, found {found}{hint}")
+        raise DataError(f"{path}: expected a name of its own for each column, found {listed}{hint}")
     return names
 
 
@@ -98,8 +100,8 @@ def _entry(path: str | Path, line: int, header: list[str], row: list[str], file_
     if len(row) != len(header):
         raise DataError(f"{path}: line {line}: expected {len(header)} values, one a column, found {len(row)}")
     cells = dict(zip(header, row, strict=True))
-    own = (cells.pop(file_column), *(cells.pop(name, "").strip() for name in BESIDE))
-    return Entry(*own, _scale(path, line, cells.pop(SCALE, "").strip()), tuple(cells.values()))
+    file, noise_map, psf = cells.pop(file_column), *(cells.pop(name, "").strip() for name in SIDE_FILES)
+    return Entry(file, noise_map, psf, _scale(path, line, cells.pop(SCALE, "").strip()), tuple(cells.values()))
 
 
 def _scale(path: str | Path, line: int, cell: str) -> float | None:
@@ -113,7 +115,12 @@ def _scale(path: str | Path, line: int, cell: str) -> float | None:
     raise DataError(f"{path}: line {line}: expected a {SCALE} in arcsec above 0, or an empty cell, found {cell!r}")
 
 
-def check_columns(path: str | Path, own: Sequence[str], columns: Sequence[str]) -> None:
+def check_columns(path: str | Path, written: Sequence[str], columns: Sequence[str]) -> None:
     """Raise UsageError where a column that passes through has the name of one of the table of predictions."""
-    if clash := [name for name in columns if name in own]:
+    if clash := [name for name in columns if name in written]:
         raise UsageError(f"{path}: its column {clash[0]} has the name of one that is written: give it another")
+
+
+def printable(name: str) -> str:
+    """The name of a file as the table has it: bytes that are no UTF-8 as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -14,15 +14,16 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from darklens.classifier.classifier import Classifier
 from darklens.errors import ResultsError
 from darklens.storage.files import cannot_write, read_json, save_json
-from darklens.survey.catalogue import Catalogue
-from darklens.survey.tables import Writer, npy_header, printable
+from darklens.survey.catalogue import Catalogue, printable
+from darklens.survey.tables import TableWriter, npy_header
 
 PARTIAL = ".partial"
 
@@ -33,7 +34,7 @@ def part_name(path: str | Path, part: tuple[int, int]) -> Path:
     return path.with_name(f"{path.stem}-{number:0{len(str(parts))}d}-of-{parts}{path.suffix}")
 
 
-def origin(classifier: Classifier, survey: Catalogue, flags: dict) -> dict:
+def origin_of(classifier: Classifier, survey: Catalogue, flags: Mapping[str, object]) -> dict[str, object]:
     """What decides the rows of a part, but for the pixels in the files: network, list and flags."""
     network = hashlib.sha256()
     described = [classifier.classes, classifier.temperature, classifier.preprocess.to_dict()]
@@ -48,47 +49,59 @@ def origin(classifier: Classifier, survey: Catalogue, flags: dict) -> dict:
     return {"network": network.hexdigest(), **flags, "list": entries.hexdigest()}
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a survey and its files: images, columns and features' width of its rows, and what they are made of."""
+
+    survey: Catalogue
+    columns: Sequence[str]
+    width: int
+    origin: Mapping[str, object]
+    output: Path
+    embeddings: Path | None = None
+
+
 @contextlib.contextmanager
-def part(
-    output: Path, embeddings: Path | None, names: Sequence[str], survey: Catalogue, width: int, made_of: dict
-) -> Iterator[tuple[Writer, int]]:
+def open_part(part: Part) -> Iterator[tuple[TableWriter, int]]:
     """A writer that goes on after the rows that there are, and how many these are: all of them in a complete part.
 
     Raises ResultsError where the files were made of something else, or by nobody known, or cannot be written.
     """
+    output = part.output
     try:
-        _check_origin(output, made_of)
+        _check_origin(output, part.origin)
         if output.exists():
-            _finish(embeddings)
-            writer = Writer(io.StringIO(), None, names, width)
-            yield writer, len(_kept(output, output.read_bytes(), names, survey, writer)[1])
+            _finish(part.embeddings)
+            writer = TableWriter(io.StringIO(), None, part.columns, part.width)
+            yield writer, len(_read_rows(part, output.read_bytes(), writer)[1])
             return
-        save_json(output.with_name(output.name + ".json"), made_of)
+        save_json(output.with_name(output.name + ".json"), part.origin)
         with contextlib.ExitStack() as stack:
             table = _open(stack, output)
-            features = None if embeddings is None else _open(stack, embeddings)
-            yield _go_on(output, table, features, names, survey, width)
+            features = None if part.embeddings is None else _open(stack, part.embeddings)
+            yield _go_on(part, table, features)
             for file in filter(None, (table, features)):
                 file.flush()
                 os.fsync(file.fileno())
         _finish(output)
-        _finish(embeddings)
+        _finish(part.embeddings)
     except OSError as error:
         raise cannot_write(output, error) from error
 
 
-def _check_origin(output: Path, made_of: dict) -> None:
+def _check_origin(output: Path, origin: Mapping[str, object]) -> None:
     """Raise ResultsError for rows that were not made of the same."""
     partial = output.with_name(output.name + PARTIAL)
-    there = [path for path in (output, partial) if path.exists()]
-    if not there:
+    existing = [path for path in (output, partial) if path.exists()]
+    if not existing:
         return
-    known, hint = read_json(output.with_name(output.name + ".json")), "remove it, or choose another --output"
-    if not known:
-        raise ResultsError(f"{there[0]}: exists, and {output.name}.json does not say what it was made of: {hint}")
-    if other := [key for key, value in made_of.items() if known.get(key) != json.loads(json.dumps(value))]:
-        what = {"network": "another network", "list": "another list of images"}.get(other[0], f"another --{other[0]}")
-        raise ResultsError(f"{there[0]}: was made with {what}: {hint}")
+    recorded, hint = read_json(output.with_name(output.name + ".json")), "remove it, or choose another --output"
+    if not recorded:
+        raise ResultsError(f"{existing[0]}: exists, and {output.name}.json does not say what it was made of: {hint}")
+    if changed := [key for key, value in origin.items() if recorded.get(key) != json.loads(json.dumps(value))]:
+        kinds = {"network": "another network", "list": "another list of images"}
+        kind = kinds.get(changed[0], f"another --{changed[0]}")
+        raise ResultsError(f"{existing[0]}: was made with {kind}: {hint}")
 
 
 def _open(stack: contextlib.ExitStack, path: Path) -> IO[bytes]:
@@ -107,56 +120,52 @@ def _open(stack: contextlib.ExitStack, path: Path) -> IO[bytes]:
     return file
 
 
-def _go_on(
-    output: Path, table: IO[bytes], features: IO[bytes] | None, names: Sequence[str], survey: Catalogue, width: int
-) -> tuple[Writer, int]:
+def _go_on(part: Part, table: IO[bytes], features: IO[bytes] | None) -> tuple[TableWriter, int]:
     """The writer after the last whole row in both files, and the number of rows before it."""
-    begin = npy_header(len(survey.entries), width)
-    most = len(survey.entries)
+    header, rows, row_bytes = npy_header(len(part.survey.entries), part.width), len(part.survey.entries), 4 * part.width
     if features is not None:
-        most = max(features.seek(0, os.SEEK_END) - len(begin), 0) // (4 * width)
-    writer = Writer(io.TextIOWrapper(table, "utf-8", newline="", write_through=True), features, names, width)
-    head, ends = _kept(output, table.read(), names, survey, writer, most)
+        rows = max(features.seek(0, os.SEEK_END) - len(header), 0) // row_bytes
+    text = io.TextIOWrapper(table, "utf-8", newline="", write_through=True)
+    writer = TableWriter(text, features, part.columns, part.width)
+    head, ends = _read_rows(part, table.read(), writer, rows)
     table.seek(0)
     table.truncate(ends[-1] if ends else head)
     table.seek(0, os.SEEK_END)
     if not head:
-        writer.table.writerow(names)
+        writer.table.writeheader()
     if features is not None:
         features.seek(0)
-        features.write(begin)
-        features.truncate(len(begin) + 4 * width * len(ends))
+        features.write(header)
+        features.truncate(len(header) + row_bytes * len(ends))
         features.seek(0, os.SEEK_END)
     return writer, len(ends)
 
 
-def _kept(
-    output: Path, content: bytes, names: Sequence[str], survey: Catalogue, writer: Writer, most: int | None = None
-) -> tuple[int, list[int]]:
+def _read_rows(part: Part, content: bytes, writer: TableWriter, limit: int | None = None) -> tuple[int, list[int]]:
     """Where the line of names ends (0: it is not whole), and each whole row after it; the writer counts them.
 
     Raises ResultsError where they are not those of the survey.
     """
-    ends = _row_ends(content)[: None if most is None else most + 1]
+    ends = _row_ends(content)[: None if limit is None else limit + 1]
     text = content[: ends[-1] if ends else 0].decode("utf-8", "replace")
-    rows = csv.reader(io.StringIO(text, newline=""))
-    if ends and next(rows) != list(names):
-        raise ResultsError(f"{output}: has other columns: remove it, or choose another --output")
-    for entry, row in zip(survey.entries, rows, strict=False):
-        if row[0] != printable(entry.file):
-            raise ResultsError(f"{output}: has other images: remove it, or choose another --output")
-        writer.count(bool(row[names.index("class")]), bool(row[names.index("flag")]))
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    if ends and rows.fieldnames != list(part.columns):
+        raise ResultsError(f"{part.output}: has other columns: remove it, or choose another --output")
+    for entry, row in zip(part.survey.entries, rows, strict=False):
+        if row["file"] != printable(entry.file):
+            raise ResultsError(f"{part.output}: has other images: remove it, or choose another --output")
+        writer.tally.count(row)
     return (ends[0] if ends else 0), ends[1:]
 
 
 def _row_ends(content: bytes) -> list[int]:
     """Where each whole row ends: at a line's end that lies in no quotes."""
-    ends, quotes, begin = [], 0, 0
+    ends, quotes, position = [], 0, 0
     for line in content.split(b"\r\n")[:-1]:
         quotes += line.count(b'"')
-        begin += len(line) + 2
+        position += len(line) + 2
         if quotes % 2 == 0:
-            ends.append(begin)
+            ends.append(position)
     return ends
 
 

@@ -29,24 +29,25 @@ finite. Smaller ones, or with another number of channels, are rejected.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from darklens import machine
 from darklens.classifier.classifier import Classifier
-from darklens.classifier.features import FeatureHooks
+from darklens.classifier.predictions import Predictor
 from darklens.data.outputs import check_output
 from darklens.data.reader import read_ahead
 from darklens.errors import DataError, UsageError
 from darklens.storage.progress import progress
-from darklens.survey import parts, tables
-from darklens.survey.catalogue import Catalogue, check_columns, find_survey
-from darklens.survey.items import UNLIKE, Item, Items, Reading
+from darklens.survey import tables
+from darklens.survey.catalogue import check_columns, find_survey
+from darklens.survey.items import Item, Reading, SurveyReader
+from darklens.survey.parts import Part, open_part, origin_of
+from darklens.survey.tables import Tally
 
 
 class Counts(NamedTuple):
@@ -62,6 +63,10 @@ class Counts(NamedTuple):
     skipped: int
     before: int = 0
     unused: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, tally: Tally, skipped: int, before: int, unused: tuple[str, ...]) -> Counts:
+        return cls(tally.classified, tally.flagged, tally.rejected, skipped, before, unused)
 
     def summary(self) -> str:
         """One line for people."""
@@ -79,6 +84,7 @@ def predict_folder(
     classifier: Classifier,
     folder: str | Path,
     output: str | Path,
+    *,
     precision: str = "fp32",
     batch_size: int = 32,
     device: str | torch.device | None = None,
@@ -104,84 +110,43 @@ def predict_folder(
     an image or a flag makes no sense, ResultsError if a file cannot be written.
     """
     check_output("--output", output, folder)
-    _check_resample(resample, classifier)
-    survey = find_survey(folder, file_column)
-    check_columns(folder, tables.columns(classifier), survey.columns)
-    tables.check_embeddings(embeddings, output, folder, tables.width(classifier))
-    options = {"precision": precision, "hdu": hdu, "resample": resample, "embeddings": embeddings is not None}
-    target = _target(classifier, survey, output, embeddings, part, options)
-    survey = survey.part(*part) if part else survey
-    reader = Items(survey, classifier, Reading(hdu, resample, classifier.pixel_scale))
-    workers, reason = machine.usable_cores() if workers is None else workers, ""
-    with target as (writer, before), progress(len(reader), "predicting", quiet=quiet, start=before) as bar:
-        chunks = [np.arange(i, min(i + batch_size, len(reader))) for i in range(before, len(reader), batch_size)]
-        items = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
-        classify = _classify(classifier, precision, device)
-        with contextlib.closing(items):
-            for batch in items:
-                classify(batch)
-                writer.write(batch)
-                reason = reason or next((item.reason for item in batch if item.reason), "")
-                bar.update(len(batch))
-        if not (part or writer.counts["classified"]):
-            raise DataError(f"{folder}: no file of {len(reader)} is an image for this network; the first: {reason}")
-    unused = () if classifier.preprocess.smooth_model else survey.beside
-    return Counts(*(writer.counts[kind] for kind in Counts._fields[:3]), survey.skipped, before, unused)
-
-
-def _check_resample(resample: bool, classifier: Classifier) -> None:
     if resample and classifier.pixel_scale is None:
         raise UsageError("--resample: this network does not say which pixel scale it was trained at")
-
-
-def _target(
-    classifier: Classifier,
-    survey: Catalogue,
-    output: str | Path,
-    embeddings: str | Path | None,
-    part: tuple[int, int] | None,
-    options: dict,
-) -> contextlib.AbstractContextManager[tuple[tables.Writer, int]]:
-    """Where rows are written, and how many of them there are already."""
-    names, width = tables.columns(classifier, survey.columns), tables.width(classifier)
+    survey, width = find_survey(folder, file_column), tables.feature_width(classifier)
+    check_columns(folder, tables.table_columns(classifier), survey.columns)
+    tables.check_embeddings(embeddings, output, folder, width)
+    columns = tables.table_columns(classifier, survey.columns)
     if part is None:
-        return tables.whole(output, embeddings, names, len(survey.entries), width)
-    made_of = parts.origin(classifier, survey, {"part": "/".join(map(str, part)), **options})
-    embeddings = Path(embeddings) if embeddings else None
-    return parts.part(Path(output), embeddings, names, survey.part(*part), width, made_of)
+        table = tables.open_table(output, embeddings, columns, len(survey.entries), width)
+    else:
+        flags = {"part": "/".join(map(str, part)), "precision": precision, "hdu": hdu, "resample": resample}
+        origin = origin_of(classifier, survey, {**flags, "embeddings": embeddings is not None})
+        survey = survey.part(*part)
+        table = open_part(Part(survey, columns, width, origin, Path(output), Path(embeddings) if embeddings else None))
+    reader = SurveyReader(survey, classifier, Reading(hdu, resample, classifier.pixel_scale))
+    workers, reason = machine.usable_cores() if workers is None else workers, ""
+    with table as (writer, before), progress(len(reader), "predicting", quiet=quiet, start=before) as bar:
+        chunks = [np.arange(i, min(i + batch_size, len(reader))) for i in range(before, len(reader), batch_size)]
+        batches = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
+        predictor = classifier.predictor(precision, device)
+        with contextlib.closing(batches):
+            for items in batches:
+                _classify(predictor, items)
+                writer.write(items)
+                reason = reason or next((item.reason for item in items if item.reason), "")
+                bar.update(len(items))
+        if not (part or writer.tally.classified):
+            raise DataError(f"{folder}: no file of {len(reader)} is an image for this network; the first: {reason}")
+    unused = () if classifier.preprocess.smooth_model else survey.side_files
+    return Counts.of(writer.tally, survey.skipped, before, unused)
 
 
-def _classify(classifier: Classifier, precision: str, device) -> Callable[[list[Item]], None]:
-    """A function that gives items their figures, and flags those that are unlike the training data."""
-    hooks = FeatureHooks() if classifier.inference else None
-    run = classifier.observer(precision, device, hooks)
-
-    def classify(items: list[Item]) -> None:
-        items = [item for item in items if item.image is not None]
-        if not items:
-            return
-        logits, seen = run(torch.from_numpy(np.stack([item.image for item in items])))
-        scores = classifier.novelty.score(seen).tolist() if classifier.novelty else [None] * len(items)
-        figures, features = _figures(classifier, logits.cpu().double()), seen[0].cpu().numpy()
-        for item, cells, score, row in zip(items, figures, scores, features, strict=True):
-            item.features = row
-            item.figures = [*cells, "" if score is None else f"{score:.4g}"]
-            item.flags += [UNLIKE] if score is not None and score > 1 else []
-        if hooks:
-            fits = {name: np.array([item.lens[name] for item in items]) for name in items[0].lens}
-            for item, row in zip(items, classifier.inference.rows(hooks.take(), fits), strict=True):
-                item.dark_matter = row.tolist()
-
-    return classify
-
-
-def _figures(classifier: Classifier, logits: Tensor) -> Iterator[list[str]]:
-    """Class and probabilities, as text, of each row of logits (B, K)."""
-    names, temperature = [classifier.classes[k] for k in logits.argmax(1).tolist()], classifier.temperature
-    calibrated = _text((logits / temperature).softmax(1)) if temperature else [[""] * logits.shape[1]] * len(logits)
-    for name, plain, tempered in zip(names, _text(logits.softmax(1)), calibrated, strict=True):
-        yield [name, *plain, *tempered]
-
-
-def _text(probabilities: Tensor) -> list[list[str]]:
-    return [[f"{p:.6f}" for p in row] for row in probabilities.tolist()]
+def _classify(predictor: Predictor, items: Sequence[Item]) -> None:
+    """Give items that have an image their predictions."""
+    items = [item for item in items if item.image is not None]
+    if not items:
+        return
+    views = torch.from_numpy(np.stack([item.image for item in items]))
+    predictions = predictor(views, [item.fit_row for item in items], [item.flags for item in items])
+    for item, prediction in zip(items, predictions, strict=True):
+        item.prediction = prediction

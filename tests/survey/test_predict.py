@@ -15,14 +15,15 @@ from astropy.io import fits
 from conftest import write_images
 from PIL import Image
 
+from darklens.classifier import predictions
 from darklens.classifier.calibrate import fit_on
 from darklens.classifier.classifier import Classifier
 from darklens.data.folder import scan
 from darklens.data.transforms import default_preprocess
 from darklens.errors import DataError, ResultsError, UsageError
 from darklens.networks.equivariant import build_network
-from darklens.survey import items
 from darklens.survey.image_files import find_pictures
+from darklens.survey.items import SurveyReader
 from darklens.survey.predict import Counts, predict_folder
 
 CLASSES = ["no", "sphere", "vort"]
@@ -131,9 +132,9 @@ def write_strange(folder: Path) -> dict[str, tuple[str, str]]:
     centre, border = good.astype("f4"), good.astype("f4")
     centre[20, 20] = border[:3] = np.nan
     arrays = {
-        "noise": (rng.poisson(30, (40, 40)), items.UNLIKE, True),
-        "constant": (np.full((40, 40), 5), f"{items.CONSTANT}; {items.UNLIKE}", True),
-        "border": (border, items.FILLED, True),
+        "noise": (rng.poisson(30, (40, 40)), predictions.UNLIKE, True),
+        "constant": (np.full((40, 40), 5), f"{predictions.CONSTANT}; {predictions.UNLIKE}", True),
+        "border": (border, predictions.FILLED, True),
         "centre": (centre, "expected finite pixels", False),
         "oblong": (good[:, 4:], "39 x 39 pixels or more, found 40 x 36", False),
         "small": (good[:36, :36], "39 x 39 pixels or more, found 36 x 36", False),
@@ -371,7 +372,7 @@ def test_rejecting_all_leaves_the_old_table(classifier, survey, old):
 
 @pytest.mark.parametrize("output", ["survey", "nowhere/out.csv"])
 def test_an_impossible_output_is_found_before_anything_is_read(classifier, survey, monkeypatch, output):
-    monkeypatch.setattr(items, "read_item", lambda *arguments: pytest.fail("read"))
+    monkeypatch.setattr(SurveyReader, "read", lambda *arguments: pytest.fail("read"))
     with pytest.raises(ResultsError, match=output):
         predict_folder(classifier, survey, survey.parent / output, quiet=True)
 
@@ -385,13 +386,13 @@ def test_memory_does_not_grow_with_the_number_of_files(classifier, survey, monke
     for number in range(108):
         np.save(survey / f"more{number}.npy", image)
 
-    def counting(*arguments, real=items.read_item):
-        item, lens = real(*arguments)
+    def counting(*arguments, read=SurveyReader.read):
+        item, fit_input = read(*arguments)
         alive.add(item)
         most.append(len(alive))
-        return item, lens
+        return item, fit_input
 
-    monkeypatch.setattr(items, "read_item", counting)
+    monkeypatch.setattr(SurveyReader, "read", counting)
     counts, _ = run(classifier, survey, batch_size=4, workers=0)
     assert counts.classified == len(most) == 120
     assert max(most) <= 3 * 4
@@ -479,4 +480,4 @@ def test_a_constant_window_is_flagged_whatever_is_around_it(classifier, tmp_path
     image[10:49, 10:49] = 7
     np.save(folder / "x.npy", image)
     _, (row,) = run(classifier, folder)
-    assert items.CONSTANT in row["flag"]
+    assert predictions.CONSTANT in row["flag"]

@@ -1,0 +1,164 @@
+"""Classify arrays: images with what is known of them, or residuals of a fit of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from darklens.classifier.fit_input import FitInput, Kernel, fill_weightless, fit_flags, fit_inputs, fit_rows
+from darklens.classifier.predictions import CONSTANT, FILLED, Prediction, Predictor
+from darklens.data.arrays import Images, plain_array, single_images
+from darklens.data.checks import central, layout
+from darklens.data.image import Picture, check_channels, make_picture
+from darklens.data.noise_psf import as_kernel
+from darklens.data.residual import view_of_residual
+from darklens.data.transforms import Preprocess
+from darklens.errors import DataError, UsageError
+from darklens.fit import Fit
+
+SAME_SCALE = 0.05  # of the network's pixel scale: what differs by more is flagged
+PerImage = np.ndarray | torch.Tensor | Sequence | None  # one (H, W) for all images, or one for each
+
+
+class Sides(NamedTuple):
+    """What lies beside images: standard deviations (H, W), masks (H, W), kernels (k, k); one for all, or one each."""
+
+    noise: PerImage = None
+    mask: PerImage = None
+    psf: PerImage = None
+
+
+def classify_images(
+    predictor: Predictor, preprocess: Preprocess, channels: int, images: Images, sides: Sides, batch_size: int
+) -> list[Prediction]:
+    """See `Classifier.classify`."""
+    if preprocess.smooth_model is None and any(side is not None for side in sides):
+        raise UsageError("noise, mask and psf are for networks that see what a fit leaves; this one sees the image")
+    arrays = single_images(images, channels)
+    each = [_one_each(name, side, len(arrays)) for name, side in sides._asdict().items()]
+    predictions: list[Prediction] = []
+    for start in range(0, len(arrays), batch_size):
+        numbers = range(start, min(start + batch_size, len(arrays)))
+        rows = [
+            _read(preprocess.window, channels, f"image {n}", arrays[n], Sides(*(side[n] for side in each)))
+            for n in numbers
+        ]
+        predictions += predictor(*_look(preprocess, rows))
+    return predictions
+
+
+def _look(
+    preprocess: Preprocess, rows: Sequence[tuple[Picture, FitInput]]
+) -> tuple[torch.Tensor, list[dict[str, float]], list[list[str]]]:
+    """What a network is shown of pictures (B, C, S, S), rows of their smooth lenses, and flags."""
+    flags = [_flags(picture, preprocess.window) for picture, _ in rows]
+    if preprocess.smooth_model is None:
+        views = [preprocess(torch.from_numpy(picture.pixels)[None])[0] for picture, _ in rows]
+        return torch.stack(views), [{}] * len(rows), flags
+    fits = fit_inputs(preprocess, [fit_input for _, fit_input in rows])
+    flags = [[*own, *fit_flags(fit.flag)] for own, fit in zip(flags, fits, strict=True)]
+    return torch.from_numpy(np.stack([fit.view for fit in fits])), [fit.row for fit in fits], flags
+
+
+def classify_residuals(
+    predictor: Predictor, preprocess: Preprocess, residual: np.ndarray | torch.Tensor | Fit, batch_size: int = 64
+) -> list[Prediction]:
+    """See `Classifier.classify_residual`."""
+    if preprocess.view != "residual":
+        raise UsageError(f"this network sees the {preprocess.view} view, expected one that sees residuals alone")
+    array, (rows, flags) = _residual_array(residual, preprocess.crop), ([], [])
+    if isinstance(residual, Fit):
+        rows, fit_texts = fit_rows(residual, preprocess)
+        flags = [_scale_flags(residual, preprocess) + fit_flags(text) for text in fit_texts]
+    rows, flags = rows or [{}] * len(array), flags or [[]] * len(array)
+    predictions: list[Prediction] = []
+    for start in range(0, len(array), batch_size):
+        part = slice(start, start + batch_size)
+        views = view_of_residual(torch.from_numpy(array[part]), preprocess.crop)
+        predictions += predictor(views, rows[part], flags[part])
+    return predictions
+
+
+def _one_each(name: str, value: PerImage, count: int) -> Sequence[np.ndarray | None]:
+    """What belongs to each image, of one for all or one for each."""
+    if value is None:
+        return [None] * count
+    if isinstance(value, (list, tuple)) and len(value) == count and all(np.ndim(one) == 2 for one in value):
+        return [plain_array(name, one) for one in value]
+    array = plain_array(name, value)
+    if array.ndim == 2:
+        return [array] * count
+    if array.ndim == 3 and len(array) == count:
+        return array
+    raise DataError(f"{name}: expected one of shape (H, W), or {count}, one for each image; found shape {array.shape}")
+
+
+def _read(window: int, channels: int, name: str, image: object, sides: Sides) -> tuple[Picture, FitInput]:
+    """The checked picture, and what a fit is given of it."""
+    array = plain_array(name, image)
+    shape = (layout(array.shape) or array.shape)[-2:]
+    for kind, side in (("noise", sides.noise), ("mask", sides.mask)):
+        if side is not None and side.shape != shape:
+            raise DataError(f"{kind} of {name}: expected {shape[0]} x {shape[1]} pixels, found shape {side.shape}")
+    noise, mask = _checked_noise(name, sides.noise), _checked_mask(name, sides.mask)
+    weightless = np.zeros(shape, bool) if mask is None else mask
+    weightless = weightless if noise is None else weightless | np.isnan(noise)
+    picture = make_picture(name, fill_weightless(array, weightless), window=window)
+    check_channels(name, len(picture.pixels), channels)
+    return picture, FitInput(picture.pixels, noise, _kernel(name, sides.psf), mask)
+
+
+def _checked_noise(name: str, noise: np.ndarray | None) -> np.ndarray | None:
+    """Standard deviations, NaN where a pixel has no weight."""
+    if noise is None:
+        return None
+    if noise.dtype.kind not in "uif":
+        raise DataError(f"noise of {name}: expected standard deviations, found {noise.dtype}")
+    usable = np.isfinite(noise) & (noise > 0)
+    if not usable.any():
+        raise DataError(f"noise of {name}: expected standard deviations above 0, found none")
+    return np.where(usable, noise, np.nan).astype(np.float64)
+
+
+def _checked_mask(name: str, mask: np.ndarray | None) -> np.ndarray | None:
+    if mask is None:
+        return None
+    if mask.dtype.kind not in "bui":
+        raise DataError(f"mask of {name}: expected True where a pixel does not count, found {mask.dtype}")
+    if mask.all():
+        raise DataError(f"mask of {name}: expected a pixel that counts, found none")
+    return mask.astype(bool)
+
+
+def _kernel(name: str, psf: np.ndarray | None) -> Kernel | None:
+    return None if psf is None else as_kernel(psf.astype(np.float64), f"psf of {name}")[0]
+
+
+def _flags(picture: Picture, window: int) -> list[str]:
+    pixels = picture.pixels[(..., *central(*picture.pixels.shape[1:], window))]
+    return [CONSTANT] * bool(pixels.min() == pixels.max()) + [FILLED] * bool(picture.masked)
+
+
+def _scale_flags(fit: Fit, preprocess: Preprocess) -> list[str]:
+    model = preprocess.smooth_model
+    if model is None or abs(fit.model.pixel_scale / model.pixel_scale - 1) <= SAME_SCALE:
+        return []
+    return [f"pixels of {fit.model.pixel_scale:.4g} arcsec, the network's have {model.pixel_scale:.4g}"]
+
+
+def _residual_array(residual: np.ndarray | torch.Tensor | Fit, crop: int) -> np.ndarray:
+    """(n, S, S) float32 about the middle, S the network's window or one pixel more, as odd or even as the residual."""
+    array = plain_array("residual", residual.residual if isinstance(residual, Fit) else residual)
+    array = array[None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.dtype.kind not in "uif" or min(array.shape[1:]) < crop:
+        raise DataError(f"residual: expected (n, H, W) of {crop} pixels or more a side, found {array.shape}")
+    side = min(array.shape[1:])
+    array = array[(slice(None), *central(*array.shape[1:], crop + (crop - side) % 2))]
+    if not np.isfinite(array).all():
+        raise DataError(
+            "residual: expected finite standard deviations, 0 where a pixel does not count; found NaN or infinity"
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)

@@ -1,0 +1,96 @@
+"""What the smooth lens is fitted to: images with their noise, masks and PSFs, those alike together."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from darklens.classifier.predictions import fit_columns
+from darklens.data.transforms import Preprocess
+from darklens.fit import Fit, SmoothModel
+
+Kernel = tuple[tuple[float, ...], ...]
+
+
+class FitInput(NamedTuple):
+    """One image for a fit: pixels (1, H, W); noise (H, W) standard deviations, mask (H, W) True where a pixel does not
+    count, and the PSF's kernel, where they are known."""
+
+    pixels: np.ndarray
+    noise: np.ndarray | None = None
+    psf: Kernel | None = None
+    mask: np.ndarray | None = None
+
+    @property
+    def kind(self) -> tuple:
+        """What images have in common that are fitted together."""
+        return self.pixels.shape, self.noise is None, self.mask is None, self.psf or ()
+
+
+class Fitted(NamedTuple):
+    """What a network is shown of an image (C, S, S), the row of its smooth lens, and the fit's flag or nothing."""
+
+    view: np.ndarray
+    row: dict[str, float]
+    flag: str
+
+
+def fit_inputs(preprocess: Preprocess, inputs: Sequence[FitInput]) -> list[Fitted]:
+    """Views and rows of all inputs, in order; the network's PSF where an image has none of its own."""
+    results: list[Fitted | None] = [None] * len(inputs)
+    order = sorted(range(len(inputs)), key=lambda number: inputs[number].kind)
+    for _, group in groupby(order, key=lambda number: inputs[number].kind):
+        numbers = list(group)
+        for number, result in zip(numbers, _fit_alike(preprocess, [inputs[n] for n in numbers]), strict=True):
+            results[number] = result
+    return [result for result in results if result is not None]
+
+
+def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput]) -> list[Fitted]:
+    """Those of one kind."""
+    pixels = torch.from_numpy(np.stack([one.pixels.astype(np.float64) for one in inputs]))  # (B, 1, H, W)
+    noise, mask = (_stacked([getattr(one, name) for one in inputs]) for name in ("noise", "mask"))
+    model = with_psf(preprocess.smooth_model, inputs[0].psf)
+    views, fit = preprocess.with_fit(pixels, noise=noise, mask=mask, smooth_model=model)
+    return [Fitted(view.numpy(), row, flag) for view, row, flag in zip(views, *fit_rows(fit, preprocess), strict=True)]
+
+
+def _stacked(arrays: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+    present = [array for array in arrays if array is not None]
+    return torch.from_numpy(np.stack(present)) if present else None
+
+
+def fill_weightless(array: np.ndarray, weightless: np.ndarray) -> np.ndarray:
+    """An image of one plane with the median where its pixels have no weight, whatever was wrong there."""
+    if not weightless.any() or array.size != weightless.size:
+        return array
+    weightless = weightless.reshape(array.shape)
+    array = array.astype(np.float64)
+    array[weightless] = np.nanmedian(np.where(np.isfinite(array) & ~weightless, array, np.nan))
+    return array
+
+
+def with_psf(model: SmoothModel | None, psf: Kernel | None) -> SmoothModel | None:
+    """The smooth lens seen through another PSF."""
+    return model and psf and dataclasses.replace(model, psf_kernel=psf, psf_beta=None, free_psf=False)
+
+
+def fit_rows(fit: Fit, preprocess: Preprocess) -> tuple[list[dict[str, float]], list[str]]:
+    """The smooth lens of each fit by column, NaN what was not fitted, and the flag of each."""
+    table, names = fit.table(), fit_columns(preprocess.smooth_model or fit.model)
+    rows = [
+        {name: float(table[name][number]) if name in table else math.nan for name in names}
+        for number in range(len(fit))
+    ]
+    return rows, [str(flag) for flag in table["flag"]]
+
+
+def fit_flags(flag: str) -> list[str]:
+    """What a table says of a fit with this flag."""
+    return [f"smooth lens: {flag}"] * bool(flag)
