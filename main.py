@@ -15,7 +15,26 @@ Results: DATASET_GROUP_ORDER/TIMESTAMP/ with log, curves, pictures, metrics.json
 
 import sys
 
-from darklens.commands.run import main
+from darklens.commands.run import main as run_program
+from darklens.storage.training_config import TrainingConfig
+
+
+def train(config: TrainingConfig) -> None:
+    """A training run, from its settings to the report in its folder. Other modes are in darklens/commands."""
+    from darklens.runs.data import open_data, read_images  # after the flags: `--help` does not wait for PyTorch
+    from darklens.runs.networks import build_equivariant, build_resnet
+    from darklens.runs.report import report
+    from darklens.runs.run import open_run
+    from darklens.runs.train import build_trainer
+
+    with open_run(config) as run:  # its folder, log and device
+        data = open_data(run)  # classes, sizes, and how an image is prepared
+        classifier = build_resnet(run, data) if run.config.use_CNN else build_equivariant(run, data)
+        batches = read_images(run, data)  # of train, val and, if there is one, test
+        trainer = build_trainer(run, data, classifier, batches)
+        trainer.fit()  # keeps the network of the best epoch
+        report(run, data, batches, trainer)  # measures it: metrics.json, pictures, predictions
+
 
 if __name__ == "__main__":
-    sys.exit(main(manual=__doc__))
+    sys.exit(run_program(manual=__doc__, train=train))  # parses the flags; errors become one line and an exit status

@@ -7,7 +7,7 @@ import argparse
 
 import torch
 
-from darklens.commands.flags import any_case, whole
+from darklens.commands.words import any_case, whole
 from darklens.data.transforms import default_preprocess
 from darklens.networks.basis import GROUPS, Symmetry
 from darklens.networks.equivariant import ARCHITECTURES, Equivariant_Network, build_network

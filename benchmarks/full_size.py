@@ -57,7 +57,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.data}-{self.network}{'-seed-recipe' * (self.recipe == 'seed')}-{self.seed}"
+        return f"{self.data}-{self.network}{'-seed-recipe' * (self.recipe == 'original')}-{self.seed}"
 
     def flags(self, args: argparse.Namespace) -> list[str]:
         letter, order = self.network[0], self.network[1:]
@@ -68,13 +68,13 @@ class Job:
             else ["--sym_group", groups[letter], "--N", order, "--arch", args.arch]
         )
         kind += ["--view", args.view] if args.view else []
-        epochs = args.baseline_epochs if self.recipe == "seed" else args.epochs
+        epochs = args.baseline_epochs if self.recipe == "original" else args.epochs
         return [*kind, "--recipe", self.recipe, "--seed", str(self.seed), "--epochs", str(epochs)]
 
 
 def jobs(args: argparse.Namespace) -> list[Job]:
     """The baseline's calibration, then each network, both data sets, seed by seed."""
-    baseline = [Job(data, "ResNet-18", "seed", 0) for data in args.data]
+    baseline = [Job(data, "ResNet-18", "original", 0) for data in args.data]
     fast = [
         Job(data, network, "fast", seed)
         for seed in range(args.seeds)
@@ -190,7 +190,7 @@ def published(data: str, network: str) -> str:
 def section(data: str, args: argparse.Namespace, peak: float, device: str) -> list[str]:
     lines = [f"## Model {data.upper()}", "", HEADER, "|---|---|---|---|---|---|---|---|---|"]
     for network in NETWORKS:
-        for recipe in ("seed", "fast"):
+        for recipe in ("original", "fast"):
             all_jobs = [Job(data, network, recipe, seed) for seed in range(args.seeds)]
             runs = [found for job in all_jobs if (found := finished(folder_of(job, args)))]
             if runs:

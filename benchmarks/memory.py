@@ -60,7 +60,7 @@ def new_trainer(images: Path, folder: Path, epochs: int, streamed: bool):
     """A trainer of a tiny network on these images; streamed: they are read anew in every epoch."""
     data = data_folder.scan(images)
     classifier = saved.new_classifier(data, {"sym_group": "Circular", "N": 2, "arch": "compact", "head": "pooled"})
-    recipe = recipes.choose_recipe("seed", epochs=epochs, batch_size=8)
+    recipe = recipes.choose_recipe("original", epochs=epochs, batch_size=8)
     options = {"memory_limit": 0 if streamed else None, "workers": 0, "progress": False}
     batches = data_batches.open_batches(data, ("train", "val"), classifier.preprocess, 8, **options)
     return trainer.Trainer(classifier, batches["train"], batches["val"], recipe, folder, quiet=True)

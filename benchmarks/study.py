@@ -35,7 +35,7 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
 
     data = data_folder.scan(data_dir)
     train = first_images(data.splits["train"], setting.get("images"))
-    changes = {field.name: setting.get(field.name) for field in fields(recipes.Recipe)}
+    changes = {field.name: setting.get(field.name) for field in fields(recipes.TrainingRecipe)}
     cnn = bool(setting.get("cnn"))
     recipe = recipes.choose_recipe("fast", cnn, **changes)
     if "steps" in setting:
@@ -55,8 +55,7 @@ def run_one(data_dir: str, setting: dict, seed: int, precision: str) -> dict:
             batches["val"],
             recipe,
             Path(folder),
-            print,
-            precision,
+            precision=precision,
             quiet=True,
             save_every=1e9,
         )

@@ -20,7 +20,7 @@ from darklens.commands import run
 
 
 def main() -> int:
-    """The installed commands `darklens` and `lens`, and `python -m darklens`; returns the exit status."""
+    """The installed command `darklens`, and `python -m darklens`; returns the exit status."""
     return run.main(manual=__doc__, prog="darklens")
 
 

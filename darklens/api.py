@@ -7,8 +7,6 @@ import numpy as np
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import find_weights, load_model
-from darklens.commands import flags
-from darklens.commands import train as training
 from darklens.fit import DetectionMap, Fit
 from darklens.fit import detect as detection
 from darklens.fit.arrays import fit_arrays as fit
@@ -16,8 +14,10 @@ from darklens.fit.detect import MASSES
 from darklens.metrics.posterior import Posterior
 from darklens.posterior import population as populations
 from darklens.posterior.population import Population
+from darklens.runs import train as training
 from darklens.simulation import render
 from darklens.simulation.recipes import load_recipe
+from darklens.storage.training_config import TrainingConfig
 
 __all__ = ["detect", "fit", "load", "population", "simulate", "train"]
 
@@ -61,12 +61,10 @@ def population(posterior: Posterior, model: str, class_name: str = "sphere", **g
     return populations.population(posterior, load_recipe(model), class_name, **grid)
 
 
-def train(data_dir: str | Path, **settings: object) -> Path:
-    """Train a network as the program does with flags of these names; the run's folder.
+def train(data_dir: str | Path = "images_f", **settings: object) -> Path:
+    """Train a network as the program does; the run's folder.
 
-    settings: flags without their dashes, `darklens.train("images_f", arch="compact", epochs=5)`. Raises UsageError
-    for flags that cannot be, DataError for bad images, TrainingError where training cannot go on.
+    settings: of `TrainingConfig`, the program's flags, `darklens.train("images_f", arch="compact", epochs=5)`.
+    Raises UsageError for settings that cannot be, DataError for bad images, TrainingError where training cannot go on.
     """
-    words = [f"--{name}={value}" for name, value in ({"data_dir": data_dir, "mode": "Train"} | settings).items()]
-    parsed, given, _ = flags.parse("", words)
-    return training.run_training(parsed, given)
+    return training.train(TrainingConfig.of(data_dir=data_dir, **settings))

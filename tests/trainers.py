@@ -8,9 +8,10 @@ from darklens.data.folder import scan
 from darklens.data.transforms import default_preprocess
 from darklens.networks.equivariant import build_network
 from darklens.networks.resnet import build_resnet
+from darklens.storage.run_record import RunRecord
 from darklens.training import recipes, trainer
 
-RECIPE = recipes.Recipe("adamw", 1e-3, 1e-2, "one-cycle", epochs=2, batch_size=5, recalibrate=2)
+RECIPE = recipes.TrainingRecipe("adamw", 1e-3, 1e-2, "one-cycle", epochs=2, batch_size=5, recalibrate=2)
 
 
 def make(folder, out, recipe=RECIPE, cnn=False, precision="fp32", seed=0, **options) -> trainer.Trainer:
@@ -24,8 +25,9 @@ def make(folder, out, recipe=RECIPE, cnn=False, precision="fp32", seed=0, **opti
         for name in ("train", "val")
     ]
     out.mkdir(exist_ok=True)
-    model = Classifier(network, list(data.classes), preprocess, record={"seed": seed})
-    return trainer.Trainer(model, *batches, recipe, out, lambda line: None, precision, quiet=True, **options)
+    model = Classifier(network, list(data.classes), preprocess, record=RunRecord(seed=seed))
+    options = {"log": lambda line: None, "precision": precision, "quiet": True, **options}
+    return trainer.Trainer(model, *batches, recipe, out, **options)
 
 
 def everything(run: trainer.Trainer) -> dict:

@@ -26,6 +26,7 @@ from darklens.fit import Fit
 from darklens.machine import autocast
 from darklens.metrics.posterior import Posterior
 from darklens.networks.equivariant import Equivariant_Network, FoldedNetwork
+from darklens.storage.run_record import RunRecord
 
 PUBLISHED_SCALE = 0.05  # arcsec a pixel of Models F and J, which the original's networks were trained on
 
@@ -42,7 +43,7 @@ class Classifier:
     classes: list[str]
     preprocess: Preprocess
     temperature: float | None = None
-    record: dict = field(default_factory=dict)
+    record: RunRecord = field(default_factory=RunRecord)
     epoch: int | None = None
     novelty: Novelty | None = None
     inference: Inference | None = None
@@ -66,7 +67,7 @@ class Classifier:
         """Arcsec a pixel of the images that it was trained on; None where that isn't known."""
         if self.preprocess.smooth_model is not None or self.preprocess.stretch == "original":
             return self.preprocess.smooth_model.pixel_scale if self.preprocess.smooth_model else PUBLISHED_SCALE
-        scale = ((self.record.get("lenses") or {}).get("image") or {}).get("pixel_scale")
+        scale = ((self.record.simulation or {}).get("image") or {}).get("pixel_scale")
         return scale if isinstance(scale, float) and 0 < scale < math.inf else None
 
     def predict(self, images: Images, batch_size: int = 64, precision: str = "fp32") -> np.ndarray:

@@ -20,6 +20,7 @@ from darklens.networks.conv import set_convolution
 from darklens.networks.equivariant import build_network
 from darklens.networks.resnet import build_resnet
 from darklens.storage import checkpoint
+from darklens.storage.run_record import RunRecord
 
 NETWORKS = {"equivariant": build_network, "resnet": build_resnet}
 LIMITS = {"N": 64, "channels": 3, "classes": 1000, "size": 2048}  # of what a checkpoint may ask to be built
@@ -55,7 +56,7 @@ def _describe(classifier: Classifier) -> dict:
         "classes": list(classifier.classes),
         "preprocess": classifier.preprocess.to_dict(),
         "temperature": classifier.temperature,
-        "record": classifier.record,
+        "record": classifier.record.to_dict(),
         "epoch": classifier.epoch,
     }
     return json.loads(json.dumps(description, sort_keys=True))
@@ -95,7 +96,8 @@ def _ours(path: str | Path) -> Classifier:
             raise ValueError(f"{key} holds {value.dtype}, expected {fresh[key].dtype}")
     network.load_state_dict(payload["state"])
     preprocess = Preprocess.from_dict(payload["preprocess"])
-    details = {key: payload[key] for key in ("temperature", "record", "epoch")}
+    details = {"temperature": payload["temperature"], "epoch": payload["epoch"]}
+    details["record"] = RunRecord.from_dict(payload["record"])
     if "novelty" in payload:  # older checkpoints have none
         sizes = last_linear(network).in_features, payload["network"].get("channels", 1) * 2 * BINS
         details["novelty"] = Novelty.from_dict(payload["novelty"], sizes)
@@ -107,15 +109,15 @@ def _ours(path: str | Path) -> Classifier:
 def _check_description(payload: dict) -> None:
     """Raises ValueError where the parts of a checkpoint contradict each other, or ask for the impossible."""
     config, classes, temperature = payload["network"], payload["classes"], payload["temperature"]
-    arguments = payload["record"].get("arguments", {"data_dir": "", "batch_size": 1})
+    record = RunRecord.from_dict(payload["record"])
+    batch_size = record.config and record.config.batch_size
     checks = {
         **{f"network {name}": config.get(name, 1) in range(1, limit + 1) for name, limit in LIMITS.items()},
         "classes": isinstance(classes, list) and len(classes) == len(set(map(str.lower, classes))) == config["classes"],
         "crop": payload["preprocess"]["crop"] == config["size"],
         "temperature": temperature is None or 0 < temperature < math.inf,
-        "data_dir": isinstance(arguments.get("data_dir", ""), str),
-        "batch_size": arguments.get("batch_size", 1) in range(1, 2**31),
-        "precision": payload["record"].get("precision", "fp32") in PRECISIONS,
+        "batch_size": batch_size is None or batch_size < 2**31,
+        "precision": record.precision is None or record.precision in PRECISIONS,
     }
     if wrong := [name for name, passed in checks.items() if not passed]:
         raise ValueError(f"its {' and '.join(wrong)} cannot be right")
@@ -138,7 +140,7 @@ def _published(path: str | Path) -> Classifier:
         network = published.load_resnet(state, build_resnet(config))
     else:
         network = published.load_equivariant(state)
-    classifier = Classifier(network, [], ORIGINAL, record={"original": True})
+    classifier = Classifier(network, [], ORIGINAL, record=RunRecord(original=True))
     count = classifier.config["classes"]
     classifier.classes = PUBLISHED_CLASSES if count == len(PUBLISHED_CLASSES) else [f"class {k}" for k in range(count)]
     return classifier

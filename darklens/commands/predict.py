@@ -1,27 +1,29 @@
 """Classify images without labels."""
 
-from argparse import Namespace
 from pathlib import Path
 
 from darklens import machine
-from darklens.commands.trained import load_network
+from darklens.commands.flags import Settings
+from darklens.commands.network import network_of
 from darklens.data.outputs import check_output
 from darklens.survey.parts import part_name
 from darklens.survey.predict import predict_folder
 
 
-def predict(settings: Namespace, given: set[str]) -> None:
+def predict(settings: Settings) -> None:
     """Classify images without labels, one row of a table a file."""
-    path, classifier, device = load_network(settings, given)
-    if not {"test_time", "weights"} & given:
+    trained = network_of(settings)
+    classifier = trained.classifier
+    if not {"test_time", "weights"} & settings.explicit:
         print(f"network: {settings.weights}, which comes with the program; --test_time or --weights name another")
-    check_output("--output", settings.output, None, path)
-    usual = "fp32" if settings.embeddings else classifier.record.get("precision")  # else features are turned to 1%
-    precision = machine.choose_precision(settings.precision or usual, device)
+    check_output("--output", settings.output, None, trained.path)
+    usual = "fp32" if settings.embeddings else classifier.record.precision  # else features are turned to 1%
+    precision = machine.choose_precision(settings.precision or usual, trained.device)
     options = {name: getattr(settings, name) for name in ("hdu", "resample", "file_column", "quiet")}
     options |= {"batch_size": settings.batch_size} if settings.batch_size else {}
-    part, output, embeddings = _part(settings, given)
-    options |= {"precision": precision, "device": device, "part": part, "embeddings": embeddings}
+    part, output, embeddings = _part(settings)
+    options |= {"precision": precision, "device": trained.device, "workers": settings.num_workers}
+    options |= {"part": part, "embeddings": embeddings}
     counts = predict_folder(classifier, settings.data_dir, output, **options)
     print(counts.summary())
     if classifier.novelty is None:
@@ -29,9 +31,10 @@ def predict(settings: Namespace, given: set[str]) -> None:
     print(f"predictions: {output}" + (f", embeddings: {embeddings}" if embeddings else ""))
 
 
-def _part(settings: Namespace, given: set[str]) -> tuple[tuple[int, int] | None, str | Path, str | Path | None]:
+def _part(settings: Settings) -> tuple[tuple[int, int] | None, str | Path, str | Path | None]:
     """The part to classify, and the names of its files: that of the part unless they are given."""
     if settings.part is None:
         return None, settings.output, settings.embeddings
-    part = tuple(map(int, settings.part.split("/")))
-    return part, *(name and part_name(name, part) for name in (settings.output, settings.embeddings))
+    number, count = map(int, settings.part.split("/"))
+    output, embeddings = (name and part_name(name, (number, count)) for name in (settings.output, settings.embeddings))
+    return (number, count), output, embeddings

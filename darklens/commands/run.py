@@ -1,43 +1,48 @@
 """One run of the program: which command it is, and its exit status. Imports nothing heavy before it knows."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Callable
+from types import ModuleType
 
 from darklens.commands import flags
+from darklens.commands.flags import Settings
 from darklens.errors import DarkLensError, Interrupted, UsageError, one_line
+from darklens.storage.training_config import TrainingConfig
 
 MODULES = "torch", "torchvision", "e2cnn", "numpy", "sklearn", "matplotlib", "scipy", "tqdm"
-MODES = {mode: mode.lower() for mode in flags.MODES}  # modules of this room
-# commands with flags of their own
-OTHERS = {
-    "simulate": "simulate",
-    "convert": "data",
-    "pack": "data",
-    "verify": "data",
-}
+MODES = {"Test": "test", "Predict": "predict", "Compare": "compare", "Infer": "posterior"}  # modules of this room
+OTHERS = {"simulate": "simulate", "convert": "data", "pack": "data", "verify": "data"}  # commands with their own flags
 
 
-def main(argv: list[str] | None = None, manual: str = "", prog: str = "main.py") -> int:
+def main(
+    argv: list[str] | None = None,
+    manual: str = "",
+    prog: str = "main.py",
+    train: Callable[[TrainingConfig], object] | None = None,
+) -> int:
     """Run the program; returns the exit status.
 
-    argv: the words of the command line, those of this process if None. manual: the text of `--help`.
+    argv: the words of the command line, those of this process if None. manual: the text of `--help`. train: what
+    `--mode Train` does (None: `darklens.runs.train.train`).
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be of any alphabet
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be of any alphabet
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] and argv[0] in OTHERS:
         command = _module(OTHERS[argv[0]])
         if argv[0] == "simulate":  # a parser of its own; the others share one
             return command.main(argv[1:], f"{prog} simulate")
         return command.main(argv, prog)
-    settings, given, parser = flags.parse(manual, argv, prog)
+    settings, parser = flags.parse(manual, argv, prog)
     try:
-        status = _command(settings)(settings, given) or 0
+        _run(settings, train)
         sys.stdout.flush()  # a full disk is found here rather than after the end
-        return status
+        return 0
     except UsageError as error:
         parser.error(one_line(error))
     except BrokenPipeError:  # the reader of our output has gone
@@ -50,19 +55,23 @@ def main(argv: list[str] | None = None, manual: str = "", prog: str = "main.py")
         return _explain(error, settings)
 
 
-def _module(name: str):
+def _module(name: str) -> ModuleType:
     return importlib.import_module(f"darklens.commands.{name}")
 
 
-def _command(settings: Namespace) -> Callable[[Namespace, set[str]], int | None]:
+def _run(settings: Settings, train: Callable[[TrainingConfig], object] | None) -> None:
     if (settings.list or settings.mode != "Train") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(f"torchrun is for training: start --mode {settings.mode} with `python main.py`")
     if settings.list:
-        return _module("runs").show_runs
-    return getattr(_module(MODES[settings.mode]), settings.mode.lower())
+        _module("runs").show_runs(settings)
+    elif settings.mode == "Train":
+        train = train or importlib.import_module("darklens.runs.train").train
+        train(settings.training_config())
+    else:
+        getattr(_module(MODES[settings.mode]), settings.mode.lower())(settings)
 
 
-def _explain(error: Exception, settings: Namespace) -> int:
+def _explain(error: Exception, settings: Settings) -> int:
     """One line for an error that a user can mend, the traceback for one of ours."""
     if isinstance(error, ModuleNotFoundError) and error.name in MODULES and not settings.debug:
         print(
@@ -72,7 +81,7 @@ def _explain(error: Exception, settings: Namespace) -> int:
         return 1
     if settings.debug or not isinstance(error, (DarkLensError, OSError)):
         raise error
-    status, text = getattr(error, "status", 1), error
+    status, text = getattr(error, "status", 1), str(error)
     if isinstance(error, OSError):
         _silence()
         text = f"{error.filename or 'the output'}: {error.strerror or error}"

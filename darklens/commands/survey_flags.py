@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser, switch: dict) -> None:
     )
 
 
-def contradictions(settings: Namespace, given: dict) -> list[tuple[bool, str]]:
+def contradictions(settings: Namespace) -> list[tuple[bool, str]]:
     """What goes wrong, and what to say of it."""
-    names = [name for name in ("output", *DEFAULTS) if name in given]
+    names = [name for name in ("output", *DEFAULTS) if name in settings.explicit]
     return [(settings.mode != "Predict" and bool(names), f"--{names[0] if names else ''} goes with --mode Predict")]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,21 @@ from darklens.reports.runs import Run, check_same_images, label_runs, network_fa
 from darklens.storage import files
 from darklens.storage.runs import describe_network, run_name
 
-RESULTS_ONLY = {  # arguments that do not change what is learned
-    *("seed", "results_dir", "mode", "resume", "test_time", "export", "demo", "quiet", "debug"),
-    *("num_workers", "cuda_idx", "cuda_asked"),
+RESULTS_ONLY = {  # settings that do not change what is learned
+    *("seed", "results_dir", "resume", "demo", "quiet", "num_workers", "cuda_idx", "tensorboard"),
 }
 
 
 def _group(run: Run) -> str:
-    """Equal for runs that differ only in the seed: all arguments that were given and matter, and what came of them."""
-    arguments = run.record.get("arguments")
-    if not arguments:
+    """Equal for runs that differ only in the seed: all settings that matter, and what came of them."""
+    record = run.record
+    if record.config is None:
         return str(run.folder)
-    given = {key: value for key, value in arguments.items() if value and key not in RESULTS_ONLY}
-    given["data_dir"] = network_facts(run)["data"]
-    kept = [given, *(run.record.get(key) for key in ("network", "recipe", "precision"))]
-    return json.dumps(kept, sort_keys=True, default=str)
+    settings = {key: value for key, value in record.config.to_dict().items() if key not in RESULTS_ONLY}
+    settings["data_dir"] = network_facts(run)["data"]
+    return json.dumps(
+        [settings, record.network, record.recipe and asdict(record.recipe), record.precision], default=str
+    )
 
 
 def _groups(runs: Sequence[Run], rows: list[dict]) -> list[dict]:
@@ -114,14 +115,15 @@ def compare(runs: Sequence[Run], folder: str | Path, resamples: int = 10_000, se
 
 def _row(run: Run, name: str, drawn: dict[str, np.ndarray]) -> dict[str, Any]:
     found = summary.evaluate(*run.predictions[:2], run.predictions.classes, bootstrap=0)
-    place, arguments = run_name(run.folder), run.record.get("arguments") or {}
+    place, config = run_name(run.folder), run.record.config
     auc = {key: found["auc"][key]["value"] for key in ("macro", "micro")}
     return {
         "name": name,
         "run": place,
         "folder": str(run.folder),
         **describe_network(run.record, place.split("/")[0]),
-        **{key: arguments.get(key) for key in ("recipe", "seed")},
+        "recipe": config and config.recipe,
+        "seed": config and config.seed,
         "accuracy": {"value": found["accuracy"], "interval": interval(drawn["accuracy"])},
         **{f"{key}_auc": {"value": value, "interval": interval(drawn[key])} for key, value in auc.items()},
         "log_loss": {"value": found["log_loss"], "interval": None},

@@ -18,6 +18,7 @@ from darklens.metrics.probabilities import softmax
 from darklens.plots import roc, run
 from darklens.storage import files, records
 from darklens.storage.records import PIXELS, Predictions
+from darklens.storage.run_record import RunRecord
 
 SAMPLE = 16  # files that stand for a data set
 
@@ -115,7 +116,6 @@ def table(found: dict) -> str:
     return "\n".join(rows)
 
 
-def details(record: dict, timing: dict) -> dict:
+def details(record: RunRecord, timing: dict) -> dict:
     """What `metrics.json` says besides the figures. record: of the run; timing: of what has just been done."""
-    kept = ("arguments", "network", "recipe", "seed", "precision", "device", "threads", "versions")
-    return {key: record[key] for key in kept if key in record} | {"timing": timing}
+    return record.reported() | {"timing": timing}

@@ -19,7 +19,8 @@ from darklens.errors import ResultsError
 from darklens.reports import report
 from darklens.storage import records
 from darklens.storage.records import PIXELS, Predictions
-from darklens.storage.runs import describe_network, read_record, run_name, spell_group
+from darklens.storage.run_record import RunRecord
+from darklens.storage.runs import describe_network, run_name, spell_group
 from darklens.training import evaluate
 
 
@@ -28,14 +29,14 @@ class Run:
     """A trained network and what it says of some images. record: how it was trained, as in `run.json`."""
 
     folder: Path
-    record: dict[str, Any]
+    record: RunRecord
     predictions: Predictions
 
 
 def load_run(folder: str | Path) -> Run:
     """A finished run, from what it left behind. Raises ResultsError where it has no predictions."""
     try:
-        return Run(Path(folder), read_record(Path(folder)), records.load_predictions(folder))
+        return Run(Path(folder), RunRecord.of_folder(Path(folder)), records.load_predictions(folder))
     except ResultsError as error:
         raise ResultsError(f"{error}; finish or test the run, or evaluate all runs now with --data_dir DIR") from error
 
@@ -67,14 +68,14 @@ def evaluate_runs(
         logits = evaluate.evaluate(classifier.network, batches[classifier.preprocess], precision)
         network = {"kind": classifier.kind, **classifier.network.config}
         predictions = report.predictions_of(logits, split, data.classes)
-        runs.append(Run(folder, {"network": network, **classifier.record}, predictions))
+        runs.append(Run(folder, classifier.record.replace(network=network), predictions))
     return runs
 
 
 def _check_fit(folder: Path, classifier: Classifier, data: LensFolder) -> None:
     """The classes of the original's checkpoints have no names: there, their number must do."""
     ours, channels = classifier.classes, classifier.channels
-    if classifier.record.get("original") and len(ours) == len(data.classes):
+    if classifier.record.original and len(ours) == len(data.classes):
         ours = list(data.classes)
     if (ours, channels) != (list(data.classes), data.channels):
         raise ResultsError(
@@ -129,17 +130,17 @@ def _place(predictions: Predictions) -> str:
 def network_facts(run: Run) -> dict[str, Any]:
     """What tells runs apart, the most telling first; None where it is not known or does not apply."""
     network = describe_network(run.record, run_name(run.folder).split("/")[0])
-    arguments, recipe = run.record.get("arguments") or {}, run.record.get("recipe") or {}
-    data = arguments.get("data_dir")
+    config, recipe = run.record.config, run.record.recipe
+    data = config and config.data_dir
     return {
         "network": spell_group(network["group"], network["order"]) or network["arch"] or "network",
         "data": data and Path(os.path.abspath(data)).name,
         "arch": network["arch"] if network["group"] else None,
         "head": network["head"],
-        "recipe": arguments.get("recipe"),
-        **{key: recipe.get(key) for key in ("epochs", "batch_size", "lr")},
-        "precision": run.record.get("precision"),
-        "seed": arguments.get("seed"),
+        "recipe": config and config.recipe,
+        **{key: recipe and getattr(recipe, key) for key in ("epochs", "batch_size", "lr")},
+        "precision": run.record.precision,
+        "seed": config and config.seed,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -21,19 +21,19 @@ class Log:
     >>> with Log(folder / f"log_{folder.name}.txt") as log:
     ...     log.write("epoch 1/30 ...")
 
-    An existing file is continued (a resumed run). Lines don't tear a progress bar. Raises ResultsError.
+    An existing file is continued (a resumed run); a new one is made with the first line. Lines don't tear a progress
+    bar. Raises ResultsError.
     """
 
     def __init__(self, path: str | Path, echo: bool = True):
         self.path, self.echo = Path(path), echo
-        try:
-            self.file = open(self.path, "ab", buffering=0)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        self.file: IO[bytes] | None = None
 
     def write(self, line: str) -> None:
         """Append one line, and show it where `echo` is set."""
         try:
+            if self.file is None:
+                self.file = open(self.path, "ab", buffering=0)
             self.file.write(f"{line}\n".encode(errors="backslashreplace"))
         except OSError as error:
             raise cannot_write(self.path, error) from error
@@ -42,12 +42,13 @@ class Log:
             (bar.tqdm.write if bar else print)(str(line))
 
     def close(self) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
 
     def __enter__(self) -> Log:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from darklens.errors import ResultsError
 from darklens.storage.files import read_json
+from darklens.storage.run_record import RunRecord
 
 TIMESTAMP = "%Y-%m-%d-%H-%M-%S"
 STAMPED = re.compile(r"(\d{4}(?:-\d\d){5})(?:-(\d+))?")  # timestamp, and -2 of a second run in that second
@@ -58,6 +59,15 @@ def make_run_folder(results_dir: str | Path, name: str, now: datetime | None = N
             f"{parent}: expected a folder to write results in, found: {error.strerror}; choose another one"
         ) from error
     return folder
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove the folder of a run that has written nothing, and the one above it if no other run is there."""
+    for path in (folder, folder.parent):
+        try:
+            path.rmdir()
+        except OSError:
+            return
 
 
 def _new_folder(parent: Path, stamp: str) -> Path:
@@ -147,22 +157,17 @@ def list_runs(results_dir: str | Path) -> list[dict[str, Any]]:
     return [_summary(run) for run in _runs(Path(results_dir))]
 
 
-def read_record(run: Path) -> dict[str, Any]:
-    """How a network was trained: `run.json`, or what `metrics.json` repeats of it, or nothing."""
-    return read_json(run / "run.json") or read_json(run / "metrics.json")
-
-
-def describe_network(record: dict[str, Any], name: str) -> dict[str, Any]:
+def describe_network(record: RunRecord, name: str) -> dict[str, Any]:
     """`group` (a value of --sym_group), `order`, `arch` and `head`; None is what neither record nor name says.
 
-    record: from `read_record`, its `network` is the configuration. name: of the run's folder, `Model_f_C4`.
+    name: of the run's folder, `Model_f_C4`.
     """
-    network, said = record.get("network"), original_group(name)
-    if not isinstance(network, dict):
-        network = {"kind": "resnet"} if said == "CNN" else dict(zip(("sym_group", "N"), said or (), strict=False))
+    network, group = record.network, original_group(name)
+    if not network:
+        network = {"kind": "resnet"} if group == "CNN" else dict(zip(("sym_group", "N"), group or (), strict=False))
     if network.get("kind") == "resnet":
         return {"group": None, "order": None, "arch": "ResNet-18", "head": None}
-    return {ours: network.get(key) for ours, key in NETWORK.items()}
+    return {key: network.get(name) for key, name in NETWORK.items()}
 
 
 def spell_group(group: str | None, order: int | None) -> str | None:
@@ -171,19 +176,19 @@ def spell_group(group: str | None, order: int | None) -> str | None:
 
 
 def _summary(run: Path) -> dict[str, Any]:
-    curve, metrics, record = _read_curve(run / "test_accuracy.npy"), read_json(run / "metrics.json"), read_record(run)
+    curve, metrics = _read_curve(run / "test_accuracy.npy"), read_json(run / "metrics.json")
+    record = RunRecord.of_folder(run)
     auc = metrics.get("auc", {}) if isinstance(metrics.get("auc"), dict) else {}
     value = {key: (auc.get(key) or {}).get("value") for key in ("macro", "micro_logits")}
-    epochs, recipe = None if curve is None else len(curve), record.get("recipe")
-    asked = recipe.get("epochs") if isinstance(recipe, dict) else None
+    epochs, planned = None if curve is None else len(curve), record.recipe and record.recipe.epochs
     return {
         "name": _name(run),
         "timestamp": run.name if STAMPED.fullmatch(run.name) else None,
         "folder": str(run),
         **describe_network(record, _name(run)),
         "epochs": epochs,
-        "epochs_asked": asked,
-        "finished": bool(metrics) and (epochs or 0) >= asked if asked else None,
+        "epochs_asked": planned,
+        "finished": bool(metrics) and (epochs or 0) >= planned if planned else None,
         "best_accuracy_percent": float(np.max(curve)) if epochs else None,
         "accuracy_percent": metrics.get("accuracy_percent"),
         "macro_auc": value["macro"],

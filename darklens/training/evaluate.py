@@ -23,20 +23,20 @@ def evaluate(
     TrainingError if the GPU's memory is too small for its batches, DataError for a bad image.
     """
     with enough_memory(batches.batch_size):
-        ranks, run, found = ranks or Ranks(), evaluator(network, batches.device, precision), []
+        ranks, run, logits = ranks or Ranks(), evaluator(network, batches.device, precision), []
         for number, batch in enumerate(bar(batches.epoch())):
-            ranks.begin(batches.count(number))
-            found.append(ranks.join(torch.cat([run(part) for part in ranks.split(batch.images)])))
-        return torch.cat(found).cpu().numpy()
+            ranks.set_batch(batches.count(number))
+            logits.append(ranks.gather_images(run(batch.images)))
+        return torch.cat(logits).cpu().numpy()
 
 
 @torch.no_grad()
 def recalibrate(
-    network: nn.Module, batches: Iterator[Batch], precision: str, begin: Callable[[int], None] = lambda number: None
+    network: nn.Module, batches: Iterator[Batch], precision: str, set_batch: Callable[[int], None] = lambda number: None
 ) -> None:
     """Replace the running statistics of all batch norms by their mean over some training batches.
 
-    begin: called with each batch's number, from 0, before the network sees it. Done twice it changes nothing more:
+    set_batch: called with each batch's number, from 0, before the network sees it. Done twice it changes nothing more:
     a run may be stopped after it.
     """
     norms = [module for module in network.modules() if hasattr(module, "running_mean")]
@@ -45,7 +45,7 @@ def recalibrate(
     for number, batch in enumerate(batches, 1):
         for norm in norms:
             norm.momentum = 1 / number
-        begin(number - 1)
+        set_batch(number - 1)
         with autocast(batch.images.device, precision):
             network(batch.images.contiguous(memory_format=torch.channels_last))
     for norm, momentum, step in zip(norms, momenta, steps, strict=True):

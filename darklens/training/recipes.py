@@ -1,12 +1,13 @@
-"""How networks are trained: optimiser, schedule, epochs."""
+"""How networks are trained: optimisers, schedules, and the recipes of the flag `--recipe`."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 
+from darklens.storage.training_config import KINDS, TrainingConfig, TrainingRecipe
 from darklens.training.muon import Muon
 
 OPTIMISERS: dict[str, Callable[[nn.Module, float, float], torch.optim.Optimizer]] = {  # learning rate, weight decay
@@ -26,32 +27,9 @@ def one_cycle(progress: float) -> float:
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda progress: 1.0, "one-cycle": one_cycle}
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    lr: the peak learning rate; smoothing: of the labels; recalibrate: training batches from which the batch norms'
-    statistics are taken anew before each evaluation (0: the running ones, which lag behind a fast learner); shift:
-    pixels by which training crops may be off centre (None: as far as the image goes); average: what a step leaves of
-    the running average of the weights, which is then what is evaluated and kept (0: the last weights).
-    """
-
-    optimiser: str
-    lr: float
-    weight_decay: float
-    schedule: str
-    epochs: int
-    batch_size: int
-    smoothing: float = 0.0
-    recalibrate: int = 0
-    shift: int | None = None
-    average: float = 0.0
-
-
 RECIPES = {
-    "seed": Recipe("adam", lr=5e-5, weight_decay=1e-5, schedule="constant", epochs=30, batch_size=64),
-    "fast": Recipe(
+    "original": TrainingRecipe("adam", lr=5e-5, weight_decay=1e-5, schedule="constant", epochs=30, batch_size=64),
+    "fast": TrainingRecipe(
         "muon", lr=5e-3, weight_decay=1e-2, schedule="one-cycle", epochs=5, batch_size=32, recalibrate=20, shift=1
     ),
 }
@@ -60,7 +38,13 @@ BASELINE_RECIPES = RECIPES | {  # of ResNet-18: Muon's products would cost it mo
 }
 
 
-def choose_recipe(name: str, cnn: bool = False, **changes: float | None) -> Recipe:
+def choose_recipe(name: str, cnn: bool = False, **changes: float | None) -> TrainingRecipe:
     """The recipe of that name, for ResNet-18 if `cnn`, changed in the fields that are given and not None."""
-    changes = {key: value for key, value in changes.items() if value is not None}
-    return replace((BASELINE_RECIPES if cnn else RECIPES)[name], **changes)
+    name = KINDS["recipe"].check(name)  # "seed" is what "original" was called
+    return replace((BASELINE_RECIPES if cnn else RECIPES)[name], **{k: v for k, v in changes.items() if v is not None})
+
+
+def recipe_of(config: TrainingConfig) -> TrainingRecipe:
+    """The recipe that a run is asked for, with its settings in place."""
+    changes = {"epochs": config.epochs, "batch_size": config.batch_size, "lr": config.lr, "average": config.average}
+    return choose_recipe(config.recipe, config.use_CNN, **changes)

@@ -4,13 +4,20 @@ python main.py --data_dir images_f --tensorboard
 tensorboard --logdir .
 """
 
+from __future__ import annotations
+
+import functools
 import importlib.util
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from darklens.errors import PackageError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 PICTURES = "ROC", "CM", "reliability", "mistakes", "loss", "accuracy"
 SPLITS = {"train": "train", "test": "val"}  # the curve `test_loss`, named as in the original, is of the split val
@@ -25,15 +32,22 @@ def check() -> None:
 
 
 class Board:
-    """Writes a run's events into its folder. Raises PackageError where the package tensorboard is missing."""
+    """Writes a run's events into its folder, from the first one on.
+
+    Raises PackageError where the package tensorboard is missing.
+    """
 
     def __init__(self, folder: Path):
         check()
+        self.folder = Path(folder)
+
+    @functools.cached_property
+    def writer(self) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder = Path(folder)
-        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
-        self.writer.add_custom_scalars({"train and val": TOGETHER})
+        writer = SummaryWriter(str(self.folder / "tensorboard"))
+        writer.add_custom_scalars({"train and val": TOGETHER})
+        return writer
 
     def epoch(self, curves: dict[str, list[float]], learning_rate: float) -> None:
         """The newest point of each curve (`test_loss` becomes loss/val), by epoch from 1."""
@@ -44,12 +58,12 @@ class Board:
         self.writer.add_scalar("learning_rate", learning_rate, number)
         self.writer.flush()
 
-    def finish(self, found: dict) -> None:
-        """What is known at the end. found: the content of metrics.json."""
-        figures = {"accuracy": found["accuracy"], "macro AUC": found["auc"]["macro"]["value"]}
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """What is known at the end. metrics: the content of metrics.json."""
+        figures = {"accuracy": metrics["accuracy"], "macro AUC": metrics["auc"]["macro"]["value"]}
         figures = {f"best/{name}": value for name, value in figures.items() if value is not None}
-        self.writer.add_hparams(_parameters(found), figures, run_name=".")
-        self.writer.add_text("confusion matrix", _markdown(found["confusion_matrix"], found["classes"]))
+        self.writer.add_hparams(_parameters(metrics), figures, run_name=".")
+        self.writer.add_text("confusion matrix", _markdown(metrics["confusion_matrix"], metrics["classes"]))
         for name in PICTURES:
             path = self.folder / f"{name}.png"
             if path.exists():
@@ -57,11 +71,11 @@ class Board:
         self.writer.close()
 
 
-def _parameters(found: dict) -> dict[str, bool | int | float | str]:
+def _parameters(metrics: dict[str, Any]) -> dict[str, bool | int | float | str]:
     """What tells runs apart: the network's choices, the recipe with the numbers it was run with, seed, precision."""
-    arguments = found.get("arguments", {})
-    chosen = {key: arguments[key] for key in ARGUMENTS if key in arguments} | {"precision": found.get("precision")}
-    return {key: _plain(value) for key, value in (chosen | found.get("recipe", {})).items()}
+    arguments = metrics.get("arguments", {})
+    chosen = {key: arguments[key] for key in ARGUMENTS if key in arguments} | {"precision": metrics.get("precision")}
+    return {key: _plain(value) for key, value in (chosen | metrics.get("recipe", {})).items()}
 
 
 def _plain(value: object) -> bool | int | float | str:

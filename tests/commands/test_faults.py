@@ -306,7 +306,7 @@ def goes_on(template: Path, data: Path, capsys) -> None:
     assert commands_run.main(again) == 0
     finished = max(data.parent.glob(f"{NAME}/*/metrics.json")).parent
     assert final(finished) == final(folder_of(template))
-    assert (finished / "code.py").read_bytes() == (ROOT / "darklens/commands/train.py").read_bytes()
+    assert (finished / "code.py").read_bytes() == (ROOT / "darklens/training/trainer.py").read_bytes()
 
 
 def one_line(capsys, *arguments) -> str:

@@ -14,12 +14,12 @@ from trainers import RECIPE, make
 
 from darklens.classifier import saved
 from darklens.classifier.classifier import Classifier
-from darklens.commands.fine_tune import adopted_preprocess, describe
 from darklens.data.folder import LensFolder, scan
 from darklens.data.transforms import Preprocess
 from darklens.errors import CheckpointError, UsageError
 from darklens.fit import SmoothModel
 from darklens.networks.equivariant import build_network
+from darklens.runs.weights import adopted_preprocess, describe
 from darklens.simulation.recipes import RECIPES
 from darklens.simulation.writer import write_dataset
 from darklens.storage import records

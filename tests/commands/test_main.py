@@ -19,11 +19,11 @@ from programs import SMALL, final, run, start, trained, wait_for
 from darklens import machine
 from darklens.classifier import saved
 from darklens.commands import flags
-from darklens.commands import test as commands_test
 from darklens.errors import DataError
 from darklens.factorised import backend
 from darklens.networks import equivariant, heads
 from darklens.reports import equivariance
+from darklens.runs import evaluation
 from darklens.storage import runs
 from darklens.training import recipes
 
@@ -216,7 +216,7 @@ def test_original_run_in_its_folder(tmp_path, monkeypatch, capsys):
     folder.mkdir(parents=True)
     torch.save(published("Circular", 4).state_dict(), folder / "best-model-parameters.pt")
     # slow for the full network, and tested elsewhere
-    monkeypatch.setattr(commands_test, "equivariance_of", lambda *_: None)
+    monkeypatch.setattr(evaluation, "equivariance_of", lambda *_: None)
     assert run("--data_dir", "images_t", "--mode", "Test", "--test_time", folder.name, "--precision", "fp32") == 0
     found = json.loads((folder / "metrics.json").read_text())
     assert found["images"] == 3 and found["classes"] == ["no", "sphere", "vort"]
@@ -280,7 +280,7 @@ def test_resume_of_a_finished_run_changes_nothing(finished):
         (["--N", "0"], "at least 1|from 1"),
         (["--N", "-2"], "from 1"),
         (["--N", "four"], "whole number"),
-        (["--sym_group", "Dihedral"], "invalid choice"),
+        (["--sym_group", "Dihedron"], "invalid choice"),
         (["--lr", "nan"], "finite"),
         (["--lr", "0"], "above 0"),
         (["--lr", "fast"], "expected a number"),

@@ -35,7 +35,7 @@ from darklens.networks.equivariant import build_network
 from darklens.training import recipes, trainer
 
 SIZE = 36
-RECIPE = recipes.Recipe("adamw", 1e-3, 1e-2, "one-cycle", epochs=2, batch_size=5, recalibrate=2)
+RECIPE = recipes.TrainingRecipe("adamw", 1e-3, 1e-2, "one-cycle", epochs=2, batch_size=5, recalibrate=2)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def make(folder: Path, out: Path) -> trainer.Trainer:
     train, val = (open_batches(folder, name, 5, name == "train", **options) for name in ("train", "val"))
     out.mkdir(exist_ok=True)
     model = Classifier(network, list(data.classes), train.preprocess, record={"seed": 0})
-    return trainer.Trainer(model, train, val, RECIPE, out, lambda line: None, quiet=True)
+    return trainer.Trainer(model, train, val, RECIPE, out, log=lambda line: None, quiet=True)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from darklens.reports import runs as analysis_runs
 from darklens.storage import records
 from darklens.storage import runs as storage_runs
 from darklens.storage.records import Predictions
+from darklens.storage.run_record import RunRecord
+from darklens.storage.training_config import TrainingConfig, TrainingRecipe
 
 CLASSES = ["no", "sphere", "vort"]
 
@@ -40,7 +42,8 @@ def run(number=0, skill=2.0, seed=0, n=300, group=("Circular", 4), root="results
     network = {"kind": "equivariant", "sym_group": group[0], "N": group[1], "arch": "compact", "head": "lifted"}
     network = network if group[1] else {"kind": "resnet"}
     arguments = {"data_dir": "images_f", "recipe": "fast", "seed": seed} | arguments
-    record = {"arguments": arguments, "network": network, "recipe": {"epochs": 5, "lr": 0.003, "batch_size": 32}}
+    recipe = TrainingRecipe("muon", lr=0.003, weight_decay=0.01, schedule="one-cycle", epochs=5, batch_size=32)
+    record = RunRecord(config=TrainingConfig.of(**arguments), network=network, recipe=recipe)
     folder = f"images_f_{group[0][0]}_{group[1]}" if group[1] else "images_f_CNN"
     path = Path(root) / folder / f"2026-11-22-10-30-{number:02d}"
     return analysis_runs.Run(path, record, predictions)
@@ -353,7 +356,7 @@ def trained(tmp_path_factory):
         folder = storage_runs.make_run_folder(root, f"images_t_C_{order}")
         config = {"sym_group": "Circular", "N": order, "arch": "compact"}
         classifier = new_classifier(data, config)
-        classifier.record = {"arguments": {"data_dir": str(data.root), "seed": 0}}
+        classifier.record = RunRecord(config=TrainingConfig(data_dir=str(data.root)))
         save_model(classifier, folder / "best-model-parameters.pt")
         folders.append(folder)
     return root, data, folders

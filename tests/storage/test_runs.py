@@ -15,6 +15,8 @@ import pytest
 
 from darklens.errors import ResultsError
 from darklens.storage import files, records, runs
+from darklens.storage.run_record import RunRecord
+from darklens.storage.training_config import TrainingRecipe
 
 NOW = datetime(2026, 11, 22, 10, 30, 0)
 STAMP = "2026-11-22-10-30-00"
@@ -251,7 +253,8 @@ def test_list_runs(tmp_path):
 def trained(folder, epochs, asked, network, found=None):
     """A run that has been going for some epochs."""
     run(folder, "run.json")
-    files.save_json(folder / "run.json", {"network": network, "recipe": {"epochs": asked}})
+    recipe = TrainingRecipe("adam", lr=5e-5, weight_decay=1e-5, schedule="constant", epochs=asked, batch_size=64)
+    RunRecord(network=network, recipe=recipe).save(folder)
     if epochs:
         records.save_curves(folder, {"test_accuracy": [50.0] * epochs})
     if found:
@@ -332,7 +335,7 @@ def test_log_survives_a_kill(tmp_path):
 
 def test_log_cannot_be_opened(tmp_path):
     with pytest.raises(ResultsError, match="cannot be written"):
-        records.Log(tmp_path / "absent" / "log.txt")
+        records.Log(tmp_path / "absent" / "log.txt").write("first words")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -1,4 +1,4 @@
-"""distributed.py: several processes give what one gives; what dies, ends; what was saved, goes on.
+"""Several processes give what one gives; what dies, ends; what was saved, goes on.
 
 Run by torchrun, this file is the program that the tests compare with one process.
 """
@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,10 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, write_images
 
-from darklens.classifier.saved import load_model
 from darklens.commands import run as commands_run
 from darklens.data.batches import Batches
 from darklens.data.folder import scan
 from darklens.data.transforms import default_preprocess
-from darklens.errors import RankError
 from darklens.networks.equivariant import build_network
 from darklens.networks.resnet import build_resnet
 from darklens.training import ranks as training_ranks
@@ -52,7 +49,7 @@ def gradients(ranks: Ranks, kind: str, images: int, dtype: torch.dtype) -> dict:
     made = network(kind).to(dtype)
     sync_norm.synchronise(made, ranks)
     x, labels = torch.randn(images, 1, SIZE, SIZE, dtype=dtype), torch.arange(images) % 3
-    ranks.begin(images)
+    ranks.set_batch(images)
     mine = ranks.share(images)
     loss = F.cross_entropy(made(x[mine]), labels[mine], reduction="none").sum() / images
     loss.backward()
@@ -74,19 +71,17 @@ def seen(ranks: Ranks, folder: str) -> torch.Tensor:
     options = {"train": True, "workers": 0, "share": ranks.share, "progress": False}
     batches, found = Batches(data.splits["train"], data, default_preprocess(data.size), 8, **options), []
     for number, batch in enumerate(batches.epoch(3)):
-        ranks.begin(batches.count(number))
-        found.append(ranks.join(batch.indices))
+        ranks.set_batch(batches.count(number))
+        found.append(ranks.gather_images(batch.indices))
     return torch.cat(found)
 
 
 def everything(folder: Path | str) -> dict:
-    """What the processes find together; `fixed`: what they do with a fixed number of shards."""
+    """What the processes compute together."""
     with training_ranks.ranks(torch.device("cpu")) as ranks:
         found = {case: gradients(ranks, *CASES[case]) for case in CASES}
-        shards = replace(ranks, shards=training_ranks.SHARDS)
-        fixed = {case: gradients(shards, *CASES[case]) for case in ("float32", "resnet")}
         torch.optim.AdamW(network("pooled").parameters())
-        return {**found, "fixed": fixed, "seen": seen(ranks, folder), "agreed": ranks.agree(ranks.rank)}
+        return {**found, "seen": seen(ranks, folder), "agreed": ranks.all_reduce_max(ranks.rank)}
 
 
 def threads() -> list[str]:
@@ -137,50 +132,20 @@ def one_thread():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 4])
 def test_processes_together_are_one(tmp_path, one_thread, number):
-    """Gradients, statistics and the order of the images.
-
-    Equal to rounding in float64 and float32; with a fixed number of shards, in every bit.
-    """
+    """Gradients, statistics and the order of the images, equal to rounding in float64 and float32."""
     folder = write_images(tmp_path / "images_t", counts={"train": 7, "val": 1}, size=36)
     found, expected = launched(number, tmp_path / "found.pt", folder), everything(folder)
     assert_close(found, expected)
-    assert_close(found["fixed"], expected)
-    for case, values in expected["fixed"].items():
-        assert all(torch.equal(found["fixed"][case][name], value) for name, value in values.items())
     assert sorted(found["seen"].tolist()) == list(range(21)) and torch.equal(found["seen"], expected["seen"])
     assert found["agreed"] == number - 1
 
 
-@pytest.mark.parametrize("kind", ["flatten", "pooled", "rings", "orbit", "lifted"])
-def test_shards_do_not_change_what_is_computed(kind):
-    """In one process, with as many shards as with --deterministic_ranks; two of them are empty."""
-    first, second = (gradients(Ranks(shards=shards), kind, 6, torch.float64) for shards in (1, training_ranks.SHARDS))
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-11, atol=1e-11, msg=name)
-
-
-@pytest.mark.parametrize("world, shards", [(1, 1), (2, 2), (3, 3), (1, 8), (4, 8)])
-def test_shares_are_all_images_once(world, shards):
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_shares_are_all_images_once(world):
     for images in range(1, 40):
-        parts = [Ranks(rank, world, shards) for rank in range(world)]
-        assert [i for ranks in parts for i in range(images)[ranks.share(images)]] == list(range(images))
-        for ranks in parts:
-            ranks.begin(images)
-        assert all(sum(ranks.sizes) == len(range(images)[ranks.share(images)]) for ranks in parts)
-        assert len({size for ranks in parts for size in ranks.sizes} - {images // shards, -(-images // shards)}) == 0
-
-
-def test_tree_sum_of_branches_is_that_of_the_tree():
-    rows = torch.randn(8, 1000)
-    branches = [training_ranks.tree_sum(rows[i : i + 2]) for i in range(0, 8, 2)]
-    assert torch.equal(training_ranks.tree_sum(branches), training_ranks.tree_sum(rows))
-    torch.testing.assert_close(training_ranks.tree_sum(rows), rows.sum(0))
-
-
-def test_three_processes_do_not_divide_eight_shards(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(RankError, match="1, 2, 4 or 8"), training_ranks.ranks(torch.device("cpu"), True):
-        pass
+        shares = [range(images)[Ranks(rank, world).share(images)] for rank in range(world)]
+        assert [i for share in shares for i in share] == list(range(images))
+        assert {len(share) for share in shares} <= {images // world, -(-images // world)}
 
 
 def test_only_training_is_for_several_processes(monkeypatch, capsys):
@@ -244,12 +209,6 @@ def final(folder: Path) -> dict:
     return found | {path.name: path.read_bytes() for path in folder.glob("*_*.npy")}
 
 
-def weights(folder: Path) -> dict:
-    """As `final`, but for the number of processes, which is in the checkpoint's record."""
-    state = load_model(folder / "best-model-parameters.pt").network.state_dict()
-    return final(folder) | {"best": {name: value.tolist() for name, value in state.items()}}
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -266,9 +225,9 @@ def plain(monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_stopped_killed_and_resumed(here, plain, one_thread):
-    """Two processes, stopped by SIGTERM, resumed, one of them killed; one process ends it with the bits it would have
-    had alone. All write into one folder."""
-    long = [*TRAIN, "--deterministic_ranks", "--epochs", "10"]  # so that it still trains when the signal arrives
+    """Two processes, stopped by SIGTERM, resumed, one of them killed, resumed: the bits of two that nobody disturbed.
+    All write into one folder."""
+    long = [*TRAIN, "--epochs", "10"]  # so that it still trains when the signal arrives
     process = start(here, 2, *long)
     saved = wait_for_state(here, process, wait_for_state(here, process))
     os.kill(process.pid, signal.SIGTERM)
@@ -282,10 +241,23 @@ def test_stopped_killed_and_resumed(here, plain, one_thread):
     assert status != 0 and output.count("another process of this job has died") == 1, output
 
     (folder,) = here.glob("images_t_C_4/*")
-    assert commands_run.main(["--resume", "latest", "--quiet"]) == 0
-    assert commands_run.main(long) == 0
-    (single,) = set(here.glob("images_t_C_4/*")) - {folder}
-    assert weights(folder) == weights(single)
+    assert complete(here, 2, "--resume", "latest", "--quiet") == folder
+    assert final(folder) == final(complete(here, 2, *long))
+
+
+def test_a_run_with_deterministic_ranks_is_refused_in_one_line(here, plain, capsys):
+    """The flag is gone: a warning says so; a run that was begun with it cannot have the same bits any more."""
+    assert commands_run.main([*TRAIN, "--epochs", "1", "--deterministic_ranks"]) == 0
+    assert "--deterministic_ranks is gone" in capsys.readouterr().err
+    (path,) = here.glob("images_t_C_4/*/run.json")
+    record = json.loads(path.read_text())
+    assert "deterministic_ranks" not in record["arguments"]
+    record["arguments"]["deterministic_ranks"] = True  # as the version before wrote it
+    path.write_text(json.dumps(record))
+    with pytest.raises(SystemExit) as stopped:
+        commands_run.main(["--resume", "latest"])
+    assert stopped.value.code == 2
+    assert "begun with --deterministic_ranks, which this version does not have" in capsys.readouterr().err
 
 
 def test_resume_refuses_another_number_of_processes(here, plain, monkeypatch, capsys):
@@ -306,14 +278,6 @@ def test_figures_of_one_process(here, plain):
     assert first["auc"]["macro"]["value"] == pytest.approx(second["auc"]["macro"]["value"], abs=1e-6)
     for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy"):
         np.testing.assert_allclose(np.load(folder / f"{name}.npy"), np.load(single / f"{name}.npy"), rtol=1e-3)
-
-
-@pytest.mark.slow
-def test_fixed_shards_in_the_whole_program(here, plain, one_thread):
-    arguments = [*TRAIN, "--deterministic_ranks"]
-    several = weights(complete(here, 4, *arguments))
-    assert commands_run.main(arguments) == 0
-    assert weights(max(here.glob("images_t_C_4/*"))) == several
 
 
 if __name__ == "__main__":

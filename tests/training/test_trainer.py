@@ -99,7 +99,7 @@ def test_averaged_weights_are_what_is_kept(folder, tmp_path):
 
 
 def test_learns(folder, tmp_path):
-    run = make(folder, tmp_path / "r", recipes.Recipe("adamw", 3e-3, 1e-2, "one-cycle", 12, 7, recalibrate=3))
+    run = make(folder, tmp_path / "r", recipes.TrainingRecipe("adamw", 3e-3, 1e-2, "one-cycle", 12, 7, recalibrate=3))
     run.fit()
     assert run.curves["train_loss"][-1] < 0.75 * run.curves["train_loss"][0]
 
@@ -131,13 +131,13 @@ def test_odd_numbers_work(tmp_path, counts, batch, classes):
     """A batch of one, a last short batch of one, a class with one image, 2 and 10 classes."""
     names = [f"class {k}" for k in range(classes)]
     folder = write_images(tmp_path / "data", names, counts, size=36)
-    run = make(folder, tmp_path / "r", recipes.Recipe("adam", 1e-3, 0.0, "constant", 1, batch))
+    run = make(folder, tmp_path / "r", recipes.TrainingRecipe("adam", 1e-3, 0.0, "constant", 1, batch))
     run.fit()
     assert all(len(curve) == 1 and np.isfinite(curve[0]) for curve in run.curves.values())
 
 
 def test_best_checkpoint_is_that_of_the_best_epoch(folder, tmp_path):
-    run = make(folder, tmp_path / "r", recipes.Recipe("adamw", 3e-3, 0.0, "constant", 4, 8))
+    run = make(folder, tmp_path / "r", recipes.TrainingRecipe("adamw", 3e-3, 0.0, "constant", 4, 8))
     run.fit()
     model = load_model(tmp_path / "r" / "best-model-parameters.pt")
     assert model.epoch == run.best["epoch"] and model.classes == ["no", "sphere", "vort"]

@@ -1,0 +1,84 @@
+"""Go on with a run after an interruption."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from darklens.data.folder import LensFolder
+from darklens.errors import ResultsError, UsageError
+from darklens.storage import checkpoint, runs
+from darklens.storage.run_record import RUN_FILE, RunRecord
+from darklens.storage.training_config import TrainingConfig
+from darklens.training.ranks import world_size
+from darklens.training.state import STATE, TrainingState
+
+FREE = {"resume", "results_dir", "quiet", "num_workers"}  # settings that may differ from those the run began with
+
+
+def resumed_run(config: TrainingConfig) -> tuple[Path, TrainingConfig, RunRecord]:
+    """The run to go on with, the settings it was started with, and its record.
+
+    Raises UsageError where there is no such run, or a setting that was given contradicts it.
+    """
+    try:
+        folder = runs.find_run(config.results_dir, config.resume)
+    except ResultsError as error:
+        raise UsageError(f"--resume: {error}") from error
+    record = _complete_record(folder / RUN_FILE)
+    for name in sorted(config.explicit - FREE):
+        before, value = getattr(record.config, name), getattr(config, name)
+        if before != value:
+            raise UsageError(f"--{name} {value} contradicts the run, which has {before}")
+    _check_same_ranks(record)
+    present = {name: getattr(config, name) for name in FREE} | {"demo": False, "explicit": frozenset()}
+    return folder, record.config.replace(**present), record
+
+
+def _complete_record(path: Path) -> RunRecord:
+    try:
+        record = RunRecord.load(path)
+        needed = record.recipe, record.images, record.classes, record.precision, record.threads, record.preprocess
+        if not all(needed):
+            raise UsageError("not all that a run needs is in it")
+    except UsageError as error:
+        raise UsageError(f"--resume: {path} is missing or damaged: this run cannot be resumed ({error})") from error
+    return record
+
+
+def _check_same_ranks(record: RunRecord) -> None:
+    """Another number of processes would add in another order."""
+    if record.deterministic_ranks:
+        raise UsageError(
+            "--resume: the run was begun with --deterministic_ranks, which this version does not have: it cannot go "
+            "on with the same bits; train anew"
+        )
+    before, here = record.ranks, world_size()
+    if before != here:
+        raise UsageError(
+            f"--resume: the run has {before} process{'es' * (before > 1)}, here are {here}: other bits; start as many "
+            "with torchrun --nproc_per_node"
+        )
+
+
+def check_same_data(record: RunRecord | None, folder: LensFolder) -> None:
+    """A run goes on only with the images it was started with. record: None for a new run."""
+    images = {name: len(split) for name, split in folder.splits.items()}
+    if record and (record.images != images or list(record.classes) != list(folder.classes)):
+        raise UsageError(f"--resume: {folder.root} has changed: the run began with {record.images}, found {images}")
+
+
+def go_on(state: TrainingState, record: RunRecord, log: Callable[[str], None]) -> None:
+    """Return to the saved state, or start again where the run was stopped before it saved one."""
+    before, here = record.threads, torch.get_num_threads()
+    if before != here:
+        log(f"warning: the run began with {before} threads and goes on with {here}: it may end with other bits")
+    path = state.folder / STATE
+    if os.path.lexists(path) or os.path.lexists(checkpoint.previous_of(path)):
+        note = state.resume()
+        log(f"{note}; " * bool(note) + f"going on at epoch {state.epoch + 1}, step {state.step + 1}")
+    else:
+        log("no state was saved: starting again")
