@@ -66,7 +66,7 @@ def evaluate_runs(
     runs = []
     for folder, classifier in zip(folders, classifiers, strict=True):
         logits = evaluate.evaluate(classifier.network, batches[classifier.preprocess], precision)
-        network = {"kind": classifier.kind, **classifier.network.config}
+        network = {"kind": classifier.kind, **classifier.config}
         predictions = report.predictions_of(logits, split, data.classes)
         runs.append(Run(folder, classifier.record.replace(network=network), predictions))
     return runs

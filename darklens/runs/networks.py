@@ -55,7 +55,7 @@ def _build(run: Run, data: RunData, network: dict[str, Any], cnn: bool = False) 
 
 def new_record(run: Run, data: RunData, classifier: Classifier) -> RunRecord:
     """All that is needed to understand and repeat the run: `run.json`, and part of every checkpoint."""
-    simulation, network = data.simulation or known_recipe(data.folder), classifier.network.config
+    simulation, network = data.simulation or known_recipe(data.folder), classifier.config
     decided = {"batch_size": run.recipe.batch_size, "view": data.preprocess.view, "head": network.get("head")}
     return RunRecord(
         config=run.config.replace(**decided),

@@ -77,7 +77,7 @@ def _find_run(choice: NetworkChoice) -> Path:
 
 def _check_agreement(choice: NetworkChoice, classifier: Classifier, folder: Path) -> None:
     """Flags, and the name of an original run's folder, must not contradict the checkpoint."""
-    config, cnn = classifier.network.config, classifier.kind == "resnet"
+    config, cnn = classifier.config, classifier.kind == "resnet"
     actual = {"use_CNN": cnn, **config}
     for name, value in choice.network.items():
         if actual.get(name, value) != value:

@@ -92,7 +92,7 @@ class TrainingState:
         names = "\n".join(f"{split.images.folder.name}/{name}" for split in splits for name in split.images.names())
         return {
             **asdict(self.recipe),
-            **self.network.config,
+            **self.classifier.config,
             **self.train.identity,
             **({"class weights": self.class_weights} if self.class_weights else {}),
             "kind": self.classifier.kind,
