@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,16 +34,16 @@ def prepare(images: Images, channels: int, window: int, batch_size: int) -> Iter
         yield torch.from_numpy(np.stack(batch))
 
 
-def single_images(images: Images, channels: int) -> Sequence:
+def single_images(images: Images, channels: int) -> Iterable:
     """The images one by one, of whatever holds them. Raises DataError."""
     if isinstance(images, (list, tuple)) and all(getattr(image, "ndim", 0) > 1 for image in images):
         return images
-    images = plain_array("images", images)
-    if images.ndim == 2 or (images.ndim == 3 and _is_one(images.shape, channels)):
-        return images[None]
-    if images.ndim not in (3, 4):
-        raise DataError(f"expected images (n, H, W), (n, C, H, W) or (H, W), found shape {images.shape}")
-    return images
+    array = plain_array("images", images)
+    if array.ndim == 2 or (array.ndim == 3 and _is_one(array.shape, channels)):
+        return array[None]
+    if array.ndim not in (3, 4):
+        raise DataError(f"expected images (n, H, W), (n, C, H, W) or (H, W), found shape {array.shape}")
+    return array
 
 
 def _is_one(shape: tuple[int, ...], channels: int) -> bool:
@@ -60,6 +60,6 @@ def plain_array(name: str, image: object) -> np.ndarray:
         if not isinstance(image, np.ma.MaskedArray):
             return np.asarray(image)
         kind = image.dtype if image.dtype.kind == "f" else np.float32 if image.dtype.itemsize <= 2 else np.float64
-        return image.astype(kind).filled(np.nan) if np.ma.is_masked(image) else image.data
+        return np.ma.filled(image.astype(kind), np.nan) if np.ma.is_masked(image) else image.data
     except (TypeError, ValueError, RuntimeError, np.ma.MaskError) as error:
         raise DataError(f"{name}: expected an array of numbers ({' '.join(str(error).split())[:100]})") from None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
 from darklens.errors import DataError
 
+Result = TypeVar("Result")
 MIN_SIZE = 29  # pixels: below this the last feature map of the six-layer network would be empty
 MAX_PIXELS = 2**26  # of a picture, all channels: 8192 x 8192
 CHANNELS = (1, 3)
@@ -35,6 +37,19 @@ DISGUISES = {
 }
 
 
+class Request(NamedTuple):
+    """What is asked of a file.
+
+    hdu: number or name, of FITS files (None: found by its name and size); window: pixels a side that the image should
+    have at least, min_size: that it must have; names: what HDUs of this kind are called, for what is not the image.
+    """
+
+    hdu: int | str | None = None
+    window: int | None = None
+    min_size: int = MIN_SIZE
+    names: re.Pattern[str] | None = None
+
+
 class Read(NamedTuple):
     """What readers of files return. scale: height and width of a pixel in arcsec, where the file says."""
 
@@ -46,9 +61,9 @@ class Read(NamedTuple):
 
 def file_length(file: BinaryIO) -> int:
     """Bytes in a file. Leaves it where it is."""
-    here = file.tell()
+    position = file.tell()
     length = file.seek(0, os.SEEK_END)
-    file.seek(here)
+    file.seek(position)
     return length
 
 
@@ -57,18 +72,19 @@ def check_start(path: str | Path, file: BinaryIO, kind: str, starts: tuple[bytes
     start = file.read(32)
     file.seek(0)
     if not start.startswith(starts) or len(start) < 12:
-        known = [name for magic, name in DISGUISES.items() if start.startswith(magic) and name != kind]
-        what = "an empty file" if not start else known[0] if known else f"bytes that are no {kind.split(' ', 1)[1]}"
-        raise DataError(f"{path}: expected {kind}, found {what}")
+        others = [name for magic, name in DISGUISES.items() if start.startswith(magic) and name != kind]
+        unknown = f"bytes that are no {kind.split(' ', 1)[1]}"
+        content = "an empty file" if not start else others[0] if others else unknown
+        raise DataError(f"{path}: expected {kind}, found {content}")
     return start
 
 
-def check_size(path: str | Path, shape: tuple[int, ...], least: int = MIN_SIZE) -> None:
-    """Refuse what is no picture, or a side of it below `least` pixels, or too many pixels."""
-    full = layout(shape)
-    if full is None or min(full[1:]) < least or math.prod(full) > MAX_PIXELS:
+def check_size(path: str | Path, shape: tuple[int, ...] | None, min_size: int = MIN_SIZE) -> None:
+    """Refuse what is no picture, or a side of it below `min_size` pixels, or too many pixels."""
+    full = layout(shape) if shape else None
+    if full is None or min(full[1:]) < min_size or math.prod(full) > MAX_PIXELS:
         raise DataError(
-            f"{path}: expected an image of at least {least} x {least} and at most {MAX_PIXELS} pixels, "
+            f"{path}: expected an image of at least {min_size} x {min_size} and at most {MAX_PIXELS} pixels, "
             f"(H, W), (C, H, W) or (H, W, C) with 1 or 3 channels, found shape {shape}"
         )
 
@@ -87,8 +103,8 @@ def central(height: int, width: int, size: int) -> tuple[slice, slice]:
     An oblong image is first cut to a square that has the same central pixel, ((H - 1) // 2, (W - 1) // 2).
     """
     side = min(height, width)
-    starts = [(length - 1) // 2 - (side - 1) // 2 + (side - size) // 2 for length in (height, width)]
-    return tuple(slice(start, start + size) for start in starts)
+    top, left = ((length - 1) // 2 - (side - 1) // 2 + (side - size) // 2 for length in (height, width))
+    return slice(top, top + size), slice(left, left + size)
 
 
 def channels_first(array: np.ndarray) -> np.ndarray:
@@ -106,7 +122,7 @@ def import_library(path: str | Path, module: str, package: str) -> ModuleType:
         raise DataError(f"{path}: reading it needs {package}, which is not installed: pip install {package}") from None
 
 
-def guarded(path: str | Path, kind: str, function: Callable[[], object]) -> object:
+def guarded(path: str | Path, kind: str, function: Callable[[], Result]) -> Result:
     """Call into a library that, for damaged files, warns and raises whatever its code runs into."""
     try:
         with warnings.catch_warnings():

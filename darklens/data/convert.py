@@ -58,6 +58,7 @@ def convert(
     val: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
+    *,
     quiet: bool = False,
     hdu: str | None = None,
     images: str | Path | None = None,
@@ -126,8 +127,8 @@ def find_sources(
     for split in (split for split in SPLITS if split in splits):
         alone = split == "train" and "val" not in splits  # then that is taken out of it
         parts = val if alone else 0, test if alone and "test" not in splits else 0
-        found, strays = _find_classes(src / splits[split], split, *parts, seed)
-        sources += [source._replace(name=f"{splits[split]}/{source.name}") for source in found]
+        in_split, strays = _find_classes(src / splits[split], split, *parts, seed)
+        sources += [source._replace(name=f"{splits[split]}/{source.name}") for source in in_split]
         skipped += strays
     _check_classes(src, sources)
     return sources, skipped
@@ -135,9 +136,9 @@ def find_sources(
 
 def _check_classes(src: Path, sources: Sequence[Source]) -> None:
     """Every split must hold every class."""
-    found = {split: set(classes) for split, classes in _count(sources).items()}
-    for split, classes in found.items():
-        if lacking := sorted(set.union(*found.values()) - classes):
+    classes = {split: set(counts) for split, counts in _count(sources).items()}
+    for split, present in classes.items():
+        if lacking := sorted(set.union(*classes.values()) - present):
             raise DataError(f"{src}: expected the same classes in all splits, {split} has no {', '.join(lacking)}")
 
 
@@ -145,16 +146,16 @@ def _find_classes(folder: Path, split: str, val: float, test: float, seed: int) 
     """The images of the class folders in `folder`. split: where they go but for the fractions val and test."""
     classes, skipped = names(folder, is_folder)
     if len(classes) < 2:
-        found = ", ".join(classes) or "none"
-        raise DataError(f"{folder}: expected two or more folders, one for each class, found {found}")
+        listing = ", ".join(classes) or "none"
+        raise DataError(f"{folder}: expected two or more folders, one for each class, found {listing}")
     sources = []
     for name in classes:
         files, strays = names(folder / name, lambda entry: is_file(entry, image.find_extension))
         splits = _split(files, name, val, test, seed)
         if "train" not in splits.values():
             needed = ", ".join([split, *(part for part, share in (("val", val), ("test", test)) if share)])
-            found = _found(folder / name, files)
-            raise DataError(f"{folder / name}: expected images for {needed} in this class, {found}")
+            counted = _describe(folder / name, files)
+            raise DataError(f"{folder / name}: expected images for {needed} in this class, {counted}")
         places = [split if splits[file] == "train" else splits[file] for file in files]
         sources += [
             Source(folder / name / file, f"{name}/{file}", f"{place}/{name}/{target}")
@@ -185,7 +186,7 @@ def _labelled_sources(src: Path, images: str | Path | None, val: float, test: fl
     return sources
 
 
-def _found(folder: Path, files: Sequence[str]) -> str:
+def _describe(folder: Path, files: Sequence[str]) -> str:
     """How many images were found, and why others are none, for error messages."""
     unread = [entry.name for entry in entries(folder) if is_file(entry, image.unread_kind)]
     return f"found {len(files)}" + (f"; {unread[0]}: {image.unread_kind(unread[0])}" if unread else "")
@@ -207,7 +208,7 @@ def _rename(files: Sequence[str]) -> list[str]:
     """a.npy, b.fits -> a.npy, b.npy; where a name is taken, capitals or not, the next free of a-2.npy, a-3.npy, ..."""
     taken, names = set(), []
     for file in files:
-        stem, number = file[: -len(image.find_extension(file))], 1
+        stem, number = file[: -len(image.find_extension(file) or "")], 1
         while (name := f"{stem}.npy" if number == 1 else f"{stem}-{number}.npy").casefold() in taken:
             number += 1
         taken.add(name.casefold())
@@ -217,11 +218,11 @@ def _rename(files: Sequence[str]) -> list[str]:
 
 def _count(sources: Sequence[Source]) -> dict[str, dict[str, int]]:
     """{split: {class: images}}"""
-    found: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     for split, name in (source.target.split("/")[:2] for source in sources):
-        found.setdefault(split, {}).setdefault(name, 0)
-        found[split][name] += 1
-    return {split: found[split] for split in SPLITS if split in found}
+        counts.setdefault(split, {}).setdefault(name, 0)
+        counts[split][name] += 1
+    return {split: counts[split] for split in SPLITS if split in counts}
 
 
 def _write_images(
@@ -230,7 +231,8 @@ def _write_images(
     """Write every image below `part`; (channels, size, {target: its record})."""
     for folder in {(part / source.target).parent for source in sources}:
         folder.mkdir(parents=True, exist_ok=True)
-    expected, records = None, {}
+    expected: tuple[int, ...] = ()
+    records = {}
     for source in progress(len(sources), "converting", "img", quiet, leave=True).over(sources):
         picture, mass = read_source(source.path, source.hdu or hdu)
         pixels, shape = image.as_square(picture.pixels), picture.pixels.shape

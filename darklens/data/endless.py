@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from darklens import machine
 from darklens.data.batches import Batches
 from darklens.data.folder import LensFolder
-from darklens.data.reader import Reader
+from darklens.data.reader import Reader, Remark
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError
 from darklens.fit import SmoothModel
@@ -103,9 +103,12 @@ class Endless(Batches):
     @property
     def identity(self) -> dict[str, str | int]:
         """What else decides the images."""
-        digest = hashlib.sha256(json.dumps(recipes.recipe_dict(self.recipe)).encode()).hexdigest()
-        simulated = {"simulate": self.recipe.name, "simulator": recipes.SIMULATOR, "lenses": digest}
-        return simulated | {"epoch images": len(self.labels)}
+        return {
+            "simulate": self.recipe.name,
+            "simulator": recipes.SIMULATOR,
+            "lenses": hashlib.sha256(json.dumps(recipes.recipe_dict(self.recipe)).encode()).hexdigest(),
+            "epoch images": len(self.labels),
+        }
 
     def _load(self, reader: Reader, limit: int, progress: bool) -> None:
         return None
@@ -141,11 +144,11 @@ def render_noisy(
     return images[torch.from_numpy(np.argsort(order)).to(device)].unsqueeze(1)  # (B, H, W) -> (B, 1, H, W)
 
 
-class _Render(Dataset):
-    """Renders the images of a batch."""
+class _Simulation(Dataset):
+    """The lenses of a batch."""
 
-    def __init__(self, recipe: SimulationConfig, seed: int, preprocess: Preprocess | None = None):
-        self.recipe, self.seed, self.preprocess, self.names = recipe, seed, preprocess, class_names(recipe)
+    def __init__(self, recipe: SimulationConfig, seed: int):
+        self.recipe, self.seed, self.names = recipe, seed, class_names(recipe)
 
     def _numbers(self, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Each class, which of the indices are of it, and their numbers in it."""
@@ -153,10 +156,18 @@ class _Render(Dataset):
             rows = indices % len(self.names) == kind
             yield name, rows, indices[rows] // len(self.names)
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[int]]:
+
+class _Render(_Simulation):
+    """Renders the images of a batch."""
+
+    def __init__(self, recipe: SimulationConfig, seed: int, preprocess: Preprocess):
+        super().__init__(recipe, seed)
+        self.preprocess = preprocess
+
+    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, list[Remark]]:
         """(B, 1, H, W) uint16 or float32, or views of them (B, C, S, S) float16; no constant images among them."""
         images, preprocess = self._images(indices), self.preprocess
-        if preprocess is None or preprocess.smooth_model is None:
+        if preprocess.smooth_model is None:
             return images, []
         counts = torch.from_numpy(images.astype(np.float64))
         view, _ = preprocess.with_fit(counts, self._start(indices, preprocess.smooth_model), training=True)
@@ -179,10 +190,10 @@ class _Render(Dataset):
         return images
 
 
-class _Draw(_Render):
+class _Draw(_Simulation):
     """Draws the lenses of a batch."""
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[list[draw.LensSample], list[int]]:
+    def __getitem__(self, indices: np.ndarray) -> tuple[list[draw.LensSample], list[Remark]]:
         """Lenses, class by class."""
         classes = self._numbers(indices)
         return [draw.draw(self.recipe, name, self.seed, "train", numbers) for name, _, numbers in classes], []

@@ -16,7 +16,7 @@ import re
 import zlib
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from darklens.data.checks import (
     MAX_PIXELS,
     MIN_SIZE,
     Read,
+    Request,
     check_size,
     check_start,
     file_length,
@@ -54,16 +55,16 @@ EMPTY = (EMPTY + (b"NAXIS   = " + b"0".rjust(20)).ljust(80) + b"END").ljust(BLOC
 
 
 class Unit(NamedTuple):
-    """An HDU. shape: of what may be an image. begin: of its data, in bytes; length: theirs; held: what is there."""
+    """An HDU. shape: of what may be an image. offset: of its data, in bytes; length: theirs; present: in the file."""
 
     number: int
     name: str
     text: bytes
     header: dict
     shape: tuple[int, ...] | None
-    begin: int
+    offset: int
     length: int
-    held: int
+    present: int
 
     @property
     def title(self) -> str:
@@ -72,6 +73,12 @@ class Unit(NamedTuple):
     @property
     def is_image(self) -> bool:
         return bool(self.shape and layout(self.shape))
+
+    @property
+    def side(self) -> int:
+        """The lesser of height and width, in pixels; 0 of what is no image."""
+        full = layout(self.shape) if self.shape else None
+        return min(full[1:]) if full else 0
 
     @property
     def rank(self) -> int:
@@ -83,16 +90,11 @@ class Unit(NamedTuple):
 def read_fits(
     path: str | Path,
     file: BinaryIO,
-    hdu: int | str | None = None,
-    window: int | None = None,
-    least: int = MIN_SIZE,
-    like: re.Pattern | None = None,
+    request: Request,
 ) -> Read:
     """One image of one or three planes, with BSCALE, BZERO and BLANK (NaN) applied.
 
-    hdu: its number or name (None: found by its name and size); window: pixels a side that it should have at least;
-    least: that it must have; like: what its name is like, for what lies beside an image. The notes say which HDU it is
-    where there are several images. Raises DataError.
+    The notes say which HDU it is where there are several images. Raises DataError.
     """
     fits = import_library(path, "astropy.io.fits", "astropy")
     file = _unpack(path, file)
@@ -100,8 +102,8 @@ def read_fits(
 
     def read() -> Read:
         units = _find_units(fits, file)
-        image = _choose(path, units, hdu, window) if like is None else _choose_like(path, units, hdu, like)
-        check_size(path, image.shape, least)
+        image = _choose(path, units, request)
+        check_size(path, image.shape, request.min_size)
         return _read_hdu(path, fits, file, image, units)
 
     return guarded(path, "FITS", read)
@@ -109,9 +111,11 @@ def read_fits(
 
 def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, image: Unit, units: list[Unit]) -> Read:
     """Everything is checked against the headers and the file's length before astropy acts upon them."""
-    if image.length > image.held:
-        raise DataError(f"{path}: truncated, its image takes {image.length} bytes, {image.held} follow the header")
-    file.seek(image.begin)
+    if image.shape is None:
+        raise DataError(f"{path}: {image.title} is no image")
+    if image.length > image.present:
+        raise DataError(f"{path}: truncated, its image takes {image.length} bytes, {image.present} follow the header")
+    file.seek(image.offset)
     content = _essential(image.text) + file.read(-(-image.length // BLOCK) * BLOCK)
     content, index = (EMPTY + content, 1) if image.number else (content, 0)
     options = {"memmap": False, "lazy_load_hdus": True}
@@ -120,19 +124,19 @@ def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, image: Unit, u
         _check_compressed(path, table, image.shape)
     array = np.asarray(fits.open(io.BytesIO(content), **options)[index].data).reshape(image.shape)
     unit, damaged = _text(image.header, "BUNIT")
-    several = [other for other in units if other.is_image and min(layout(other.shape)[1:]) >= MIN_SIZE]
-    notes = [f"{image.title} of {len(several)} images"] if len(several) > 1 else [image.title] if image.number else []
-    notes = (*notes, *(["its unit, BUNIT, cannot be read"] if damaged else []))
-    return Read(array, unit or None, notes, header_scale(image.header, units[0].header))
+    images = sum(other.side >= MIN_SIZE for other in units)
+    notes = [f"{image.title} of {images} images"] if images > 1 else [image.title] if image.number else []
+    notes += ["its unit, BUNIT, cannot be read"] if damaged else []
+    return Read(array, unit or None, tuple(notes), header_scale(image.header, units[0].header))
 
 
 def _unpack(path: str | Path, file: BinaryIO) -> BinaryIO:
     """The file at its beginning, unpacked in memory if it's a gzip or bzip2 archive."""
     start = file.read(3)
     file.seek(0)
-    kind, library = ("gzip", gzip) if start.startswith(GZIP) else ("bzip2", bz2) if start == BZIP else ("", None)
-    if not kind:
+    if not start.startswith((GZIP, BZIP)):
         return file
+    kind, library = ("gzip", gzip) if start.startswith(GZIP) else ("bzip2", bz2)
     limit = min(MAX_UNPACKED, DEFLATE_RATIO * file_length(file)) if kind == "gzip" else MAX_UNPACKED
     try:
         with library.open(file) as packed:
@@ -146,61 +150,62 @@ def _unpack(path: str | Path, file: BinaryIO) -> BinaryIO:
 
 def _find_units(fits: ModuleType, file: BinaryIO) -> list[Unit]:
     """All HDUs. What follows an image may be damaged."""
-    length, units = file_length(file), []
+    length, units = file_length(file), list[Unit]()
     while True:
         try:
             if (text := _header_blocks(file)) is None:
                 return units
             header = fits.Header.fromstring(text)
-            shape, promised, begin = _hdu_shape(header), _hdu_bytes(header), file.tell()
+            shape, promised, offset = _hdu_shape(header), _hdu_bytes(header), file.tell()
         except Exception:  # astropy raises whatever its code runs into
             if not any(unit.is_image for unit in units):
                 raise
             return units
         name = (_text(header, "EXTNAME")[0] or _text(header, "HDUNAME")[0]).upper()
         units.append(
-            Unit(len(units), name or ("" if units else "PRIMARY"), text, header, shape, begin, promised, length - begin)
+            Unit(
+                len(units), name or ("" if units else "PRIMARY"), text, header, shape, offset, promised, length - offset
+            )
         )
-        if promised > length - begin:  # nothing can follow
+        if promised > length - offset:  # nothing can follow
             return units
         file.seek(-(-promised // BLOCK) * BLOCK, os.SEEK_CUR)
 
 
-def _choose(path: str | Path, units: list[Unit], hdu: int | str | None, window: int | None) -> Unit:
+def _choose(path: str | Path, units: list[Unit], request: Request) -> Unit:
     """The image that is asked for, or that its name and size speak for. Raises DataError."""
+    if request.hdu is not None:
+        return _numbered(path, units, request.hdu)
+    if request.names is not None:
+        return _named(path, units, request.names)
     images = [unit for unit in units if unit.is_image]
-    if hdu is not None:
-        return _asked(path, units, hdu)
     named = [image for image in images if not NO_IMAGE.search(image.name)]
     if not named:
         why = "; by their names these are masks, errors, weights or PSFs" if images else ""
-        raise DataError(f"{path}: expected an image of 1 or 3 planes in one of its HDUs, found {_known(units)}{why}")
-    for least in (window or MIN_SIZE, MIN_SIZE, 0):
-        if fitting := [image for image in named if min(layout(image.shape)[1:]) >= least]:
+        raise DataError(f"{path}: expected an image of 1 or 3 planes in one of its HDUs, found {_list(units)}{why}")
+    for min_size in (request.window or MIN_SIZE, MIN_SIZE, 0):
+        if fitting := [image for image in named if image.side >= min_size]:
             return min(fitting, key=lambda image: (image.rank, image.number))
     raise AssertionError("an image of no size at all")
 
 
-def _choose_like(path: str | Path, units: list[Unit], hdu: int | str | None, like: re.Pattern) -> Unit:
-    """The image that is asked for, the first of such a name, or the only one. Raises DataError."""
-    if hdu is not None:
-        return _asked(path, units, hdu)
+def _named(path: str | Path, units: list[Unit], names: re.Pattern[str]) -> Unit:
+    """The first image of such a name, or the only one. Raises DataError."""
     images = [unit for unit in units if unit.is_image]
-    if found := [image for image in images if like.search(image.name)] or (images if len(images) == 1 else []):
-        return found[0]
-    raise DataError(f"{path}: which HDU of it? Say so as {Path(path).name}[NAME], found {_known(units)}")
+    if fitting := [image for image in images if names.search(image.name)] or (images if len(images) == 1 else []):
+        return fitting[0]
+    raise DataError(f"{path}: which HDU of it? Say so as {Path(path).name}[NAME], found {_list(units)}")
 
 
-def _asked(path: str | Path, units: list[Unit], hdu: int | str) -> Unit:
+def _numbered(path: str | Path, units: list[Unit], hdu: int | str) -> Unit:
     """The image of that number or name, capitals or not. Raises DataError."""
-    asked = str(hdu).strip().upper()
     for unit in units:
-        if unit.is_image and asked in (str(unit.number), unit.name):
+        if unit.is_image and str(hdu).strip().upper() in (str(unit.number), unit.name):
             return unit
-    raise DataError(f"{path}: expected an image of 1 or 3 planes in HDU {hdu}, found {_known(units)}")
+    raise DataError(f"{path}: expected an image of 1 or 3 planes in HDU {hdu}, found {_list(units)}")
 
 
-def _known(units: list[Unit]) -> str:
+def _list(units: list[Unit]) -> str:
     """The HDUs that there are, for messages."""
     return ", ".join(f"{u.number} {u.name or 'without name'} {u.shape or 'no image'}" for u in units)[:300]
 
@@ -222,7 +227,7 @@ def _essential(text: bytes) -> bytes:
 
 def _header_blocks(file: BinaryIO) -> bytes | None:
     """The next header. None at the end of the file; ValueError if it has no end."""
-    blocks = []
+    blocks: list[bytes] = []
     while (block := file.read(BLOCK)) or blocks:
         blocks.append(block)
         if any(block[card : card + 80].rstrip() == b"END" for card in range(0, len(block), 80)):
@@ -264,7 +269,7 @@ def _axes(header: dict, prefix: str) -> tuple[int, ...]:
     return axes
 
 
-def _check_compressed(path: str | Path, table: object, shape: tuple[int, ...]) -> None:
+def _check_compressed(path: str | Path, table: Any, shape: tuple[int, ...]) -> None:
     """Refuse a compressed image that would take the decoders in C beyond their bounds."""
     header, names = table.header, set(table.columns.names)
     if header["ZCMPTYPE"] not in CODECS:

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from darklens.data.checks import MIN_SIZE, Read, central, channels_first, check_size, layout
+from darklens.data.checks import MIN_SIZE, Read, Request, central, channels_first, check_size, layout
 from darklens.data.fits import read_fits
 from darklens.data.npy import checked_header, read_array, read_npy
 from darklens.data.raster import read_png, read_tiff
@@ -82,23 +82,18 @@ def read_picture(path: str | Path, hdu: int | str | None = None, window: int | N
     hdu: number or name of the HDU of a FITS file (None: see fits.py); window: as of `make_picture`. A border of NaN is
     filled. Raises DataError, one line, for anything else.
     """
-    found = read_file(path, hdu=hdu, window=window)
-    return make_picture(path, found.array, found.unit, found.notes, window, found.scale)
+    content = read_file(path, Request(hdu, window))
+    return make_picture(path, content.array, content.unit, content.notes, window, content.scale)
 
 
-def read_file(path: str | Path, **options: object) -> Read:
-    """What a file whose name ends in one of EXTENSIONS holds, its values unchecked. Raises DataError.
-
-    options: of `read_fits`, `least` of `read_npy` too; other kinds of files have none.
-    """
+def read_file(path: str | Path, request: Request) -> Read:
+    """What a file whose name ends in one of EXTENSIONS holds, its values unchecked. Raises DataError."""
     extension = find_extension(path)
     if extension is None:
         raise DataError(f"{path}: {why_not(path)}")
-    read = EXTENSIONS[extension]
-    known = {read_fits: options.keys(), read_npy: {"least"}}.get(read, ())
     try:
         with open_file(path) as file:
-            return read(path, file, **{name: value for name, value in options.items() if name in known})
+            return EXTENSIONS[extension](path, file, request)
     except (OSError, MemoryError) as error:
         raise unreadable(path, error) from None
 
@@ -106,8 +101,8 @@ def read_file(path: str | Path, **options: object) -> Read:
 def find_extension(path: str | Path) -> str | None:
     """The one of EXTENSIONS that a file's name ends in, the longest, capitals or not."""
     name = Path(path).name.lower()
-    found = [extension for extension in EXTENSIONS if name.endswith(extension)]
-    return None if unread_kind(path) else max(found, key=len, default=None)
+    extensions = [extension for extension in EXTENSIONS if name.endswith(extension)]
+    return None if unread_kind(path) else max(extensions, key=len, default=None)
 
 
 def unread_kind(path: str | Path) -> str | None:
@@ -141,17 +136,17 @@ def make_picture(
     check_size(path, array.shape)
     pixels = channels_first(array)
     if window and min(pixels.shape[1:]) < window:
-        found = " x ".join(map(str, pixels.shape[1:]))
-        raise DataError(f"{path}: expected an image of {window} x {window} pixels or more, found {found}")
-    pixels, masked, more = _clean(path, pixels, window)
-    return Picture(pixels, unit, masked, "; ".join((*notes, *more)), scale)
+        sides = " x ".join(map(str, pixels.shape[1:]))
+        raise DataError(f"{path}: expected an image of {window} x {window} pixels or more, found {sides}")
+    pixels, masked, cleaned = _clean(path, pixels, window)
+    return Picture(pixels, unit, masked, "; ".join((*notes, *cleaned)), scale)
 
 
-def check_channels(path: str | Path, found: int, expected: int) -> None:
+def check_channels(path: str | Path, channels: int, expected: int) -> None:
     """Raise DataError for an image with another number of channels than the network takes."""
-    if found != expected:
+    if channels != expected:
         advice = "; write each plane to a file of its own" if expected == 1 else ""
-        raise DataError(f"{path}: expected {expected} channel(s), as in the training data, found {found}{advice}")
+        raise DataError(f"{path}: expected {expected} channel(s), as in the training data, found {channels}{advice}")
 
 
 def as_square(pixels: np.ndarray) -> np.ndarray:
@@ -182,13 +177,13 @@ def _check_like(
             f"{path}: expected an image of {MIN_SIZE} x {MIN_SIZE} pixels or more, (H, W), (C, H, W) or (H, W, C) "
             f"with 1 or 3 channels, found shape {shape}"
         )
-    found, expected = (full[0], min(full[1:])), (channels or full[0], size or min(full[1:]))
-    if found != expected:
+    of_image, expected = (full[0], min(full[1:])), (channels or full[0], size or min(full[1:]))
+    if of_image != expected:
         raise DataError(
             f"{path}: expected {expected[0]} channel(s) of {expected[1]} x {expected[1]} pixels, as the rest "
             f"of the data set has, found shape {shape}"
         )
-    return found
+    return of_image
 
 
 def _check_finite(path: str | Path, image: np.ndarray, hint: str = "") -> None:
@@ -207,10 +202,10 @@ def _clean(path: str | Path, pixels: np.ndarray, window: int | None) -> tuple[np
     if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
         return pixels, 0, ()
     pixels, height, width = pixels.copy(), *pixels.shape[1:]
-    seen = np.zeros((height, width), bool)
-    seen[central(height, width, window) if window else ...] = True
+    in_window = np.zeros((height, width), bool)
+    in_window[central(height, width, window) if window else ...] = True
     borders = np.stack([_fill_border(plane) for plane in pixels])
-    passed = ~np.isfinite(pixels) & ~seen
+    passed = ~np.isfinite(pixels) & ~in_window
     if passed.any():
         for plane, mask in zip(pixels, passed, strict=True):
             plane[mask] = _sky(plane)
@@ -219,7 +214,7 @@ def _clean(path: str | Path, pixels: np.ndarray, window: int | None) -> tuple[np
         f"{borders.sum()} NaN pixels at the edges filled with the median of the outer half": borders,
         f"{passed.sum()} pixels outside of the window that are not finite passed over": passed,
     }
-    return pixels, int((borders & seen).sum()), tuple(note for note, mask in notes.items() if mask.any())
+    return pixels, int((borders & in_window).sum()), tuple(note for note, mask in notes.items() if mask.any())
 
 
 def _outside(shape: tuple[int, int]) -> np.ndarray:

@@ -12,8 +12,8 @@ from darklens.errors import DataError
 def entries(folder: str | Path) -> list[os.DirEntry]:
     """Everything in a folder, by name. Raises DataError where it cannot be listed."""
     try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as listing:
+            return sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
         advice = "; expected the folder with train/ and val/ in it" if isinstance(error, NotADirectoryError) else ""
         raise DataError(f"{folder}: cannot list this folder ({error.strerror or error}){advice}") from None
@@ -21,9 +21,9 @@ def entries(folder: str | Path) -> list[os.DirEntry]:
 
 def names(folder: str | Path, keep: Callable[[os.DirEntry], bool]) -> tuple[list[str], int]:
     """Sorted names of the entries to keep, and the number of the others. Raises DataError."""
-    found = entries(folder)
-    kept = [entry.name for entry in found if keep(entry)]
-    return kept, len(found) - len(kept)
+    listing = entries(folder)
+    chosen = [entry.name for entry in listing if keep(entry)]
+    return chosen, len(listing) - len(chosen)
 
 
 def is_folder(entry: os.DirEntry) -> bool:
@@ -33,14 +33,14 @@ def is_folder(entry: os.DirEntry) -> bool:
             return False
     except OSError:  # a link to itself
         return False
-    here = Path(os.path.realpath(os.path.dirname(entry.path)))
-    return not (entry.is_symlink() and here.is_relative_to(os.path.realpath(entry.path)))
+    parent = Path(os.path.realpath(os.path.dirname(entry.path)))
+    return not (entry.is_symlink() and parent.is_relative_to(os.path.realpath(entry.path)))
 
 
-def is_file(entry: os.DirEntry, wanted: Callable[[str], object]) -> bool:
-    """True for a file that isn't hidden, whose name is wanted; a link that leads nowhere is none."""
+def is_file(entry: os.DirEntry, accept: Callable[[str], object]) -> bool:
+    """True for a file that isn't hidden, whose name is accepted; a link that leads nowhere is none."""
     try:
-        return not entry.name.startswith(".") and bool(wanted(entry.name)) and entry.is_file()
+        return not entry.name.startswith(".") and bool(accept(entry.name)) and entry.is_file()
     except OSError:
         return False
 
@@ -52,6 +52,6 @@ def is_npy(entry: os.DirEntry) -> bool:
 
 def contents(folder: str | Path) -> str:
     """What a folder holds, for error messages: 'found: a, b, c and 7 more'."""
-    found = [entry.name for entry in entries(folder)]
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return f"found: {', '.join(found[:5]) or 'nothing'}{more}"
+    listing = [entry.name for entry in entries(folder)]
+    rest = f" and {len(listing) - 5} more" if len(listing) > 5 else ""
+    return f"found: {', '.join(listing[:5]) or 'nothing'}{rest}"

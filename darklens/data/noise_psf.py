@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from darklens.data.checks import layout
+from darklens.data.checks import Request
 from darklens.data.image import read_file
 from darklens.data.resample import new_size, resample
 from darklens.errors import DataError
@@ -28,12 +28,15 @@ def split_hdu(name: str, root: str = "") -> tuple[str, str | None]:
     return (path, None) if match is None or os.path.lexists(path) else (match[1], match[2])
 
 
-def read_plane(path: str | Path, hdu: str | None, like: re.Pattern) -> np.ndarray:
-    """(H, W) float64 of a file, of any size. like: what names of HDUs are like to choose from. Raises DataError."""
-    array = read_file(path, hdu=hdu, least=1, like=like).array
-    if array.dtype.kind not in "uif" or array.dtype.itemsize > 8 or layout(array.shape)[0] != 1:
+def read_plane(path: str | Path, hdu: str | None, names: re.Pattern[str]) -> np.ndarray:
+    """(H, W) float64 of a file, of any size. names: of the HDUs to choose from. Raises DataError."""
+    array = read_file(path, Request(hdu, min_size=1, names=names)).array
+    shape = array.shape
+    if len(shape) == 3:  # (1, H, W) or (H, W, 1)
+        shape = shape[1:] if shape[0] == 1 else shape[:2] if shape[2] == 1 else shape
+    if array.dtype.kind not in "uif" or array.dtype.itemsize > 8 or len(shape) != 2:
         raise DataError(f"{path}: expected one plane of numbers, found {array.dtype} of shape {array.shape}")
-    return np.squeeze(array.reshape(array.shape[-2:]) if array.ndim > 2 else array).astype(np.float64)
+    return array.reshape(shape).astype(np.float64)
 
 
 def read_noise(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
@@ -80,8 +83,8 @@ def as_kernel(kernel: np.ndarray, path: str | Path, step: float = 1.0) -> tuple[
 
 def _square(kernel: np.ndarray) -> np.ndarray:
     side = min(kernel.shape)
-    top, left = ((n - side) // 2 for n in kernel.shape)
-    return kernel[top : top + side, left : left + side]
+    rows, columns = (slice((n - side) // 2, (n - side) // 2 + side) for n in kernel.shape)
+    return kernel[rows, columns]
 
 
 def _odd(kernel: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from darklens.data.checks import MIN_SIZE, Read, check_size, check_start, file_length
+from darklens.data.checks import Read, Request, check_size, check_start, file_length
 from darklens.errors import DataError
 
 MAX_HEADER = 10_000  # bytes: the bound of NumPy's own reader
@@ -35,17 +35,17 @@ def read_header(path: str | Path, file: BinaryIO) -> Header:
     Leaves `file` at the first pixel.
     """
     text = _header_text(path, file, file_length(file))
-    found = {key: pattern.search(text) for key, pattern in HEADER.items()}
-    if not all(found.values()):
+    matches = [match for pattern in HEADER.values() if (match := pattern.search(text))]
+    if len(matches) < len(HEADER):
         raise DataError(f"{path}: expected an array of plain numbers, its .npy header says {text.strip()[:80]!r}")
-    descr, order, shape = (match[1] for match in found.values())
+    descr, order, shape = (match[1] for match in matches)
     return Header(descr, tuple(map(int, re.findall("[0-9]+", shape))), order == "True")
 
 
-def read_npy(path: str | Path, file: BinaryIO, least: int = MIN_SIZE) -> Read:
-    """The array of a `.npy` file, as stored. least: pixels on a side. Executes nothing. Raises DataError."""
+def read_npy(path: str | Path, file: BinaryIO, request: Request) -> Read:
+    """The array of a `.npy` file, as stored. Executes nothing. Raises DataError."""
     header = checked_header(path, file)
-    check_size(path, header.shape, least)
+    check_size(path, header.shape, request.min_size)
     return Read(read_array(path, file, header))
 
 
@@ -67,18 +67,19 @@ def checked_header(path: str | Path, file: BinaryIO) -> Header:
 
 def read_array(path: str | Path, file: BinaryIO, header: Header) -> np.ndarray:
     """The array after a checked header, as stored."""
-    array = np.empty(math.prod(header.shape), header.descr)
-    if file.readinto(array.view(np.uint8)) != array.nbytes:
+    length = math.prod(header.shape) * np.dtype(header.descr).itemsize
+    content = bytearray(file.read(length))
+    if len(content) != length:
         raise DataError(f"{path}: truncated while it was being read")
-    return array.reshape(header.shape, order="F" if header.fortran else "C")
+    return np.frombuffer(content, header.descr).reshape(header.shape, order="F" if header.fortran else "C")
 
 
 def _header_text(path: str | Path, file: BinaryIO, length: int) -> str:
     """The header's text. `length`: bytes in the file."""
     start = check_start(path, file, "a .npy file", (b"\x93NUMPY\1", b"\x93NUMPY\2", b"\x93NUMPY\3"))
-    begin = 10 if start[6] == 1 else 12
-    size = int.from_bytes(start[8:begin], "little")
-    if size > min(MAX_HEADER, length - begin):
+    offset = 10 if start[6] == 1 else 12
+    size = int.from_bytes(start[8:offset], "little")
+    if size > min(MAX_HEADER, length - offset):
         raise DataError(f"{path}: damaged, its .npy header claims {size} bytes; the file has {length} in all")
-    file.seek(begin)
+    file.seek(offset)
     return file.read(size).decode("latin1")

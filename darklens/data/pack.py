@@ -109,13 +109,13 @@ def _numbers(shard_size: int) -> Callable[[np.ndarray], int]:
 
 def _write_shard(path: Path, images: Iterable[np.ndarray]) -> list[int]:
     """Write images of one number type; returns the CRC-32 of each."""
-    sums = []
+    sums: list[int] = []
     with open(path, "xb") as file:
         for image in images:
             if not sums:
                 _write_header(file, image, 0)
-            file.write(image)
-            sums.append(zlib.crc32(image))
+            file.write(image.data)
+            sums.append(zlib.crc32(image.data))
         file.seek(0)
         _write_header(file, image, len(sums))
         file.flush()

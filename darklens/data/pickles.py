@@ -8,6 +8,7 @@ import pickletools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,8 +46,8 @@ class Name:
 
 
 @dataclass(eq=False, repr=False)  # what a pickle nests may be endless
-class Made:
-    """What a pickle asks to be made, by which function of which arguments, with which state. It isn't made."""
+class Call:
+    """What a pickle asks to be called, a function of arguments, and the state of its result. Nothing is called."""
 
     function: str
     arguments: tuple
@@ -68,7 +69,7 @@ def read_pair(path: str | Path, data: bytes) -> tuple[Picture, float]:
 
 
 def parse_pickle(data: bytes) -> object:
-    """What a pickle describes, as lists, tuples, values and `Made`; nothing is imported, called or executed.
+    """What a pickle describes, as lists, tuples, values and `Call`; nothing is imported, called or executed.
 
     Only the operations that NumPy's arrays are written with are known (protocols 2 to 4). What is held at any time
     is a small multiple of len(data). Raises Refused.
@@ -92,15 +93,16 @@ def _operations(file: io.BytesIO) -> Iterator[tuple[str, object]]:
         code = file.read(1).decode("latin1")
         if code not in KNOWN:  # before the argument is read
             raise Refused(f"its pickle has the operation {code!r}" if code else "its pickle is truncated")
-        yield KNOWN[code].name, KNOWN[code].arg.reader(file) if KNOWN[code].arg else None
-        if KNOWN[code].name == "STOP":
+        operation = KNOWN[code]
+        yield operation.name, operation.arg.reader(file) if operation.arg else None
+        if operation.name == "STOP":
             if file.read(1):
                 raise Refused("its pickle is followed by something else")
             return
     raise Refused(f"its pickle takes more than {MAX_STEPS} steps")
 
 
-def _step(name: str, argument: object, stack: list, memo: dict[int, object]) -> None:
+def _step(name: str, argument: Any, stack: list, memo: dict[int, object]) -> None:
     """One operation of a pickle."""
     if name in VALUES:
         stack.append(argument)
@@ -140,29 +142,29 @@ def _mention(name: str) -> Name:
     return Name(NAMES[name])
 
 
-def _stack_global(_: None, stack: list) -> Name:
+def _stack_global(_: object, stack: list) -> Name:
     name, module = stack.pop(), stack.pop()
     if type(name) is not str or type(module) is not str:
         raise TypeError("a name that is no text")
     return _mention(f"{module} {name}")
 
 
-def _reduce(_: None, stack: list) -> Made:
+def _reduce(_: object, stack: list) -> Call:
     arguments, function = stack.pop(), stack.pop()
     if type(function) is not Name or type(arguments) is not tuple:
         raise TypeError("a call of what is no function")
-    return Made(function.name, arguments)
+    return Call(function.name, arguments)
 
 
-def _build(_: None, stack: list) -> Made:
-    state, made = stack.pop(), stack.pop()
-    if type(made) is not Made or made.state is not None:
+def _build(_: object, stack: list) -> Call:
+    state, call = stack.pop(), stack.pop()
+    if type(call) is not Call or call.state is not None:
         raise TypeError("a state for what has none")
-    made.state = state
-    return made
+    call.state = state
+    return call
 
 
-ACTIONS: dict[str, Callable[[object, list], object]] = {  # operation -> what it leaves on the stack
+ACTIONS: dict[str, Callable[[Any, list], object]] = {  # operation -> what it leaves on the stack
     "MARK": lambda _, stack: MARK,
     "TUPLE": lambda _, stack: tuple(_to_mark(stack)),
     "EMPTY_LIST": lambda _, stack: [],
@@ -177,7 +179,7 @@ ACTIONS: dict[str, Callable[[object, list], object]] = {  # operation -> what it
 
 def _bytes(data: object) -> bytes:
     """Bytes, also where Python 2 wrote text, or protocol 2 a call of encode(text, "latin1")."""
-    if type(data) is Made and data.function == "encode" and data.arguments[1:] == ("latin1",):
+    if type(data) is Call and data.function == "encode" and data.arguments[1:] == ("latin1",):
         data = data.arguments[0]
     if type(data) is str:
         data = data.encode("latin1")
@@ -186,9 +188,9 @@ def _bytes(data: object) -> bytes:
     return data
 
 
-def _array_parts(made: object) -> tuple[tuple[int, ...], str, bool, object]:
+def _array_parts(call: object) -> tuple[tuple[int, ...], str, bool, object]:
     """Shape, number type, order and data of what should be an array."""
-    state = made.state if type(made) is Made and made.function == "_reconstruct" else None
+    state = call.state if isinstance(call, Call) and call.function == "_reconstruct" else None
     if type(state) is not tuple or len(state) not in (4, 5):  # version 0 and 1 of the format
         raise Refused("its pickle has something else where an array should be")
     shape, number_type, fortran, data = state[-4:]
@@ -197,27 +199,29 @@ def _array_parts(made: object) -> tuple[tuple[int, ...], str, bool, object]:
     return shape, _number_type(number_type), bool(fortran), data
 
 
-def _number_type(made: object) -> str:
+def _number_type(call: object) -> str:
     """'<f8' and the like, or 'O' for objects."""
-    whole = type(made) is Made and made.function == "dtype" and made.arguments and type(made.state) is tuple
-    if not whole or any(part is not None for part in made.state[2:5]):  # fields, or arrays within
-        raise Refused("its pickle has something else where a number type should be")
-    kind, order = made.arguments[0], *made.state[1:2]
-    if type(kind) is str and kind in ("O", "O4", "O8"):
+    state = call.state if isinstance(call, Call) and call.function == "dtype" and call.arguments else None
+    if not isinstance(call, Call) or not isinstance(state, tuple) or any(part is not None for part in state[2:5]):
+        raise Refused("its pickle has something else where a number type should be")  # or fields, arrays within
+    if len(state) < 2:
+        raise ValueError("a number type without byte order")
+    kind, order = call.arguments[0], state[1]
+    if isinstance(kind, str) and kind in ("O", "O4", "O8"):
         return "O"
-    if not (type(kind) is type(order) is str and npy.NUMBERS.fullmatch(order + kind)):
-        found = kind[:20] if type(kind) is str else type(kind).__name__
-        raise Refused(f"its pickle has numbers of type {found!r}, expected integers or float16/32/64")
+    if not (isinstance(kind, str) and isinstance(order, str) and npy.NUMBERS.fullmatch(order + kind)):
+        stated = kind[:20] if isinstance(kind, str) else type(kind).__name__
+        raise Refused(f"its pickle has numbers of type {stated!r}, expected integers or float16/32/64")
     return order + kind
 
 
-def _array(made: object) -> np.ndarray:
+def _array(call: object) -> np.ndarray:
     """An array of numbers."""
-    shape, number_type, fortran, data = _array_parts(made)
+    shape, number_type, fortran, data = _array_parts(call)
     return _numbers(shape, number_type, data, "F" if fortran else "C")
 
 
-def _numbers(shape: tuple[int, ...], number_type: str, data: object, order: str = "C") -> np.ndarray:
+def _numbers(shape: tuple[int, ...], number_type: str, data: object, order: Literal["C", "F"] = "C") -> np.ndarray:
     if number_type == "O":
         raise Refused("its pickle has objects where numbers should be")
     promised, data = math.prod(shape) * np.dtype(number_type).itemsize, _bytes(data)
@@ -226,13 +230,13 @@ def _numbers(shape: tuple[int, ...], number_type: str, data: object, order: str 
     return np.frombuffer(data, number_type).reshape(shape, order=order).copy()
 
 
-def _number(made: object) -> float:
+def _number(value: object) -> float:
     """A finite number: Python's, NumPy's, or an array of one."""
-    if type(made) is Made and made.function == "scalar" and len(made.arguments) == 2:
-        made = _numbers((), _number_type(made.arguments[0]), made.arguments[1]).item()
-    elif type(made) is Made:
-        array = _array(made)
-        made = array.item() if array.size == 1 else None
-    if type(made) not in (int, float) or not abs(made) < 1e300:
+    if isinstance(value, Call) and value.function == "scalar" and len(value.arguments) == 2:
+        value = _numbers((), _number_type(value.arguments[0]), value.arguments[1]).item()
+    elif isinstance(value, Call):
+        array = _array(value)
+        value = array.item() if array.size == 1 else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e300:
         raise Refused("its pickle has something else where a finite mass should be")
-    return float(made)
+    return float(value)

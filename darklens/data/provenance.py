@@ -1,4 +1,4 @@
-"""What is known of the lenses of a data set."""
+"""Where do the images of a data set come from, and what may the fit of a smooth lens assume of them?"""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from darklens.simulation.truth import is_simulated, read_truth
 PUBLISHED = 150  # pixels a side of Models F and J, whose images describe themselves by nothing else
 
 
-def known_recipe(data: LensFolder) -> SimulationConfig | None:
+def simulation_of(data: LensFolder) -> SimulationConfig | None:
     """The recipe that simulate.py drew these images from; None where they came from elsewhere."""
     try:
         return parse_recipe(read_manifest(data.root)["recipe"])
@@ -24,33 +24,33 @@ def known_recipe(data: LensFolder) -> SimulationConfig | None:
         return None
 
 
-def known_lens(data: LensFolder) -> dict | None:
+def fit_assumptions(data: LensFolder) -> dict | None:
     """What the fit of a smooth lens may assume, as fields of `SmoothModel`; None where nothing is known.
 
     Images of 150 x 150 pixels that don't say what they are are taken for those of Models F and J.
     """
-    recipe = known_recipe(data)
+    recipe = simulation_of(data)
     if recipe is not None:
         return dataclasses.asdict(smooth_model(recipe))
     return {} if data.size == PUBLISHED and data.channels == 1 else None
 
 
-def true_start(data: LensFolder, split: Split, lens: SmoothModel) -> np.ndarray | None:
+def true_start(data: LensFolder, split: Split, model: SmoothModel) -> np.ndarray | None:
     """(n, P) where the fits of a split's images may start, to save the search; None: nothing is known.
 
     Only of images to train with, of lens galaxies that shine, which simulate.py wrote: there the search is most of the
     time. What a network is tested on is fitted as any image is.
     """
-    if split.name != "train" or not lens.free_light or not is_simulated(data.root):
+    if split.name != "train" or not model.free_light or not is_simulated(data.root):
         return None
     try:
         truth = read_truth(data.root, split.name, split.images.names())
     except DataError:
         return None
-    return true_parameters(truth.parameters, lens)
+    return true_parameters(truth.parameters, model)
 
 
 def is_all_smooth(data: LensFolder) -> bool:
     """Whether a smooth lens is known that explains these images but for their substructure."""
-    recipe = known_recipe(data)
-    return known_lens(data) is not None and (recipe is None or is_smooth(recipe))
+    recipe = simulation_of(data)
+    return fit_assumptions(data) is not None and (recipe is None or is_smooth(recipe))

@@ -27,10 +27,10 @@ def _matrix(pixels: int, into: int, step: float) -> np.ndarray:
     return (matrix + matrix[::-1, ::-1]) / 2  # mirrored to the last bit
 
 
-def new_size(pixels: int, step: float, like: int) -> int:
-    """How many pixels `step` times as large fit in, odd or even as `like` is."""
-    into = int(pixels / step + 1e-6)
-    return into - (into - like) % 2
+def new_size(pixels: int, step: float, parity: int) -> int:
+    """How many pixels `step` times as large fit in, odd or even as `parity` is."""
+    count = int(pixels / step + 1e-6)
+    return count - (count - parity) % 2
 
 
 def resample(image: np.ndarray, into: tuple[int, int], step: tuple[float, float], variance: bool = False) -> np.ndarray:
@@ -47,6 +47,7 @@ def resample(image: np.ndarray, into: tuple[int, int], step: tuple[float, float]
 
 def around_centre(image: np.ndarray, window: int, step: tuple[float, float]) -> np.ndarray:
     """(..., H, W) without what lies far from the middle `window` x `window` pixels `step` times as large."""
-    spare = (max((n - int(window * s) - 2 * MARGIN) // 2, 0) for n, s in zip(image.shape[-2:], step, strict=True))
-    top, left = spare
-    return image[..., top : image.shape[-2] - top, left : image.shape[-1] - left]
+    sides = image.shape[-2:]
+    spare = (max((n - int(window * s) - 2 * MARGIN) // 2, 0) for n, s in zip(sides, step, strict=True))
+    rows, columns = (slice(margin, n - margin) for n, margin in zip(sides, spare, strict=True))
+    return image[..., rows, columns]

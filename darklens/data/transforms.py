@@ -90,7 +90,8 @@ class Preprocess:
         if set(values) != expected:
             raise DataError(f"preprocess: expected the keys {sorted(expected)}, found {sorted(map(str, values))}")
         smooth_model = smooth_model_from_dict(values["lens"]) if values.get("lens") else None
-        return cls(*(values[key] for key in IMAGE_KEYS), values.get("view", "image"), smooth_model)
+        plain = {key: values[key] for key in IMAGE_KEYS}
+        return cls(**plain, view=values.get("view", "image"), smooth_model=smooth_model)
 
     def __call__(self, images: torch.Tensor, offsets: np.ndarray | torch.Tensor | None = None) -> torch.Tensor:
         """(B, C, H, W) of any real type -> (B, C, crop, crop) float32, on the same device.

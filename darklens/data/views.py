@@ -173,7 +173,8 @@ def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, 
         return
     parts[0].parent.mkdir(parents=True, exist_ok=True)
     reader = Reader(split.images, preprocess.window)
-    viewer = _Viewer(reader, preprocess, true_start(data, split, preprocess.smooth_model), split.name == "train")
+    start = true_start(data, split, preprocess.smooth_model) if preprocess.smooth_model else None
+    viewer = _Viewer(reader, preprocess, start, split.name == "train")
     results = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
     with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar:
         for k in todo:

@@ -19,7 +19,7 @@ def unchanged(item: object) -> object:
 
 
 def start_workers(loader: DataLoader) -> Iterator:
-    """Start worker processes with signals held back until `_outlive_signals` has made them ready.
+    """Start worker processes with signals held back until `outlive_signals` has made them ready.
 
     Puts back the SIGCHLD handler that torch replaces: its own raises the error of a dead worker in the middle
     of whatever runs. Without it, the next batch fails, within seconds.
@@ -42,8 +42,10 @@ def outlive_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
-        parent = multiprocessing.parent_process().pid
-        threading.Thread(target=_obey, args=(parent,), daemon=True).start()  # `_start` still holds SIGTERM back
+        parent = multiprocessing.parent_process()
+        number = parent.pid if parent else os.getppid()
+        # `start_workers` still holds SIGTERM back
+        threading.Thread(target=_obey, args=(number,), daemon=True).start()
     elif hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
@@ -52,7 +54,7 @@ def _obey(parent: int) -> None:
     """End this process when its parent says so, or was killed: torch's own watch is not enough, since a worker that
     has a batch in a pipe which nobody reads any more waits for ever."""
     while os.getppid() == parent:
-        told = signal.sigtimedwait([signal.SIGTERM], 2)  # seconds
-        if told and told.si_pid == parent:
+        info = signal.sigtimedwait([signal.SIGTERM], 2)  # seconds
+        if info and info.si_pid == parent:
             break
     os._exit(0)

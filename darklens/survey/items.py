@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.fit_input import FitInput, Kernel, fill_weightless, fit_flags, fit_inputs
 from darklens.classifier.predictions import CONSTANT, FILLED, Prediction, format_cell
-from darklens.data.checks import Read, central, layout
+from darklens.data.checks import Read, Request, central, layout
 from darklens.data.image import Picture, check_channels, make_picture, read_file
 from darklens.data.noise_psf import read_noise, read_psf, split_hdu
 from darklens.data.pixel_scale import mean_scale
@@ -90,7 +90,7 @@ class SurveyReader(Dataset):
         try:
             if not entry.file:
                 raise DataError("no file is named")
-            contents = read_file(path, hdu=hdu or self.reading.hdu, window=window)
+            contents = read_file(path, Request(hdu or self.reading.hdu, window))
             step = _describe(item, contents, self.reading)
             noise = _noise(item, root, contents) if fitted else None
             picture = _picture(path, contents, noise, math.ceil(window * max(step)))
