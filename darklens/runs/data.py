@@ -9,7 +9,7 @@ from darklens.data import endless, transforms
 from darklens.data.batches import Batches, open_batches
 from darklens.data.endless import Endless
 from darklens.data.folder import LensFolder, scan
-from darklens.data.provenance import is_all_smooth, known_lens
+from darklens.data.provenance import fit_assumptions, is_all_smooth
 from darklens.data.transforms import Preprocess
 from darklens.data.views import make_views
 from darklens.runs import resume, weights
@@ -71,7 +71,7 @@ def _preprocess(run: Run, folder: LensFolder) -> Preprocess:
     if run.trained:
         return weights.adopted_preprocess(run.trained, folder, run.config.weights)
     view = run.config.view or _usual_view(run, folder)
-    return transforms.choose_preprocess(folder, run.config.crop, view, known_lens(folder))
+    return transforms.choose_preprocess(folder, run.config.crop, view, fit_assumptions(folder))
 
 
 def _usual_view(run: Run, folder: LensFolder) -> str:

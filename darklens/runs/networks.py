@@ -12,7 +12,7 @@ import torch
 
 from darklens.classifier import saved
 from darklens.classifier.classifier import Classifier
-from darklens.data.provenance import known_recipe
+from darklens.data.provenance import simulation_of
 from darklens.machine import choose_precision
 from darklens.posterior.training import check_inferable
 from darklens.runs import weights
@@ -55,7 +55,7 @@ def _build(run: Run, data: RunData, network: dict[str, Any], cnn: bool = False) 
 
 def new_record(run: Run, data: RunData, classifier: Classifier) -> RunRecord:
     """All that is needed to understand and repeat the run: `run.json`, and part of every checkpoint."""
-    simulation, network = data.simulation or known_recipe(data.folder), classifier.config
+    simulation, network = data.simulation or simulation_of(data.folder), classifier.config
     decided = {"batch_size": run.recipe.batch_size, "view": data.preprocess.view, "head": network.get("head")}
     return RunRecord(
         config=run.config.replace(**decided),

@@ -5,7 +5,7 @@ import dataclasses
 from darklens.classifier import saved
 from darklens.classifier.classifier import Classifier
 from darklens.data.folder import LensFolder
-from darklens.data.provenance import known_recipe
+from darklens.data.provenance import simulation_of
 from darklens.data.transforms import Preprocess
 from darklens.errors import UsageError
 from darklens.fit.assumptions import smooth_model
@@ -44,7 +44,7 @@ def adopted_preprocess(trained: Classifier, folder: LensFolder, name: str) -> Pr
             f"--weights {name} looks at {preprocess.window} pixels a side; the images in {folder.root} have "
             f"{folder.size}"
         )
-    recipe = known_recipe(folder) if preprocess.smooth_model else None
+    recipe = simulation_of(folder) if preprocess.smooth_model else None
     model = dataclasses.replace(smooth_model(recipe), window=preprocess.crop) if recipe else preprocess.smooth_model
     return dataclasses.replace(preprocess, smooth_model=model)
 
