@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ def prepare(images: Images, channels: int, window: int, batch_size: int) -> Iter
         yield torch.from_numpy(np.stack(batch))
 
 
-def single_images(images: Images, channels: int) -> Iterable:
+def single_images(images: Images, channels: int) -> Sequence | np.ndarray:
     """The images one by one, of whatever holds them. Raises DataError."""
     if isinstance(images, (list, tuple)) and all(getattr(image, "ndim", 0) > 1 for image in images):
         return images

@@ -72,7 +72,7 @@ def as_kernel(kernel: np.ndarray, path: str | Path, step: float = 1.0) -> tuple[
         size = max(new_size(len(kernel), step, 1), 1)
         kernel = resample(kernel, (size, size), (step, step))
     try:
-        kernel = checked_kernel(kernel, path)
+        kernel = checked_kernel(kernel, str(path))
     except ValueError as error:
         raise DataError(str(error)) from None
     small = _cropped(kernel)
