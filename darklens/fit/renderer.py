@@ -102,6 +102,10 @@ class Renderer:
                 mixing[row, parameters.index(by), light] = 1
         return lights, mixing
 
+    def blur(self, planes: Tensor, log_width: Tensor) -> Tensor:
+        """(B, h, h) -> (B, size^2) through PSFs of these widths (B,), natural logarithm over `psf_sigma`."""
+        return self._psf([planes], log_width, 0)[:, 0].flatten(1)
+
     def _blurred(self, rays: Tensor, values: Values) -> Tensor:
         """(B, s^2 h^2) -> (B, size^2)."""
         return self._psf([self.grid.pixels(rays)], values[WIDTH], 1)[:, 0].flatten(1)

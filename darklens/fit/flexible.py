@@ -1,0 +1,171 @@
+"""Lens and a source with structure together: Gauss-Newton steps, each one dense linear solve.
+
+At the lens's present parameters the image is linear in the source's coefficients, its Sersic's amplitude, the sky and,
+to first order, the lens's next step. All have Gaussian priors (the sky's and the amplitude's are flat), so each step
+is the maximum of a posterior (Warren & Dye 2003, ApJ 590, 673; Suyu et al. 2006, MNRAS 371, 983; Vegetti & Koopmans
+2009, MNRAS 392, 945). Coarse lattices find the lens, finer ones then what is left. In the last step the prior is held:
+one that went on to adapt would take substructure for detail of the source.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from scipy.linalg import blas
+from torch import Tensor
+
+from darklens.fit import evidence, splines
+from darklens.fit.evidence import Posterior
+from darklens.fit.renderer import Renderer
+from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
+
+STEPS = 2, 6  # with any lattices: at least and at most before the last
+SETTLED = 2e-3  # arcsec, or a pure number: a lens that moves by less has arrived
+LENS = {  # parameters that move, standard deviation of a step's prior: a step is of first order
+    "einstein_radius": 0.05,
+    "shear_1": 0.05,
+    "shear_2": 0.05,
+    "centre_x": 0.05,
+    "centre_y": 0.05,
+    "halo_1": 0.1,
+    "halo_2": 0.1,
+}
+CHUNK = 24  # planes that are blurred at a time: a CPU's cache holds them
+COVERED = 1e-3  # of the most covered pixel's: pixels that see the lattices
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """The linear problem about one lens: K columns over N pixels, weighted by 1 / sigma."""
+
+    columns: Tensor  # (K, N) splines, the lens's steps, the Sersic, the sky and what else is linear
+    data: Tensor  # (N,) float64
+    pixels: Tensor  # (N,) which of the image they are
+    weight: Tensor  # (N,) float64, 1 / sigma
+    moved: list[str]  # the lens's parameters among the columns, after the splines
+    posterior: Posterior
+
+    @property
+    def residual(self) -> Tensor:
+        """(N,) float64, in standard deviations."""
+        return self.data - (self.columns.T @ self.posterior.mean.to(self.columns.dtype)).double()
+
+
+@dataclasses.dataclass
+class FlexibleLens:
+    """One lens on its way through the fit; changes with each step."""
+
+    renderer: Renderer
+    q: Tensor  # (1, Q) float64
+    data: Tensor  # (S, S) float64
+    weight: Tensor  # (S, S) float64, 1 / sigma, 0 where masked
+    source: SplineSource
+    further: Tensor  # (E, S^2) further linear columns: the lens galaxy's light
+    sky: float = 0.0
+    design: Design | None = None
+
+    def rays(self) -> tuple[Tensor, Tensor]:
+        """u, v (n,) arcsec about the source."""
+        rays = self.renderer.mass.rays(self.renderer.table.named(self.q))
+        return rays.u[0], rays.v[0]
+
+    def ray_weights(self) -> Tensor:
+        """(n,) 1 / variance of each ray's pixel, over the rays of a pixel."""
+        grid = self.renderer.grid
+        margin = (grid.h - self.renderer.size) // 2
+        pixels = torch.nn.functional.pad(self.weight.square(), (margin,) * 4)
+        return pixels.flatten().repeat(grid.s**2) / grid.s**2
+
+    def run(self, levels: int, *, hold: bool) -> None:
+        """Steps on so many levels until the lens stays; hold: then a last one in which prior and lens are held."""
+        self.source = self.source.refined(levels, *self.rays(), self.ray_weights())
+        for number in range(STEPS[1]):
+            if self.step(adapt=True) < SETTLED and number + 1 >= STEPS[0]:
+                break
+        if hold:
+            self.step(adapt=False)
+
+    def step(self, *, adapt: bool) -> float:
+        """One Gauss-Newton step of everything; adapt: prior and lens too. How far the lens wants to go."""
+        brightness = self.source.node_brightness()
+        columns, pixels, moved = self._linear_problem()
+        weight = self.weight.flatten()[pixels]
+        data = self.data.flatten()[pixels] * weight
+        gram, right = products(columns), (columns @ data.to(columns.dtype)).double()
+        posterior = evidence.solve(gram, right, self._precision(brightness, moved))
+        count = len(brightness)
+        if adapt:
+            determined = evidence.well_determined(posterior)[:count]
+            self.source = self.source.with_shares((posterior.mean[:count] / brightness).square(), determined)
+            posterior = evidence.solve(gram, right, self._precision(brightness, moved))
+        self.design = Design(columns, data, pixels, weight, moved, posterior)
+        self._take(posterior.mean, moved, move=adapt)
+        return float(posterior.mean[count : count + len(moved)].abs().max())
+
+    def _take(self, mean: Tensor, moved: list[str], *, move: bool) -> None:
+        count = len(self.source.coefficients)
+        after = count + len(moved)
+        amplitude, self.sky = float(mean[after]), float(mean[after + 1])
+        self.source = dataclasses.replace(self.source, coefficients=mean[:count], amplitude=amplitude)
+        if move:
+            places = [self.renderer.table.index[name] for name in moved]
+            widths = mean.new_tensor([LENS[name] for name in moved])
+            self.q[0, places] += torch.maximum(torch.minimum(mean[count:after], widths), -widths)
+
+    def _precision(self, brightness: Tensor, moved: list[str]) -> Tensor:
+        """(K,) of the priors: 0 is flat."""
+        splines_precision = (self.source.shares * brightness).square().reciprocal()
+        lens = brightness.new_tensor([LENS[name] for name in moved]).square().reciprocal()
+        return torch.cat((splines_precision, lens, brightness.new_zeros(2 + len(self.further))))
+
+    def _linear_problem(self) -> tuple[Tensor, Tensor, list[str]]:
+        """Columns (K, N) over sigma, the pixels (N,) that see the source, and which lens parameters move."""
+        planes, moved = self._planes()
+        images = self.blur(planes)  # (K, S^2)
+        cover = images[: len(self.source.coefficients)].sum(0)
+        there = (cover > COVERED * cover.max()) & (self.weight.flatten() > 0)
+        pixels = there.nonzero()[:, 0]
+        weight = self.weight.flatten()[pixels].to(images.dtype)
+        rest = torch.cat((torch.ones_like(images[:1]), self.further.to(images.dtype)))
+        columns = torch.cat((images[:, pixels], rest[:, pixels])).mul_(weight)
+        return columns, pixels, moved
+
+    def _planes(self) -> tuple[Tensor, list[str]]:
+        """(K, h, h) before the PSF: splines, the lens's parameters, the Sersic; and the parameters' names."""
+        grid, values = self.renderer.grid, self.renderer.table.named(self.q)
+        rays = self.renderer.mass.rays(values)
+        u, v = rays.u[0], rays.v[0]
+        pixel = torch.arange(grid.h**2).repeat(grid.s**2)
+        spline_planes = splines.columns(self.source.lattices, u, v, pixel, grid.h**2) / grid.s**2
+        _, gu, gv = self.source.light(u, v)
+        by_name = self.renderer.mass.planes(values, rays, gu[None], gv[None])
+        moved = [name for name in LENS if name in by_name]
+        sersic = grid.pixels(self.source.sersic(u, v)[0][None])
+        planes = [spline_planes.view(-1, grid.h, grid.h), *(by_name[name] for name in moved), sersic]
+        return torch.cat(planes), moved
+
+    def blur(self, planes: Tensor) -> Tensor:
+        """(K, h, h) -> (K, S^2) through the PSF."""
+        width = self.q[:, self.renderer.table.index["log_psf"]]
+        return torch.cat([self.renderer.blur(part, width.expand(len(part))) for part in planes.split(CHUNK)])
+
+    def image(self) -> Tensor:
+        """(S, S) float64 the source's, without sky and further columns."""
+        light = self.source.light(*self.rays())[0]
+        return self.blur(self.renderer.grid.pixels(light[None])).double().view_as(self.data)
+
+
+def products(columns: Tensor) -> Tensor:
+    """(K, N) -> (K, K) float64, X X^T: half of the work where BLAS knows that it is symmetric."""
+    if columns.device.type != "cpu" or columns.dtype != torch.float32:
+        return (columns @ columns.T).double()
+    upper = blas.ssyrk(1.0, columns.numpy().T, trans=1)
+    lower = torch.as_tensor(np.ascontiguousarray(upper.T)).double()
+    return lower.tril() + lower.tril(-1).T
+
+
+def fit_lens(lens: FlexibleLens) -> FlexibleLens:
+    """Coarse lattices, then all of them: the lens at the maximum of the posterior."""
+    lens.run(COARSE, hold=False)
+    lens.run(len(LEVELS), hold=True)
+    return lens
