@@ -17,6 +17,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+RIDGES = 0.0, 1e-7, 1e-6, 1e-5, 1e-4  # products of float32 columns are rounded to about 1e-6
+
 
 @dataclasses.dataclass(frozen=True)
 class Posterior:
@@ -27,9 +29,13 @@ class Posterior:
     scale: Tensor  # (K,)
     precision: Tensor  # (K,) of the prior
 
+    def covariance(self) -> Tensor:
+        """(K, K) of the coefficients, given the data."""
+        return torch.cholesky_inverse(self.factor) * self.scale[:, None] * self.scale
+
     def variance(self) -> Tensor:
         """(K,) of the coefficients, given the data."""
-        return torch.cholesky_inverse(self.factor).diagonal() * self.scale.square()
+        return self.covariance().diagonal()
 
     def whiten(self, products: Tensor) -> Tensor:
         """L^-1 products (K, M), with A = L L^T."""
@@ -40,11 +46,21 @@ def solve(gram: Tensor, right: Tensor, precision: Tensor) -> Posterior:
     """The posterior for F (K, K), X y (K,) and the prior's precision (K,)."""
     normal = gram + torch.diag(precision)
     scale = normal.diagonal().clamp(min=1e-300).rsqrt()
-    factor, info = torch.linalg.cholesky_ex(normal * scale[:, None] * scale)
-    if info:  # a column that the others give in full, and no prior to hold it
-        factor = torch.linalg.cholesky(normal * scale[:, None] * scale + 1e-8 * torch.eye(len(scale)).to(scale))
+    factor = _factor(normal * scale[:, None] * scale)
     mean = torch.cholesky_solve((right * scale)[:, None], factor)[:, 0] * scale
     return Posterior(mean, factor, scale, precision)
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """Cholesky factor of a matrix of diagonal 1, with the least of RIDGES that its rounding needs.
+
+    Raises torch.linalg.LinAlgError where none is enough: the matrix is not that of normal equations.
+    """
+    for ridge in RIDGES:
+        factor, info = torch.linalg.cholesky_ex(matrix + ridge * torch.eye(len(matrix)).to(matrix))
+        if not info:
+            return factor
+    return torch.linalg.cholesky(matrix)
 
 
 def log_evidence(posterior: Posterior, chi2: Tensor) -> Tensor:

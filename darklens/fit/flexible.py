@@ -62,7 +62,14 @@ class FlexibleLens:
     source: SplineSource
     further: Tensor  # (E, S^2) further linear columns: the lens galaxy's light
     sky: float = 0.0
-    design: Design | None = None
+    _design: Design | None = None
+
+    @property
+    def design(self) -> Design:
+        """The linear problem of the last step. Raises ValueError before the first."""
+        if self._design is None:
+            raise ValueError("no step has been taken yet")
+        return self._design
 
     def rays(self) -> tuple[Tensor, Tensor]:
         """u, v (n,) arcsec about the source."""
@@ -98,7 +105,7 @@ class FlexibleLens:
             determined = evidence.well_determined(posterior)[:count]
             self.source = self.source.with_shares((posterior.mean[:count] / brightness).square(), determined)
             posterior = evidence.solve(gram, right, self._precision(brightness, moved))
-        self.design = Design(columns, data, pixels, weight, moved, posterior)
+        self._design = Design(columns, data, pixels, weight, moved, posterior)
         self._take(posterior.mean, moved, move=adapt)
         return float(posterior.mean[count : count + len(moved)].abs().max())
 

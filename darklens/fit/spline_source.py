@@ -37,7 +37,7 @@ LEVELS = (  # the finest two only where the signal pays
 )
 COARSE = 2  # levels that find the lens
 SHARE = 0.3  # of the brightness, to begin with: a prior's standard deviation
-SHARES = 1e-3, 5.0  # between which it stays
+SHARES = 1e-3, 3.0  # between which it stays
 FAINT = 0.01  # of the peak: what the brightness counts as where there is less
 
 

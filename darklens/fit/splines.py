@@ -48,7 +48,8 @@ class Lattice:
     def nodes(self) -> tuple[Tensor, Tensor]:
         """x and y of all nodes, (2 m + 1, 2 m + 1) arcsec each, float64."""
         steps = (torch.arange(len(self.column), dtype=torch.float64) - len(self.column) // 2) * self.spacing
-        return torch.meshgrid(steps, steps, indexing="ij")
+        x, y = torch.meshgrid(steps, steps, indexing="ij")
+        return x, y
 
     def spread(self, values: Tensor) -> Tensor:
         """(K,) -> (2 m + 1, 2 m + 1), 0 where no coefficient is."""
@@ -95,7 +96,8 @@ class Lattice:
 def light(lattices: Sequence[Lattice], coefficients: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Light of all lattices at u, v (n,), and its derivatives by u and v."""
     parts = [lattice.light(coefficients, u, v) for lattice in lattices]
-    return tuple(sum(part) for part in zip(*parts, strict=True))
+    value, by_u, by_v = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
+    return value, by_u, by_v
 
 
 def columns(lattices: Sequence[Lattice], u: Tensor, v: Tensor, pixel: Tensor, pixels: int) -> Tensor:

@@ -1,0 +1,107 @@
+"""Lenses whose source is clumpy: splines about the Sersic, and whether there is mass beside the smooth lens."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from darklens.fit import SmoothModel, fit
+from darklens.fit.flexible import FlexibleLens
+from darklens.fit.renderer import renderer
+from darklens.fit.spline_source import LEVELS, SplineSource
+from darklens.fit.structured import fit_structured
+from darklens.simulation.recipe_file import parse_recipe, recipe_dict
+from darklens.simulation.recipes import RECIPES
+from darklens.simulation.render import simulate
+
+
+def clumpy(seed: int, size: int = 120, scale: float = 0.02) -> np.ndarray:
+    """A disk with a third of its light in five clumps."""
+    rng = np.random.default_rng(seed)
+    y, x = (np.mgrid[:size, :size] - (size - 1) / 2) * scale
+    disk = np.exp(-np.hypot(x, y) / 0.2)
+    image = 0.65 * disk / disk.sum()
+    for cx, cy in rng.normal(0, 0.22, (5, 2)):
+        clump = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * 0.05**2))
+        image += 0.07 * clump / clump.sum()
+    return image
+
+
+@pytest.fixture(scope="module")
+def lenses(tmp_path_factory):
+    """(2, 2, 150, 150) counts of Model J with such sources: two lenses, `no` and `vort`."""
+    folder = tmp_path_factory.mktemp("stamps")
+    for seed in range(3):
+        np.save(folder / f"{seed}.npy", clumpy(seed))
+    tables = recipe_dict(RECIPES["j"])
+    tables["source"].pop("brightness")
+    tables["source"] |= {"stamps": str(folder), "stamp_scale": 0.02}
+    tables["noise"]["peak_snr"] = [25, 30]
+    recipe = parse_recipe(tables)
+    return np.stack([simulate(recipe, name, range(2)) for name in ("no", "vort")]).astype(float)
+
+
+@pytest.fixture(scope="module")
+def structured(lenses):
+    return fit_structured(lenses.reshape(-1, *lenses.shape[2:]))
+
+
+def test_columns_are_changes_of_the_image():
+    """Those of the splines exactly, those of the lens as finite differences."""
+    model = dataclasses.replace(SmoothModel(window=41), free_centre=True, free_halo=True)
+    camera = renderer(model, 41, 1, "cpu", torch.float64)
+    q = torch.as_tensor(model.held())[None].clone()
+    q[0, : len(camera.table)] += 0.0
+    q[0, camera.table.index["einstein_radius"]], q[0, camera.table.index["halo_1"]] = 0.6, 0.1
+    source = SplineSource(camera.table.named(q), 1.0)
+    size = torch.zeros(41, 41, dtype=torch.float64)
+    lens = FlexibleLens(camera, q, size, size + 20.0, source, torch.zeros(0, 41 * 41, dtype=torch.float64))
+    lens.source = source.refined(2, *lens.rays(), lens.ray_weights())
+    generator = torch.Generator().manual_seed(0)
+    coefficients = 0.1 * torch.randn(len(lens.source.coefficients), generator=generator, dtype=torch.float64)
+    lens.source = dataclasses.replace(lens.source, coefficients=coefficients)
+    columns, pixels, moved = lens._linear_problem()
+    base = lens.image().flatten()[pixels]
+    for k in (0, len(coefficients) // 2, len(coefficients) - 1):
+        one = coefficients.clone()
+        one[k] += 1
+        lens.source = dataclasses.replace(lens.source, coefficients=one)
+        torch.testing.assert_close(columns[k] / 20, lens.image().flatten()[pixels] - base, atol=1e-12, rtol=0)
+    lens.source = dataclasses.replace(lens.source, coefficients=coefficients)
+    for k, name in enumerate(moved, len(coefficients)):
+        ends = []
+        for step in (1e-5, -1e-5):
+            lens.q = q.clone()
+            lens.q[0, camera.table.index[name]] += step
+            ends.append(lens.image().flatten()[pixels])
+        difference = (ends[0] - ends[1]) / 2e-5
+        assert (columns[k] / 20 - difference).abs().max() < 1e-3 * difference.abs().max(), name
+
+
+@pytest.mark.slow
+def test_a_clumpy_source_is_no_substructure(lenses, structured):
+    sersic = fit(lenses[0])
+    assert sersic.chi_square.min() > 1.5
+    expected = 1 - structured.determined[:2] / structured.fit.pixels[:2]
+    np.testing.assert_allclose(structured.fit.chi_square[:2], expected, atol=0.04)
+    assert structured.log_bayes_factor[:2].max() < 10
+
+
+@pytest.mark.slow
+def test_a_vortex_is_told_behind_a_clumpy_source(structured):
+    assert structured.log_bayes_factor[2:].min() > 20
+
+
+@pytest.mark.slow
+def test_units_and_turns_change_nothing(lenses, structured):
+    turned = fit_structured(np.rot90(lenses[1, :1] * 3.7 + 100, axes=(1, 2)).copy())
+    expected = np.rot90(structured.fit.residual[2:3], axes=(1, 2))
+    assert np.abs(turned.fit.residual - expected).max() < 0.05
+    np.testing.assert_allclose(turned.log_bayes_factor, structured.log_bayes_factor[2:3], rtol=0.01)
+
+
+def test_an_empty_image_is_no_lens():
+    structured = fit_structured(np.zeros((1, 60, 60)), SmoothModel(window=60))
+    assert np.isnan(structured.log_bayes_factor).all() and structured.fit.flag[0] != ""
+    assert LEVELS[0].spacing > LEVELS[-1].spacing
