@@ -1,0 +1,55 @@
+"""What speaks against a fit of a telescope image, in words; and what a reader of the table should know."""
+
+import numpy as np
+
+from darklens.fit.observed.cutout import Cutout
+from darklens.fit.observed.joint import JointFit
+from darklens.fit.observed.noise_check import SkyNoise
+from darklens.fit.observed.parameters import NAMES, PARAMETERS
+from darklens.fit.observed.result import ObservedFit
+
+MIN_PIXELS = 400  # that count
+BROAD = 0.55  # arcsec: a source that large has taken over light of the lens galaxy
+CLOSE = 25.0  # of penalised chi-square: a rival fit
+APART = 0.05  # of the Einstein radius: the two sources' fits, or a rival's
+
+
+def usable(cutout: Cutout) -> bool:
+    """Whether there is anything to fit."""
+    good = cutout.good
+    return bool(good.sum() >= MIN_PIXELS and np.ptp(cutout.data[good]) > 0)
+
+
+def empty(cutout: Cutout) -> ObservedFit:
+    """What is said of an image with nothing to fit."""
+    nothing, blank = np.full(len(PARAMETERS), np.nan), np.zeros(cutout.data.shape)
+    reason = "nothing to fit: constant, or fewer than 400 good pixels"
+    source = np.zeros((1, 1))
+    noise = SkyNoise(1.0, 0.0, 0)
+    return ObservedFit(nothing, nothing, np.nan, noise, "no_fit", reason, cutout, blank, blank, source, 0.0)
+
+
+def words(fit: JointFit, final: JointFit, rivals: list[JointFit], temper: float) -> str:
+    """The flag: words for what speaks against the Einstein radius."""
+    flag = []
+    if np.exp(fit.q[NAMES.index("log_radius")]) > BROAD:
+        flag.append("broad_source")
+    if abs(final.q[0] / fit.q[0] - 1) > APART:
+        flag.append("source_models_disagree")
+    if any(r.penalised - fit.penalised < CLOSE and abs(r.q[0] / fit.q[0] - 1) > APART for r in rivals):
+        flag.append("rival_fit")
+    low, high = np.array([p.bounds for p in PARAMETERS]).T
+    at_bound = (final.q <= low) | (final.q >= high)
+    if at_bound[:7].any():
+        flag.append("at_bound")
+    return " ".join(flag)
+
+
+def note(noise: SkyNoise, masked_objects: int) -> str:
+    """What was done to the image."""
+    parts = []
+    if masked_objects:
+        parts.append(f"{masked_objects} other object{'s' * (masked_objects > 1)} masked")
+    if not 0.8 < noise.scale < 1.25:
+        parts.append(f"noise map times {noise.scale:.2f}")
+    return "; ".join(parts)

@@ -1,0 +1,65 @@
+"""What a fit of a telescope image says."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from darklens.fit.observed.cutout import Cutout
+from darklens.fit.observed.noise_check import SkyNoise
+from darklens.fit.observed.parameters import INDEX_OF
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservedFit:
+    """A fitted lens. Lengths in arcsec; images (n, n) are of the fitted window, in the image's unit."""
+
+    q: np.ndarray  # (P,) as in `parameters.PARAMETERS`
+    sd: np.ndarray  # (P,)
+    chi_square: float  # a pixel between 0.5 and 1.6 Einstein radii, after the noise's scale
+    noise: SkyNoise
+    flag: str  # words, separated by spaces; empty for a fit that nothing speaks against
+    note: str
+    cutout: Cutout  # with the noise as it was used
+    model: np.ndarray  # (n, n) all of it
+    arcs: np.ndarray  # (n, n) the lensed source's part
+    source: np.ndarray  # (k, k) the source of positive Gaussians, amplitudes on its grid, y upwards
+    source_half: float  # arcsec from the source's middle to the edge of that
+
+    @property
+    def light(self) -> np.ndarray:
+        """(n, n) the lens galaxy and the sky."""
+        return self.model - self.arcs
+
+    @property
+    def residual(self) -> np.ndarray:
+        """(n, n) data minus model in standard deviations, not a number where pixels don't count."""
+        cutout = self.cutout
+        return np.where(cutout.good, (cutout.data - self.model) / cutout.sigma, np.nan)
+
+    def __getitem__(self, name: str) -> float:
+        """A parameter by its name."""
+        return float(self.q[INDEX_OF[name]])
+
+    @property
+    def einstein_radius(self) -> float:
+        return self["einstein_radius"]
+
+    @property
+    def einstein_radius_sd(self) -> float:
+        return float(self.sd[0])
+
+    def row(self) -> dict[str, float | str]:
+        """One row of a table."""
+        row: dict[str, float | str] = {"einstein_radius": self["einstein_radius"]}
+        row["einstein_radius_sd"] = self.einstein_radius_sd
+        for name, (a, b) in {"shear": (1, 2), "halo": (3, 4), "source": (10, 11)}.items():
+            size, angle = math.hypot(*self.q[[a, b]]), math.degrees(math.atan2(self.q[b], self.q[a])) / 2 % 180
+            row["shear" if name == "shear" else f"{name}_axis_ratio"] = size if name == "shear" else math.exp(-size)
+            row[f"{name}_angle"] = angle
+        for name in ("centre_x", "centre_y", "source_x", "source_y"):
+            row[name] = self[name]
+        row["source_radius"], row["source_index"] = math.exp(self["log_radius"]), math.exp(self["log_index"])
+        row["chi_square"], row["noise_scale"] = self.chi_square, self.noise.scale
+        row["noise_correlation"] = self.noise.correlation
+        return {**row, "flag": self.flag, "note": self.note}

@@ -1,0 +1,148 @@
+"""Fit a telescope image: its galaxy, the lens and the source, from nothing but noise map, PSF and pixel scale.
+
+Light first, arcs as outliers (`light`); the Einstein radius searched in what is left (`search`); lens and source
+fitted with priors from several starts (`sersic_fit`); the light again without the arcs, and the lens again; last a
+flexible source (`grid_fit`). See docs/real_lenses.md.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import ndimage
+
+from darklens.fit.observed import flags, grid_fit, mge, neighbours, sersic_fit
+from darklens.fit.observed.cutout import Cutout, cut_out
+from darklens.fit.observed.joint import TEMPER, JointFit, Problem
+from darklens.fit.observed.light import FLOOR, NUMBER, LightFit, LightModel, fit_light
+from darklens.fit.observed.noise_check import SkyNoise, sky_noise
+from darklens.fit.observed.parameters import priors
+from darklens.fit.observed.rays import SourceGrid
+from darklens.fit.observed.result import ObservedFit
+from darklens.fit.observed.search import ring_start, search
+
+WINDOW, PIXELS = 7.05, 141  # arcsec and pixels on a side: the larger of both is fitted, if the image has it
+ARCS_FLOOR = 0.15  # of the arcs' light: an error of the model, as FLOOR is of the galaxy's
+FAR = 6.0  # standard deviations: pixels so far from the first model are left out of the second light
+SCALES = 0.1, 10.0  # of the noise map: beyond, it is something else
+
+
+@dataclasses.dataclass
+class Stage:
+    """Where a fit stands: the cutout with its noise, light, and fit."""
+
+    cutout: Cutout
+    light: LightModel
+    problem: Problem
+    fit: JointFit
+    temper: float
+
+
+def fit_observed(
+    image: np.ndarray, noise: np.ndarray, psf: np.ndarray, pixel_scale: float, mask: np.ndarray | None = None
+) -> ObservedFit:
+    """The smooth lens of a telescope image (h, w) with the lens about its middle.
+
+    noise: (h, w) standard deviations in the image's unit, 0, infinite or huge for bad pixels; its scale is checked.
+    psf: (k, l) at the image's pixel scale, in arcsec. mask: (h, w) True where a pixel must not count.
+    Raises ValueError where shapes don't fit together.
+    """
+    return fit_cutout(cut_out(image, noise, psf, pixel_scale, mask))
+
+
+def fit_cutout(cutout: Cutout) -> ObservedFit:
+    """The same of a `Cutout` of a whole image."""
+    cutout = cutout.window(min(max(PIXELS, round(WINDOW / cutout.pixel_scale)), cutout.size))
+    if not flags.usable(cutout):
+        return flags.empty(cutout)
+    first, out = fit_light(cutout)
+    noise = sky_noise(cutout, cutout.data - first.image, out, first.shape.centre)
+    cutout = dataclasses.replace(cutout, sigma=cutout.sigma * np.clip(noise.scale, *SCALES))
+    objects = neighbours.detect(cutout, cutout.data - first.image, errors(cutout, first, None))
+    far, _ = objects.beyond(first.shape.centre, neighbours.farthest_image(0.4 * cutout.half))
+    stage, rivals = first_fit(masked(cutout, far), first, out)
+    far, number = objects.beyond(first.shape.centre, neighbours.farthest_image(stage.fit.q[0]))
+    stage = dataclasses.replace(stage, cutout=masked(cutout, far))
+    stage = second_fit(stage)
+    final, grid = flexible_fit(stage)
+    return report(stage, rivals, final, grid, noise, number)
+
+
+def masked(cutout: Cutout, out: np.ndarray) -> Cutout:
+    return dataclasses.replace(cutout, good=cutout.good & ~out)
+
+
+def errors(cutout: Cutout, light: LightModel, arcs: np.ndarray | None) -> np.ndarray:
+    """(n, n) the noise with what the models may be wrong by: shares of the galaxy's and the arcs' light."""
+    square = cutout.sigma**2 + (FLOOR * light.galaxy.clip(min=0)) ** 2
+    return np.sqrt(square if arcs is None else square + (ARCS_FLOOR * arcs.clip(min=0)) ** 2)
+
+
+def ellipticity(light: LightModel, cutout: Cutout, aperture: float) -> np.ndarray:
+    """(2,) mean of the light's sets, weighted by their light within a Gaussian aperture in arcsec."""
+    sets = len(light.shape.ellipticity)
+    widths = mge.widths(cutout, NUMBER)
+    flux = light.linear[: sets * NUMBER].reshape(sets, NUMBER) * (1 - np.exp(-0.5 * (aperture / widths) ** 2))
+    return flux.sum(1) / max(flux.sum(), 1e-300) @ light.shape.ellipticity
+
+
+def first_fit(cutout: Cutout, light: LightModel, out: np.ndarray) -> tuple[Stage, list[JointFit]]:
+    """The best of the fits from the search's starts, and the others."""
+    rest = np.where(cutout.good, cutout.data - light.image, 0.0)
+    shape = ellipticity(light, cutout, 0.4 * cutout.half)
+    found = search(cutout, light, errors(cutout, light, None), shape)
+    sigma = errors(cutout, light, ndimage.gaussian_filter(rest, 1.5))
+    problem = Problem(cutout, light, sigma)
+    temper = TEMPER * max(1.0, found.heights[0] / problem.pixels)
+    table = priors(shape, light.shape.centre)
+    starts = [*found.starts[:3], ring_start(cutout, rest, found, shape, light.shape.centre)]
+    fits = [sersic_fit.fit_sersic(problem, start, table, temper) for start in starts]
+    best = min(fits, key=lambda fit: fit.penalised)
+    return Stage(cutout, light, problem, best, temper), [fit for fit in fits if fit is not best]
+
+
+def second_fit(stage: Stage) -> Stage:
+    """Light fitted again beside the arcs, then the lens beside that light."""
+    cutout, light, fit = stage.cutout, stage.light, stage.fit
+    arcs = sersic_fit.arcs(stage.problem, fit)
+    sigma = errors(cutout, light, arcs)
+    image = np.tensordot(fit.linear[: len(light.columns)], light.columns, 1) + arcs
+    off = np.abs(cutout.data - image) > FAR * sigma
+    lights = LightFit(cutout, 2, NUMBER, harmonics=True)
+    light = lights.fit(light.shape, np.where(cutout.good & ~off, 1 / sigma, 0.0), cutout.data - arcs, steps=4)
+    problem = Problem(cutout, light, errors(cutout, light, arcs))
+    table = priors(ellipticity(light, cutout, 1.5 * fit.q[0]), light.shape.centre)
+    fit = sersic_fit.fit_sersic(problem, fit.q, table, stage.temper, steps=10)
+    return Stage(cutout, light, problem, fit, stage.temper)
+
+
+def flexible_fit(stage: Stage) -> tuple[JointFit, SourceGrid]:
+    """The lens with a source of positive Gaussians, its Einstein radius tied to that of the Sersic source."""
+    cutout, light, fit = stage.cutout, stage.light, stage.fit
+    near = masked(cutout, ~grid_fit.near_arcs(stage.problem, fit.q))
+    problem = Problem(near, light, errors(cutout, light, sersic_fit.arcs(stage.problem, fit)))
+    shape = ellipticity(light, cutout, 1.5 * fit.q[0])
+    table = priors(shape, light.shape.centre, einstein_radius=(fit.q[0], grid_fit.TIED * fit.q[0]))
+    return grid_fit.fit_grid(problem, fit, table, stage.temper * grid_fit.COOLER)
+
+
+def report(
+    stage: Stage, rivals: list[JointFit], final: JointFit, grid: SourceGrid, noise: SkyNoise, masked_objects: int
+) -> ObservedFit:
+    """The result with its flag and note."""
+    cutout, light = stage.cutout, stage.light
+    arcs = grid_fit.arcs(stage.problem, final, grid)
+    model = np.tensordot(final.linear[: len(light.columns)], light.columns, 1) + arcs
+    q, sd = stage.fit.q.copy(), np.sqrt(np.maximum(stage.fit.covariance.diagonal(), 0))
+    q[:7] = final.q[:7]
+    sd[0] = np.hypot(sd[0], (final.q[0] - stage.fit.q[0]) / 2)
+    distance = cutout.radius(q[5:7])
+    ring = cutout.good & (distance > 0.5 * q[0]) & (distance < 1.6 * q[0])
+    chi_square = float(np.mean(((cutout.data - model) / cutout.sigma)[ring] ** 2)) if ring.any() else np.nan
+    words = flags.words(stage.fit, final, rivals, stage.temper)
+    note = flags.note(noise, masked_objects)
+    source = np.zeros(len(grid.nodes) ** 2)
+    source[grid.inside] = final.linear[len(light.columns) :]
+    side = len(grid.nodes)
+    return ObservedFit(
+        q, sd, chi_square, noise, words, note, cutout, model, arcs, source.reshape(side, side), float(grid.nodes[-1])
+    )
