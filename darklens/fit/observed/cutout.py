@@ -12,7 +12,7 @@ HUGE = 1000.0  # times the median: a noise map marks pixels as worthless by such
 
 
 class Psf:
-    """Convolution with a kernel, odd or even on a side; its sum is taken for 1."""
+    """Convolution with a kernel whose star is in pixel k // 2 of a side of k; its sum is taken for 1."""
 
     def __init__(self, kernel: np.ndarray) -> None:
         """kernel: (k, l). Raises ValueError where it isn't finite or its sum isn't positive."""
@@ -39,11 +39,11 @@ class Psf:
 
     def blur(self, planes: np.ndarray) -> np.ndarray:
         """(K, m, m) convolved, nothing outside: (K, m, m) of the same dtype."""
-        m, (k, l) = planes.shape[-1], self.kernel.shape
-        length = fast_length(m + max(k, l) - 1)
+        m, (rows, columns) = planes.shape[-1], self.kernel.shape
+        length = fast_length(m + max(rows, columns) - 1)
         spectrum = fft.rfft2(planes, s=(length, length))
         spectrum *= self._transform(length, planes.dtype)
-        return fft.irfft2(spectrum, s=(length, length))[..., k // 2 : k // 2 + m, l // 2 : l // 2 + m]
+        return fft.irfft2(spectrum, s=(length, length))[..., rows // 2 : rows // 2 + m, columns // 2 : columns // 2 + m]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def cut_out(
     noise: (h, w) standard deviations; 0, infinite, not finite or above 1,000 times their median marks a bad pixel.
     mask: (h, w), True where a pixel must not count.
     """
-    image, noise = np.asarray(image, dtype=float), np.asarray(noise, dtype=float)
+    image, noise = (np.ascontiguousarray(each, dtype=float) for each in (image, noise))
     if image.ndim != 2 or noise.shape != image.shape or (mask is not None and np.shape(mask) != image.shape):
         shapes = [image.shape, noise.shape, *([] if mask is None else [np.shape(mask)])]
         raise ValueError(f"expected an image (h, w) with a noise map and a mask of the same shape, found {shapes}")
@@ -115,7 +115,7 @@ def cut_out(
     typical = np.median(noise[usable]) if usable.any() else 1.0
     good = np.isfinite(image) & usable & (noise < HUGE * typical)
     if mask is not None:
-        good &= ~np.asarray(mask, dtype=bool)
+        good &= ~np.ascontiguousarray(mask, dtype=bool)
     data, sigma = np.where(good, image, 0.0), np.where(good, noise, 1.0)
     square, (height, width) = max(image.shape), image.shape
     if height != width:

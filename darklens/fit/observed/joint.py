@@ -29,7 +29,7 @@ class Problem:
         self.flat = (light.columns * self.weight).reshape(len(light.columns), -1)
         self.target = (cutout.data * self.weight).ravel()
         self.gram = self.flat @ self.flat.T + np.diag(light.ridge)
-        self.right = self.flat @ self.target
+        self.projection = self.flat @ self.target
         self.square = float(self.target @ self.target)
         self.pixels = int(good.sum())
 
@@ -55,10 +55,10 @@ class Part:
         source = columns.reshape(number, -1) * self.weight
         cross = source @ self.flat.T  # (C, K)
         gram = np.block([[problem.gram, cross.T], [cross, source @ source.T]])
-        right = np.concatenate((problem.right, source @ self.target))
+        projection = np.concatenate((problem.projection, source @ self.target))
         positive = np.concatenate((problem.light.positive, np.ones(number, bool)))
-        linear, passive = amplitudes(gram, right, positive)
-        chi2 = problem.square - 2 * right @ linear + linear @ gram @ linear
+        linear, passive = amplitudes(gram, projection, positive)
+        chi2 = problem.square - 2 * projection @ linear + linear @ gram @ linear
         return Solved(self, linear, passive, float(chi2), gram, source)
 
 

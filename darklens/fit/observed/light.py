@@ -68,12 +68,12 @@ class LightFit:
         flat = columns.reshape(len(columns), -1)[:, use] * w
         target = data.ravel()[use] * w
         positive = np.arange(len(columns)) < self.sets * self.number
-        gram, right = flat @ flat.T, flat @ target
+        gram, projection = flat @ flat.T, flat @ target
         ridge = np.zeros(len(columns))
-        linear, passive = amplitudes(gram, right, positive)
+        linear, passive = amplitudes(gram, projection, positive)
         if self.harmonics is not None:
             ridge = self._ridge(linear, columns)
-            linear, passive = amplitudes(gram + np.diag(ridge), right, positive)
+            linear, passive = amplitudes(gram + np.diag(ridge), projection, positive)
         rest = target - linear @ flat
         chi2 = rest @ rest + ridge @ linear**2
         model = LightModel(shape, columns, positive, ridge, linear)
@@ -156,10 +156,10 @@ def brightest(cutout: Cutout) -> np.ndarray:
     good = cutout.good.astype(float)
     width = max(1.0, cutout.psf.width)
     smooth = ndimage.gaussian_filter(cutout.data * good, width) / np.maximum(ndimage.gaussian_filter(good, width), 0.05)
-    near = (np.maximum(np.abs(cutout.x), np.abs(cutout.y)) <= cutout.half / 4 + cutout.pixel_scale) & cutout.good
-    if not near.any():
+    central = (np.maximum(np.abs(cutout.x), np.abs(cutout.y)) <= cutout.half / 4 + cutout.pixel_scale) & cutout.good
+    if not central.any():
         return np.zeros(2)
-    peak = np.where(near, smooth, -np.inf).argmax()
+    peak = np.where(central, smooth, -np.inf).argmax()
     distance = np.hypot(cutout.x - cutout.x.ravel()[peak], cutout.y - cutout.y.ravel()[peak])
     weight = np.where(cutout.good & (distance < 3.5 * cutout.pixel_scale), cutout.data, 0.0).clip(min=0) ** 2
     total = weight.sum()
@@ -175,10 +175,10 @@ def turned_excess(cutout: Cutout, centre: np.ndarray) -> np.ndarray:
     px, py = middle + centre[0] / cutout.pixel_scale, middle - centre[1] / cutout.pixel_scale
     places = [2 * py - rows, 2 * px - columns]
     turned = ndimage.map_coordinates(cutout.data, places, order=1, cval=0.0)
-    known = ndimage.map_coordinates(cutout.good.astype(float), places, order=1, cval=0.0) > 0.99
+    inside = ndimage.map_coordinates(cutout.good.astype(float), places, order=1, cval=0.0) > 0.99
     sigma = ndimage.map_coordinates(cutout.sigma, places, order=1, cval=1.0)
     excess = (cutout.data - turned) / np.hypot(cutout.sigma, sigma)
-    return np.where(known & cutout.good, excess, 0.0)
+    return np.where(inside & cutout.good, excess, 0.0)
 
 
 def outliers(cutout: Cutout, rest: np.ndarray, sigma: np.ndarray, centre: np.ndarray) -> np.ndarray:

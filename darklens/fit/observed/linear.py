@@ -9,27 +9,27 @@ from scipy import linalg, optimize
 RIDGE = 1e-9  # of the scaled diagonal
 
 
-def amplitudes(gram: np.ndarray, right: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) the minimum of a^T gram a - 2 right^T a with a >= 0 where `positive`; and (n,) which aren't held at 0.
+def amplitudes(gram: np.ndarray, projection: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) the minimum of a^T gram a - 2 projection^T a with a >= 0 where `positive`; and (n,) which aren't held at 0.
 
-    gram: (n, n) positive semidefinite; right: (n,); positive: (n,) bool.
+    gram: (n, n) positive semidefinite; projection: (n,); positive: (n,) bool.
     """
     scale = np.sqrt(np.maximum(gram.diagonal(), 0))
     used = scale > 1e-12 * scale.max(initial=1e-300)
     inverse = np.where(used, 1 / np.where(used, scale, 1), 0.0)
     gram = gram * inverse[:, None] * inverse + np.diag(np.where(used, RIDGE, 1.0))
-    right = right * inverse
+    projection = projection * inverse
     p, f = np.flatnonzero(positive), np.flatnonzero(~positive)
-    solution, passive = np.zeros(len(right)), used.copy()
+    solution, passive = np.zeros(len(projection)), used.copy()
     share = linalg.solve(gram[np.ix_(f, f)], gram[np.ix_(f, p)], assume_a="pos") if len(f) else np.zeros((0, len(p)))
     reduced = gram[np.ix_(p, p)] - gram[np.ix_(p, f)] @ share
-    target = right[p] - share.T @ right[f]
+    target = projection[p] - share.T @ projection[f]
     if len(p):
         upper = _cholesky(reduced)
         solution[p] = _nnls(upper, linalg.solve_triangular(upper, target, trans=1))
         passive[p] &= solution[p] > 0
     if len(f):
-        solution[f] = linalg.solve(gram[np.ix_(f, f)], right[f], assume_a="pos") - share @ solution[p]
+        solution[f] = linalg.solve(gram[np.ix_(f, f)], projection[f], assume_a="pos") - share @ solution[p]
     return solution * inverse, passive
 
 

@@ -86,7 +86,7 @@ class Rays:
         return self.cutout.psf.blur(planes).astype(float), traced
 
     def by_grid(self, q: np.ndarray, grid: "SourceGrid", source: np.ndarray, traced: tuple) -> np.ndarray:
-        """(LENS, m, m): derivatives of the image of Gaussians with amplitudes `source` (K,) by the lens's parameters."""
+        """(LENS, m, m): derivatives by the lens's parameters of the image of Gaussians with amplitudes (K,)."""
         (u, v), halo, alpha, d = traced
         planes = self.by_lens(q, grid.gradient(source, u, v), halo, alpha, d)[:LENS]
         return self.cutout.psf.blur(self.pixels(planes).astype(float))

@@ -89,12 +89,12 @@ def first_fit(cutout: Cutout, light: LightModel, out: np.ndarray) -> tuple[Stage
     """The best of the fits from the search's starts, and the others."""
     rest = np.where(cutout.good, cutout.data - light.image, 0.0)
     shape = ellipticity(light, cutout, 0.4 * cutout.half)
-    found = search(cutout, light, errors(cutout, light, None), shape)
+    search_result = search(cutout, light, errors(cutout, light, None), shape)
     sigma = errors(cutout, light, ndimage.gaussian_filter(rest, 1.5))
     problem = Problem(cutout, light, sigma)
-    temper = TEMPER * max(1.0, found.heights[0] / problem.pixels)
+    temper = TEMPER * max(1.0, search_result.heights[0] / problem.pixels)
     table = priors(shape, light.shape.centre)
-    starts = [*found.starts[:3], ring_start(cutout, rest, found, shape, light.shape.centre)]
+    starts = [*search_result.starts[:3], ring_start(cutout, rest, search_result, shape, light.shape.centre)]
     fits = [sersic_fit.fit_sersic(problem, start, table, temper) for start in starts]
     best = min(fits, key=lambda fit: fit.penalised)
     return Stage(cutout, light, problem, best, temper), [fit for fit in fits if fit is not best]
@@ -118,8 +118,8 @@ def second_fit(stage: Stage) -> Stage:
 def flexible_fit(stage: Stage) -> tuple[JointFit, SourceGrid]:
     """The lens with a source of positive Gaussians, its Einstein radius tied to that of the Sersic source."""
     cutout, light, fit = stage.cutout, stage.light, stage.fit
-    near = masked(cutout, ~grid_fit.near_arcs(stage.problem, fit.q))
-    problem = Problem(near, light, errors(cutout, light, sersic_fit.arcs(stage.problem, fit)))
+    ring_cutout = masked(cutout, ~grid_fit.near_arcs(stage.problem, fit.q))
+    problem = Problem(ring_cutout, light, errors(cutout, light, sersic_fit.arcs(stage.problem, fit)))
     shape = ellipticity(light, cutout, 1.5 * fit.q[0])
     table = priors(shape, light.shape.centre, einstein_radius=(fit.q[0], grid_fit.TIED * fit.q[0]))
     return grid_fit.fit_grid(problem, fit, table, stage.temper * grid_fit.COOLER)

@@ -26,7 +26,7 @@ STARTS = 4
 
 @dataclasses.dataclass
 class Search:
-    """What a search found: chi-square along the radius, and starts in order of it."""
+    """What a search result: chi-square along the radius, and starts in order of it."""
 
     radii: np.ndarray  # (R,)
     chi2: np.ndarray  # (H, R) for each halo tried
@@ -64,7 +64,7 @@ def search(cutout: Cutout, light: LightModel, sigma: np.ndarray, halo: np.ndarra
     binned = Cutout(total, total, total > 0, cutout.psf, cutout.pixel_scale * b)
     rays = Rays(binned, binned.half, 2)
     grid = SourceGrid(REACH, STEP, STEP * WIDTH)
-    gram_light, right_light = lights @ lights.T + np.diag(light.ridge), lights @ data
+    gram_light, projection_light = lights @ lights.T + np.diag(light.ridge), lights @ data
     positive = np.concatenate((light.positive, np.ones(len(grid.places), bool)))
     radii = range_of_radii(cutout)
     chi2, sources = np.zeros((2, len(radii))), {}
@@ -76,9 +76,9 @@ def search(cutout: Cutout, light: LightModel, sigma: np.ndarray, halo: np.ndarra
             flat = rays.pixels(planes).reshape(len(planes), k * k) * root
             cross = flat @ lights.T
             gram = np.block([[gram_light, cross.T], [cross, flat @ flat.T]])
-            right = np.concatenate((right_light, flat @ data))
-            linear, _ = amplitudes(gram, right, positive)
-            chi2[h, r] = data @ data - 2 * right @ linear + linear @ gram @ linear
+            projection = np.concatenate((projection_light, flat @ data))
+            linear, _ = amplitudes(gram, projection, positive)
+            chi2[h, r] = data @ data - 2 * projection @ linear + linear @ gram @ linear
             sources[h, r] = linear[len(lights) :]
     return _starts(radii, chi2, sources, grid, halo, light.shape.centre)
 
@@ -89,7 +89,14 @@ def _start(radius: float, halo: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return q
 
 
-def _starts(radii, chi2, sources, grid, halo, centre) -> Search:
+def _starts(
+    radii: np.ndarray,
+    chi2: np.ndarray,
+    sources: dict[tuple[int, int], np.ndarray],
+    grid: SourceGrid,
+    halo: np.ndarray,
+    centre: np.ndarray,
+) -> Search:
     best = chi2.min(0)
     order = []
     for r in np.argsort(best):
@@ -111,17 +118,15 @@ def _cluster(source: np.ndarray, grid: SourceGrid) -> np.ndarray:
     image = np.zeros(n * n)
     image[grid.inside] = source
     smooth = ndimage.uniform_filter(image.reshape(n, n), 3, mode="constant").ravel()[grid.inside]
-    near = np.abs(grid.places - grid.places[smooth.argmax()]).max(1) < 1.5 * STEP
-    total = source[near].sum()
-    return (source[near, None] * grid.places[near]).sum(0) / total if total > 0 else np.zeros(2)
+    cluster = np.abs(grid.places - grid.places[smooth.argmax()]).max(1) < 1.5 * STEP
+    total = source[cluster].sum()
+    return (source[cluster, None] * grid.places[cluster]).sum(0) / total if total > 0 else np.zeros(2)
 
 
-def ring_start(
-    cutout: Cutout, rest: np.ndarray, found: Search, halo: np.ndarray, centre: np.ndarray
-) -> np.ndarray:
+def ring_start(cutout: Cutout, rest: np.ndarray, result: Search, halo: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """(P,) a start for a ring: the radius where what the galaxy leaves, rest (n, n), is brightest on average."""
     distance, z = cutout.radius(centre), np.clip(rest / cutout.sigma, -3, 10)
-    edges = np.geomspace(found.radii[0], found.radii[-1], 20)
+    edges = np.geomspace(result.radii[0], result.radii[-1], 20)
     shell = np.where(cutout.good, np.digitize(distance, edges), 0).ravel()
     number = np.bincount(shell, minlength=21)[1:20]
     total = np.bincount(shell, z.ravel(), minlength=21)[1:20]
