@@ -68,6 +68,7 @@ def fit_cutout(cutout: Cutout) -> ObservedFit:
 
 
 def masked(cutout: Cutout, out: np.ndarray) -> Cutout:
+    """The cutout without the pixels `out` (n, n)."""
     return dataclasses.replace(cutout, good=cutout.good & ~out)
 
 
