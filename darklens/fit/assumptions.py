@@ -5,7 +5,8 @@ import numpy as np
 from darklens.fit.model import SmoothModel
 from darklens.simulation.draw import LensSample
 from darklens.simulation.priors import Prior
-from darklens.simulation.psf import FWHM, load_kernel, moffat_kernel
+from darklens.simulation.psf import FWHM, moffat_kernel
+from darklens.simulation.recipe_inputs import measured_kernel
 from darklens.simulation.recipe_tables import SimulationConfig
 
 WINDOW = 105  # pixels on a side, or what the image has
@@ -106,7 +107,7 @@ def _psf(recipe: SimulationConfig) -> dict:
     if psf.kind == "moffat" and not psf.fwhm.is_fixed:
         return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_beta": _middle(psf.beta), "free_psf": True}
     if psf.kind == "file":
-        kernel = load_kernel(psf.file)
+        kernel = measured_kernel(psf)
     else:
         kernel = moffat_kernel(_middle(psf.fwhm) / scale, _middle(psf.beta))
     return {"psf_kernel": tuple(map(tuple, kernel.tolist()))}

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from darklens.errors import RecipeError
 from darklens.simulation import detector, profiles
-from darklens.simulation.draw import LensSample
+from darklens.simulation.draw import LensSample, light_name
 from darklens.simulation.recipe_tables import SimulationConfig
 
 
@@ -24,16 +25,23 @@ def source_scale(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray:
     return detector.flux(v["source.magnitude"], _zero_point(recipe)) * area / profile_area
 
 
-def lens_light_scale(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray:
-    """(B,) electrons/s a pixel of the lens light's model light 1; with a flux ratio times that of the source."""
-    v, table = lenses.values, recipe.lens_light
-    if table is None:
-        return np.zeros(len(lenses))
-    flux = v["lens_light.flux_ratio"]
-    if table.magnitude is not None:
-        flux = detector.flux(v["lens_light.magnitude"], _zero_point(recipe))
-    profile_area = profiles.sersic_area(v["lens_light.sersic_index"], v["lens_light.effective_radius"])
-    return flux * recipe.image.pixel_scale**2 / profile_area
+def lens_light_scales(lenses: LensSample, recipe: SimulationConfig) -> list[np.ndarray]:
+    """Electrons/s a pixel, (B,), of model light 1 of each component of the lens galaxy.
+
+    With a flux ratio times the source's flux.
+    """
+    v, area, first = lenses.values, recipe.image.pixel_scale**2, np.zeros(len(lenses))
+    scales = []
+    for number, light in enumerate(recipe.lens_lights):
+        name = light_name(number)
+        if light.magnitude is not None:
+            flux = detector.flux(v[f"{name}.magnitude"], _zero_point(recipe))
+        else:
+            flux = v[f"{name}.relative_flux"] * first if number else v[f"{name}.flux_ratio"]
+        first = first if number else flux
+        shape = v[f"{name}.sersic_index"], v[f"{name}.effective_radius"], v.get(f"{name}.a4", 0.0)
+        scales.append(flux * area / profiles.sersic_area(*shape))
+    return scales
 
 
 def sky_rate(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray:
@@ -45,7 +53,15 @@ def sky_rate(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray:
 
 
 def brighten(lenses: LensSample, recipe: SimulationConfig, peak: np.ndarray, sky: np.ndarray) -> np.ndarray:
-    """(B,) factor on all light that gives the source's brightest pixel, `peak` electrons/s, the recipe's S/N."""
+    """(B,) factor on all light that gives the source's brightest pixel, `peak` electrons/s, the recipe's S/N.
+
+    Raises RecipeError where there is no light of a source to brighten.
+    """
+    if not (peak > 0).all():
+        raise RecipeError(
+            f"noise.peak_snr: no light of the source of lens {int(np.argmin(peak > 0))} falls on the image: check "
+            "source.offset, source.effective_radius and lens.einstein_radius (all in arcsec)"
+        )
     v, n = lenses.values, recipe.noise
     time, fraction, rms = v["noise.exposure_time"], v["noise.sky_fraction"], v["noise.background_rms"]
     counted = sky * time + n.exposures * v["noise.read_noise"] ** 2

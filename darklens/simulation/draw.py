@@ -9,23 +9,25 @@ company, and two recipes of one name that differ in a key have the same lenses b
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from darklens.simulation.physics import einstein_radius
-from darklens.simulation.priors import Prior, suggestion
+from darklens.simulation.priors import Prior, fixed, mean_mass, power_law, suggestion
 from darklens.simulation.profiles import axion_vortex_length, nfw_angles, tnfw_mass
-from darklens.simulation.recipe_tables import TABLES, SimulationConfig, Subhalos, Vortex
+from darklens.simulation.recipe_tables import TABLES, LensLight, SimulationConfig, Subhalos, Vortex
 from darklens.simulation.recipes import SPLITS
 
 KEYS = [
     (table, field)
     for table, kind in TABLES.items()
     for field in dataclasses.fields(kind)
-    if field.metadata["kind"] == "prior"
+    if field.metadata["kind"] == "prior" and not field.metadata["apart"]
 ]
+LIGHT_KEYS = [field for field in dataclasses.fields(LensLight) if field.metadata["kind"] == "prior"]
 EXTRA = 3  # random numbers of a lens beyond those of KEYS: its position, x and y, and its stamp
+LIGHT = 10  # the random stream of the lens galaxy's first component; those of the others follow
 VORTEX_KEYS = ("mass", "length", "axion_mass", "x", "y", "angle")
 SUBHALO_KEYS = ("mass", "x", "y", "concentration", "truncation")
 
@@ -70,7 +72,7 @@ class LensSample:
 def stream(
     recipe: SimulationConfig, class_name: str, seed: int, split: str, index: int, use: int
 ) -> np.random.SeedSequence:
-    """The random stream of one image: `use` 0 for its parameters, 1 for its noise."""
+    """The random stream of one image: `use` 0 for its parameters, 1 for its noise, from `LIGHT` for its lens galaxy."""
     key = (*recipe.name.encode(), SPLITS.index(split), *class_name.encode(), index, use)
     return np.random.SeedSequence(seed, spawn_key=key)
 
@@ -78,23 +80,6 @@ def stream(
 def generator(sequence: np.random.SeedSequence) -> np.random.Generator:
     """NumPy's Philox on a stream."""
     return np.random.Generator(np.random.Philox(sequence))
-
-
-def power_law(u: np.ndarray, low: float, high: float, slope: float) -> np.ndarray:
-    """Quantiles u of dN/dm ~ m^slope on [low, high], by inversion."""
-    k = slope + 1
-    if abs(k) < 1e-9:
-        return low * (high / low) ** u
-    return (low**k + u * (high**k - low**k)) ** (1 / k)
-
-
-def mean_mass(low: float, high: float, slope: float) -> float:
-    """Mean of dN/dm ~ m^slope on [low, high]."""
-
-    def integral(k: float) -> float:
-        return np.log(high / low) if abs(k) < 1e-9 else (high**k - low**k) / k
-
-    return low if low == high else integral(slope + 2) / integral(slope + 1)
 
 
 def _quantile(prior: Prior | None, field: dataclasses.Field, u: np.ndarray) -> np.ndarray:
@@ -120,6 +105,28 @@ def _common(recipe: SimulationConfig, u: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
+def light_name(number: int) -> str:
+    """The name of a component of the lens galaxy, from 0, in the keys of values: lens_light, lens_light_2 ..."""
+    return f"lens_light_{number + 1}" if number else "lens_light"
+
+
+def _further_light(recipe: SimulationConfig, uniform: Callable[[int, int], np.ndarray]) -> dict[str, np.ndarray]:
+    """What the lens galaxy has beyond the keys of one Sersic: its isophotes' shape, and further components.
+
+    uniform(use, n): (B, n) random numbers of each lens's stream `use`.
+    """
+    values: dict[str, np.ndarray] = {}
+    for number, light in enumerate(recipe.lens_lights):
+        keys = {field.name for field in LIGHT_KEYS if number or field.name == "a4"}
+        if light.a4 == fixed(0):
+            keys.remove("a4")
+        if keys:
+            u = dict(zip(LIGHT_KEYS, uniform(LIGHT + number, len(LIGHT_KEYS)).T, strict=True))
+            drawn = {field.name: _quantile(getattr(light, field.name), field, column) for field, column in u.items()}
+            values |= {f"{light_name(number)}.{key}": drawn[key] for key in drawn if key in keys}
+    return values
+
+
 def mass_scale(recipe: SimulationConfig, values: dict[str, np.ndarray]) -> np.ndarray:
     """Squared Einstein radius of a solar mass (arcsec^2), (B,)."""
     return einstein_radius(1.0, values["lens.z_lens"], values["lens.z_source"], recipe.lens.distances) ** 2
@@ -136,9 +143,13 @@ def _halo(recipe: SimulationConfig, values: dict[str, np.ndarray]) -> None:
 
 def _subhalo_number(table: Subhalos, total_mass: float, rng: np.random.Generator) -> int:
     if table.count is not None:
-        return max(round(float(table.count.draw(rng))), 0)
-    assert table.mass_fraction is not None  # recipe_checks: one of the two
-    return rng.poisson(float(table.mass_fraction.draw(rng)) * total_mass / mean_mass(*table.mass, table.slope))
+        return round(float(_subhalo_quantile(table, "count", rng.random())))
+    fraction = float(_subhalo_quantile(table, "mass_fraction", rng.random()))
+    return rng.poisson(fraction * total_mass / mean_mass(*table.mass, table.slope))
+
+
+def _subhalo_quantile(table: Subhalos, key: str, u: np.ndarray | float) -> np.ndarray:
+    return _quantile(getattr(table, key), Subhalos.__dataclass_fields__[key], np.asarray(u))
 
 
 def _draw_subhalos(table: Subhalos | None, total_mass: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -151,8 +162,8 @@ def _draw_subhalos(table: Subhalos | None, total_mass: float, rng: np.random.Gen
         "mass": power_law(u[0], *table.mass, table.slope),
         "x": radius * np.cos(2 * np.pi * u[2]),
         "y": radius * np.sin(2 * np.pi * u[2]),
-        "concentration": table.concentration.quantile(u[3]),
-        "truncation": table.truncation.quantile(u[4]),
+        "concentration": _subhalo_quantile(table, "concentration", u[3]),
+        "truncation": _subhalo_quantile(table, "truncation", u[4]),
     }
     formed = u[5] <= (1 + table.half_mode_mass / subhalos["mass"]) ** -1.3  # Lovell et al. 2014, MNRAS 439, 300
     return {key: value[formed] for key, value in subhalos.items()}
@@ -190,9 +201,17 @@ def draw(recipe: SimulationConfig, class_name: str, seed: int, split: str, indic
     Raises ValueError for an unknown class or split, or a negative seed or index.
     """
     _check(recipe, class_name, split)
-    rngs = [generator(stream(recipe, class_name, seed, split, int(i), 0)) for i in indices]
-    numbers = len(KEYS) + EXTRA
+    indices = [int(i) for i in indices]
+
+    def streams(use: int) -> list[np.random.Generator]:
+        return [generator(stream(recipe, class_name, seed, split, i, use)) for i in indices]
+
+    def uniform(use: int, count: int) -> np.ndarray:
+        return np.array([rng.random(count) for rng in streams(use)]).reshape(-1, count)
+
+    rngs, numbers = streams(0), len(KEYS) + EXTRA
     values = _common(recipe, np.array([rng.random(numbers) for rng in rngs]).reshape(-1, numbers))
+    values |= _further_light(recipe, uniform)
     _halo(recipe, values)
     kind, masses = recipe.classes[class_name], values["lens.total_mass"]
     rods = [_draw_vortex(kind.vortex, mass, rng) for mass, rng in zip(masses, rngs, strict=True)]

@@ -7,22 +7,18 @@ import torch
 from torch import Tensor
 
 from darklens.simulation import profiles, stamps
-from darklens.simulation.brightness import lens_light_scale, source_scale
+from darklens.simulation.brightness import lens_light_scales, source_scale
 from darklens.simulation.deflect import bend, bend_terms
-from darklens.simulation.draw import LensSample
+from darklens.simulation.draw import LensSample, light_name
 from darklens.simulation.physics import gaussian_blur
-from darklens.simulation.psf import FWHM, Kernel, load_kernel, moffat_kernel
-from darklens.simulation.recipe_tables import SimulationConfig
+from darklens.simulation.psf import FWHM, Kernel, moffat_kernel
+from darklens.simulation.recipe_inputs import measured_kernel, source_stamps
+from darklens.simulation.recipe_tables import Psf, SimulationConfig
 from darklens.simulation.terms import Terms, columns
 
 
-@functools.lru_cache(maxsize=4)
-def _stamps(folder: str, cut: float) -> list[np.ndarray]:
-    return stamps.load_stamps(folder, cut)
-
-
 def _stamp(recipe: SimulationConfig, x: Tensor, y: Tensor, which: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
-    shelf = _stamps(recipe.source.stamps, recipe.source.background_cut)
+    shelf = source_stamps(recipe.source)
     numbers = (which.flatten() * len(shelf)).long().clamp(max=len(shelf) - 1)  # (B, 1, 1) -> (B,)
     one = [slice(i, i + 1) for i in range(len(x))]
     light = [
@@ -44,8 +40,8 @@ def _moffat(fwhm: float, beta: float, edges: str) -> Kernel:
 
 
 @functools.lru_cache(maxsize=16)
-def _measured(path: str, edges: str) -> Kernel:
-    return Kernel(load_kernel(path), edges)
+def _measured(psf: Psf) -> Kernel:
+    return Kernel(measured_kernel(psf), psf.edges)
 
 
 def blur(image: Tensor, recipe: SimulationConfig, fwhm: float, beta: float) -> Tensor:
@@ -55,7 +51,7 @@ def blur(image: Tensor, recipe: SimulationConfig, fwhm: float, beta: float) -> T
         return image
     if psf.kind == "gaussian":
         return gaussian_blur(image, pixels / FWHM, psf.truncate)
-    return (_measured(psf.file, psf.edges) if psf.kind == "file" else _moffat(pixels, beta, psf.edges))(image)
+    return (_measured(psf) if psf.kind == "file" else _moffat(pixels, beta, psf.edges))(image)
 
 
 def psf_widths(lenses: LensSample) -> list[tuple[float, float]]:
@@ -86,10 +82,23 @@ def light_terms(lenses: LensSample, recipe: SimulationConfig, x: Tensor, y: Tens
         terms["stamp"] = to(v["source.stamp"]), to(v["source.stamp_scale"]), to(np.radians(v["source.angle"]))
     else:
         terms["sersic"] = _sersic_terms(lenses, "source", v["source.angle"], x)
-    if recipe.lens_light is not None:
-        galaxy = _sersic_terms(lenses, "lens_light", v["lens.angle"] + v["lens_light.angle"], x)
-        terms["lens_light"] = profiles.sersic_grid_terms(x, y, *galaxy)
-        terms["lens_light.scale"] = (to(lens_light_scale(lenses, recipe)),)
+    return terms | _lens_light_terms(lenses, recipe, x, y)
+
+
+def _lens_light_terms(lenses: LensSample, recipe: SimulationConfig, x: Tensor, y: Tensor) -> Terms:
+    """Those of each component of the lens galaxy, and of its scale."""
+    v, to = lenses.values, functools.partial(columns, template=x)
+    terms: Terms = {}
+    for number, scale in enumerate(lens_light_scales(lenses, recipe)):
+        name = light_name(number)
+        angle = v["lens.angle"] + v[f"{name}.angle"]
+        if f"{name}.a4" in v:
+            shape = (to(v[f"{name}.effective_radius"]), to(v[f"{name}.axis_ratio"]), to(np.radians(angle)))
+            galaxy = profiles.isophote_terms(v[f"{name}.sersic_index"], *shape, to(v[f"{name}.a4"]))
+            terms[f"{name}.isophotes"] = x, y, *galaxy
+        else:
+            terms[name] = profiles.sersic_grid_terms(x, y, *_sersic_terms(lenses, name, angle, x))
+        terms[f"{name}.scale"] = (to(scale),)
     return terms
 
 
@@ -105,8 +114,12 @@ def source_light(terms: Terms, recipe: SimulationConfig) -> Tensor:
 
 
 def lens_light(terms: Terms, recipe: SimulationConfig, source: Tensor) -> Tensor:
-    """(B, n, n) electrons/s a pixel before the PSF; source: likewise."""
-    light = profiles.sersic_grid(*terms["lens_light"])
-    light = _pixels(light, recipe.image.supersample).mul_(*terms["lens_light.scale"])
-    by_magnitude = recipe.lens_light is not None and recipe.lens_light.magnitude is not None
+    """(B, n, n) electrons/s a pixel before the PSF, all components; source: likewise."""
+    parts = []
+    for name in map(light_name, range(len(recipe.lens_lights))):
+        shaped = terms.get(f"{name}.isophotes")
+        light = profiles.isophote_light(*shaped) if shaped else profiles.sersic_grid(*terms[name])
+        parts.append(_pixels(light, recipe.image.supersample).mul_(*terms[f"{name}.scale"]))
+    light = functools.reduce(torch.Tensor.add_, parts)
+    by_magnitude = recipe.lens_lights[0].magnitude is not None
     return light if by_magnitude else light.mul_(source.sum((1, 2), keepdim=True))

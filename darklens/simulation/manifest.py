@@ -13,6 +13,8 @@ from darklens.simulation.recipe_file import recipe_dict
 from darklens.simulation.recipe_tables import SimulationConfig
 from darklens.simulation.recipes import SIMULATOR, SPLITS
 
+INPUTS = {"recipe.psf.file": "recipe.psf.kernel", "recipe.source.stamps": "recipe.source.stamps_sha256"}
+
 
 def manifest_identity(recipe: SimulationConfig, seed: int, device: str, published: bool = False) -> dict:
     """What must agree for two calls to share a folder, as JSON gives it back."""
@@ -48,8 +50,15 @@ def _recipe_keys(flat: dict) -> set[str]:
 def _difference(old: dict, new: dict) -> str:
     """'seed is 1, not 0': the first thing in which two identities differ, or ''."""
     old, new = (_flat({"recipe": {}, **d}) for d in (old, new))
+    for path, content in INPUTS.items():
+        if content in old and content in new:  # the same file may lie elsewhere
+            old.pop(path, None)
+            new.pop(path, None)
     keys = [k for k in (*new, *old) if k in new.keys() | _recipe_keys(old) and old.get(k) != new.get(k)]
-    return f"{keys[0]} is {old.get(keys[0])}, not {new.get(keys[0])}" if keys else ""
+    if not keys:
+        return ""
+    values = [str(flat.get(keys[0])) for flat in (old, new)]
+    return f"{keys[0]} is {values[0]}, not {values[1]}" if max(map(len, values)) < 100 else f"another {keys[0]}"
 
 
 def read_manifest(folder: Path) -> dict:

@@ -178,3 +178,20 @@ _PARSERS = {
     "poisson": _parse_poisson,
     "choice": _parse_choice,
 }
+
+
+def power_law(u: np.ndarray, low: float, high: float, slope: float) -> np.ndarray:
+    """Quantiles u of dN/dm ~ m^slope on [low, high], by inversion."""
+    k = slope + 1
+    if abs(k) < 1e-9:
+        return low * (high / low) ** u
+    return (low**k + u * (high**k - low**k)) ** (1 / k)
+
+
+def mean_mass(low: float, high: float, slope: float) -> float:
+    """Mean of dN/dm ~ m^slope on [low, high]."""
+
+    def integral(k: float) -> float:
+        return np.log(high / low) if abs(k) < 1e-9 else (high**k - low**k) / k
+
+    return low if low == high else integral(slope + 2) / integral(slope + 1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.simulation.physics import comoving_distance, sersic_b, sis
+from darklens.simulation.physics import TINY, comoving_distance, sersic_b, sis
 from darklens.simulation.terms import columns
 
 CORE = 1e-10  # arcsec, keeps the centre of an ellipsoid finite; lenstronomy has the same
@@ -194,15 +194,38 @@ def sersic_grid(xx: Tensor, yy: Tensor, xy: Tensor, y: Tensor, half: Tensor, b: 
     return torch.sub(b, power, out=power).clamp_(min=FAINT).mul_(LOG2_E).exp2_()
 
 
-def sersic_area(n: np.ndarray | float, radius: np.ndarray | float) -> np.ndarray:
+def isophote_terms(n: np.ndarray, radius: Tensor, axis_ratio: Tensor, angle: Tensor, a4: Tensor) -> tuple[Tensor, ...]:
+    """What `isophote_light` needs of a galaxy: those of `sersic_terms`, and a4 (B, 1, 1)."""
+    b_n = np.asarray(sersic_b(np.asarray(n, dtype=float)))
+    power, half, b = (columns(value, radius) for value in (b_n**n, 0.5 / n, b_n))
+    root = axis_ratio.sqrt()
+    return root * torch.cos(angle), root * torch.sin(angle), 1 / axis_ratio, (power / radius) ** 2, half, b, a4
+
+
+def isophote_light(x: Tensor, y: Tensor, *terms: Tensor) -> Tensor:
+    """`sersic_profile` with boxy (a4 < 0) or discy (a4 > 0) isophotes of radius R (1 + a4 cos 4 phi).
+
+    R and phi are the elliptical radius and angle, R cos phi along the major axis (Bender, Doebereiner & Moellenhoff
+    1988, A&AS 74, 385); cos 4 phi = 1 - 8 cos^2 phi sin^2 phi. x, y: arcsec from the centre; they broadcast.
+    """
+    cos, sin, inverse_q, scale, half, b, a4 = terms
+    along, across = (cos * x + sin * y).square_(), (cos * y - sin * x).square_() * inverse_q**2
+    square = along + across + TINY
+    radius = 1 + a4 * (1 - 8 * along * across / square.square())
+    power = (square * scale / radius.square_()).pow_(half)
+    return torch.sub(b, power, out=power).clamp_(min=FAINT).exp_()
+
+
+def sersic_area(n: np.ndarray | float, radius: np.ndarray | float, a4: np.ndarray | float = 0.0) -> np.ndarray:
     """Total flux of a Sersic profile over its surface brightness at the effective radius, in arcsec^2.
 
-    2 pi n e^b b^-2n Gamma(2n) radius^2 (CB eq. 4); radius (arcsec) is the geometric mean of the axes.
+    2 pi n e^b b^-2n Gamma(2n) radius^2 (CB eq. 4); radius (arcsec) is the geometric mean of the axes. Isophotes of a4
+    (`isophote_light`) have 1 + a4^2 / 2 times the area.
     """
     from scipy.special import gamma
 
     n, b = np.asarray(n, dtype=float), sersic_b(np.asarray(n, dtype=float))
-    return 2 * np.pi * n * np.exp(b) * b ** (-2 * n) * gamma(2 * n) * np.square(radius)
+    return 2 * np.pi * n * np.exp(b) * b ** (-2 * n) * gamma(2 * n) * np.square(radius) * (1 + np.square(a4) / 2)
 
 
 def axion_vortex_length(axion_mass: np.ndarray | float) -> np.ndarray:

@@ -5,12 +5,15 @@ References: Moffat 1969, A&A 3, 455; Trujillo et al. 2001, MNRAS 328, 977 (T01).
 
 import functools
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+NAMED = "PSF|KERNEL|DET_DIST"  # in the names of HDUs; the last is STPSF's, on detector pixels and with all distortions
+OTHER = "ERR|NOISE|RMS|SIG|UNC|STD|VAR|WEIGHT|WHT|MASK|DQ|BKG|BACK|MODEL|RES|OVER"  # no PSF, or an oversampled one
 FWHM = math.sqrt(8 * math.log(2))  # of a Gaussian, in standard deviations
 DIRECT = 3  # pixels: up to this size a kernel is applied directly on a CPU, above it by FFT (measured)
 
@@ -44,11 +47,22 @@ def moffat_kernel(fwhm: float, beta: float, size: int | None = None) -> np.ndarr
     return kernel / kernel.sum()
 
 
+def core_offset(kernel: np.ndarray) -> float:
+    """How far the centroid of a kernel's core lies from its middle pixel, in pixels.
+
+    The core is what is above a quarter of the peak, less that quarter: the wings of a large stamp, with the noise and
+    the background in them, would move the centroid of the whole.
+    """
+    core = np.maximum(kernel - kernel.max() / 4, 0)
+    steps = np.arange(len(kernel)) - len(kernel) // 2
+    return float(np.hypot((core.sum(0) * steps).sum(), (core.sum(1) * steps).sum()) / core.sum())
+
+
 def checked_kernel(values: np.ndarray, name: str = "the PSF") -> np.ndarray:
     """A measured kernel as float64 (k, k) of sum 1.
 
-    Raises ValueError unless it is square, of odd size, finite, of positive sum, and its centroid lies within half a
-    pixel of the middle.
+    Raises ValueError unless it is square, of odd size, finite, of positive sum, and its core lies within half a pixel
+    of the middle (`core_offset`).
     """
     kernel = np.squeeze(np.asarray(values, dtype=np.float64))
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
@@ -57,26 +71,39 @@ def checked_kernel(values: np.ndarray, name: str = "the PSF") -> np.ndarray:
         raise ValueError(f"{name} is {kernel.shape[0]} pixels wide: expected an odd number, the star in the middle one")
     if not np.isfinite(kernel).all() or kernel.sum() <= 0:
         raise ValueError(f"{name} has values that are not finite, or no positive sum")
-    kernel = kernel / kernel.sum()
-    steps = np.arange(len(kernel)) - len(kernel) // 2
-    off = float(np.hypot((kernel.sum(0) * steps).sum(), (kernel.sum(1) * steps).sum()))
-    if off > 0.5:
-        raise ValueError(f"{name} is off centre by {off:.2f} pixels (at most 0.5): shift it to the middle pixel")
-    return kernel
+    offset = core_offset(kernel)
+    if offset > 0.5:
+        raise ValueError(f"{name} is off centre by {offset:.2f} pixels (at most 0.5): shift it to the middle pixel")
+    return kernel / kernel.sum()
 
 
 def load_kernel(path: str | Path) -> np.ndarray:
-    """`checked_kernel` of a `.npy` or FITS file (its first image). Raises ValueError or OSError."""
+    """`checked_kernel` of a `.npy` or FITS file; of several HDUs the PSF. Raises ValueError or OSError."""
     path = Path(path)
     if path.suffix == ".npy":
         return checked_kernel(np.load(path, allow_pickle=False), str(path))
     from astropy.io import fits
 
-    with fits.open(path) as units:
-        images = [unit.data for unit in units if getattr(unit, "data", None) is not None]
-    if not images:
-        raise ValueError(f"{path} holds no image")
-    return checked_kernel(images[0], str(path))
+    try:
+        with fits.open(path, memmap=False) as units:
+            images = {i: unit.name.upper() for i, unit in enumerate(units) if unit.is_image and unit.data is not None}
+            if not images:
+                raise ValueError(f"{path} holds no image (a PSFEx model has to be drawn as one first)")
+            return checked_kernel(units[_psf_unit(images)].data, str(path))
+    except TypeError as error:  # what astropy raises for a file that ends early
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _psf_unit(names: dict[int, str]) -> int:
+    """Number of the HDU to take, by name: a PSF on the detector's pixels, else what is no error map and the like."""
+
+    def rank(number: int) -> int:
+        name = names[number]
+        if re.search(OTHER, name):
+            return 2
+        return 0 if re.search(NAMED, name) else 1
+
+    return min(names, key=lambda number: (rank(number), number))
 
 
 def fast_length(n: int) -> int:

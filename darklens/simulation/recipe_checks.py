@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 
 from darklens.errors import RecipeError
-from darklens.simulation.recipe_tables import LensClass, SimulationConfig
+from darklens.simulation.physics import einstein_radius
+from darklens.simulation.priors import mean_mass
+from darklens.simulation.recipe_tables import LensClass, SimulationConfig, Subhalos
+
+MANY = 10_000  # subhalos of a lens
+TOP = 0.999  # quantile of a prior: a normal one has no end
 
 
 def check_recipe(recipe: SimulationConfig) -> None:
@@ -38,7 +43,7 @@ def _psf(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
     p = recipe.psf
     needs = {"gaussian": ("fwhm",), "moffat": ("fwhm", "beta"), "file": ("file",), "none": ()}[p.kind]
     for key in ("fwhm", "beta", "file"):
-        is_set = getattr(p, key) is not None
+        is_set = getattr(p, key) is not None or (key == "file" and p.kernel is not None)
         yield key in needs and not is_set, f"psf.{key} is missing: a PSF of kind {p.kind!r} needs it"
         yield is_set and key not in needs, f"psf.{key} has no meaning for a PSF of kind {p.kind!r}"
     width = p.fwhm.bounds[1] / recipe.image.pixel_scale if p.fwhm else 0
@@ -88,21 +93,56 @@ def _source(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
     else:
         yield s.stamp_scale is None, "source.stamp_scale is missing (arcsec a pixel of the stamps)"
         yield s.brightness is not None, "source.brightness is a Sersic's: give stamps a source.magnitude"
+    half = recipe.image.pixels * recipe.image.pixel_scale / 2
+    for key in ("offset", "x", "y"):
+        place = getattr(s, key)
+        reach = max(abs(float(place.quantile(u))) for u in (0.01, 0.99)) if place is not None else 0
+        outside = f"source.{key} reaches {reach:.3g}, outside the image, which ends at {half:.3g}: it is in arcsec"
+        yield reach > half, outside
     yield (s.x is None) != (s.y is None), "source.x and source.y belong together"
     yield s.offset is not None and s.x is not None, "source.offset and source.x: only one of them"
 
 
+def _largest_mass(recipe: SimulationConfig) -> float:
+    """Msun of the halo, nearly the largest that the priors allow."""
+    lens = recipe.lens
+    if lens.total_mass is not None:
+        return float(lens.total_mass.quantile(TOP))
+    assert lens.einstein_radius is not None  # one of the two
+    of_one = einstein_radius(1.0, lens.z_lens.quantile(TOP), lens.z_source.quantile(1 - TOP), lens.distances)
+    return float((lens.einstein_radius.quantile(TOP) / of_one) ** 2)
+
+
+def _subhalo_number(recipe: SimulationConfig, where: str, table: Subhalos) -> Iterator[tuple[bool, str]]:
+    """Whether a lens has so many subhalos that no memory would hold them, as of masses written as logarithms."""
+    if table.mass_fraction is None:
+        return
+    number = float(table.mass_fraction.quantile(TOP) * _largest_mass(recipe) / mean_mass(*table.mass, table.slope))
+    low, high = table.mass
+    hint = f"; did you mean [1e{low:g}, 1e{high:g}]?" if high < 20 else ""
+    many = f"{where}.mass = [{low:g}, {high:g}] (Msun) asks for {number:.1g} subhalos a lens, at most {MANY}{hint}"
+    yield number > MANY, many
+
+
 def _lens_light(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
-    if recipe.lens_light is not None:
-        yield _one_of(recipe.lens_light, "lens_light", "magnitude", "flux_ratio")
-        bare = recipe.lens_light.magnitude is not None and recipe.noise.zero_point is None
-        yield bare, "noise.zero_point is missing: lens_light.magnitude needs it (magnitude of 1 electron/s)"
+    for number, light in enumerate(recipe.lens_lights):
+        where = f"lens_light.{number}" if len(recipe.lens_lights) > 1 else "lens_light"
+        keys = ("magnitude", "relative_flux") if number else ("magnitude", "flux_ratio")
+        yield _one_of(light, where, *keys)
+        other = "flux_ratio" if number else "relative_flux"
+        meaning = f"{where}.{other} has no meaning for {'a further' if number else 'the first'} component"
+        yield getattr(light, other) is not None, meaning
+        bare = light.magnitude is not None and recipe.noise.zero_point is None
+        yield bare, f"noise.zero_point is missing: {where}.magnitude needs it (magnitude of 1 electron/s)"
+        mixed = light.magnitude is not None and recipe.lens_lights[0].magnitude is None
+        yield mixed, f"{where}.magnitude: the first component has a flux_ratio; give {where}.relative_flux"
 
 
 def _class(recipe: SimulationConfig, where: str, kind: LensClass) -> Iterator[tuple[bool, str]]:
     if kind.subhalos is not None:
         sub = f"{where}.subhalos"
         yield _one_of(kind.subhalos, sub, "count", "mass_fraction")
+        yield from _subhalo_number(recipe, sub, kind.subhalos)
         wide = kind.subhalos.profile == "tnfw" and recipe.lens.distances != "angular"
         yield wide, f'{sub}.profile = "tnfw" needs lens.distances = "angular"'
     if kind.vortex is not None:

@@ -16,7 +16,8 @@ from typing import Any
 from darklens.errors import RecipeError
 from darklens.simulation.priors import Prior, is_number, parse_prior, suggestion
 from darklens.simulation.recipe_checks import check_recipe
-from darklens.simulation.recipe_tables import OPTIONAL, TABLES, LensClass, Robust, SimulationConfig
+from darklens.simulation.recipe_inputs import with_inputs
+from darklens.simulation.recipe_tables import OPTIONAL, TABLES, LensClass, LensLight, Robust, SimulationConfig
 
 FOLDER = Path(__file__).parent / "presets"
 
@@ -28,21 +29,22 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str | Path) -> SimulationConfig:
     """A recipe by name or from a TOML file. Raises RecipeError in one line."""
-    return parse_recipe(_read_merged(str(name), ()))
+    return with_inputs(parse_recipe(_read_merged(str(name), ())))
 
 
 def parse_recipe(raw: dict) -> SimulationConfig:
     """A recipe from plain values (`recipe_dict` undoes it). Raises RecipeError in one line with the key."""
-    _check_keys(raw, [f.name for f in dataclasses.fields(SimulationConfig)], "")
+    _check_keys(raw, ["name", "description", "classes", *TABLES], "")
     for table in (name for name, kind in TABLES.items() if kind is not None and name not in raw):
         if table not in OPTIONAL:
             raise RecipeError(f"the recipe has no [{table}] table")
-    parts = {name: _table(TABLES[name], raw[name], name) for name in TABLES if raw.get(name)}
+    parts = {name: _table(TABLES[name], raw[name], name) for name in TABLES if raw.get(name) and name != "lens_light"}
+    lights = _lens_lights(raw.get("lens_light") or [])
     classes = _classes(raw.get("classes"))
     name, description = (_text(raw[k], k) if k in raw else "" for k in ("name", "description"))
     if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
         raise RecipeError(f"name = {raw.get('name')!r}: expected a word of letters, digits, - and _")
-    recipe = SimulationConfig(name=name, description=description, classes=classes, **parts)
+    recipe = SimulationConfig(name=name, description=description, classes=classes, lens_lights=lights, **parts)
     check_recipe(recipe)
     return recipe
 
@@ -50,7 +52,11 @@ def parse_recipe(raw: dict) -> SimulationConfig:
 def recipe_dict(recipe: SimulationConfig) -> dict:
     """The recipe as plain values, as a TOML file has them; what isn't set is left out."""
     tables = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    return {k: _plain(v) for k, v in tables.items() if v is not None and not (k == "robust" and v == Robust())}
+    lights = tables.pop("lens_lights")
+    plain = {key: _plain(value) for key, value in tables.items() if key != "robust" or value != Robust()}
+    if lights:
+        plain["lens_light"] = _plain(lights) if len(lights) > 1 else _plain(lights[0])
+    return plain
 
 
 # -------------------------------------------------------------------------------------------------- reading
@@ -176,6 +182,12 @@ def _text(value: object, key: str, meta: Mapping | None = None) -> str:
     return value
 
 
+def _rows(value: object, key: str, meta: Mapping) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(row, str) for row in value):
+        raise RecipeError(f"{key}: expected a list of texts, the numbers of a row in each")
+    return tuple(value)
+
+
 _READERS: dict[str, Callable[[Any, str, Mapping], Any]] = {
     "prior": _prior,
     "number": _number,
@@ -183,14 +195,25 @@ _READERS: dict[str, Callable[[Any, str, Mapping], Any]] = {
     "range": _range,
     "switch": _switch,
     "text": _text,
+    "rows": _rows,
     "table": lambda value, key, meta: _table(meta["table"], value, key),
 }
+
+
+def _lens_lights(raw: Any) -> tuple[LensLight, ...]:
+    if not isinstance(raw, list):
+        return (_table(LensLight, raw, "lens_light"),)
+    return tuple(_table(LensLight, table, f"lens_light.{number}") for number, table in enumerate(raw))
 
 
 def _classes(raw: object) -> dict[str, LensClass]:
     if not isinstance(raw, dict) or not raw:
         raise RecipeError("the recipe has no [classes.NAME] table, for instance [classes.no]")
+    by_case: dict[str, str] = {}
     for name in raw:
+        if other := by_case.get(name.lower()):
+            raise RecipeError(f"classes.{other} and classes.{name}: on some disks these are one folder; rename one")
+        by_case[name.lower()] = name
         if not name.isascii() or not name.replace("_", "").isalnum():
             raise RecipeError(f"classes.{name}: a class is a folder, named with letters, digits and _")
     return {name: _table(LensClass, table, f"classes.{name}") for name, table in raw.items()}
@@ -201,7 +224,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Prior):
         return value.plain()
     if isinstance(value, tuple):
-        return list(value)
+        return [_plain(one) for one in value]
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     if not dataclasses.is_dataclass(value):

@@ -24,15 +24,17 @@ def _key(
     default: object = None,
     choices: tuple[str, ...] = (),
     table: type | None = None,
+    apart: bool = False,
 ) -> Any:
     """A dataclass field of a table: how its value is read (`recipe_file`), its unit, and the limits of its value.
 
-    choices: the texts that it may have; table: the dataclass of a nested table.
+    choices: the texts that it may have; table: the dataclass of a nested table; apart: drawn from a stream of its own,
+    as keys are that came later, lest all recipes have other lenses.
     """
     if kind == "prior" and isinstance(default, int | float):
         default = fixed(default)
     meta = {"kind": kind, "unit": unit, "low": low, "high": high, "required": required}
-    return dataclasses.field(default=default, metadata=meta | {"choices": choices, "table": table})
+    return dataclasses.field(default=default, metadata=meta | {"choices": choices, "table": table, "apart": apart})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Psf:
     fwhm: Prior | None = _key("prior", "arcsec", 1e-3, 10)
     beta: Prior | None = _key("prior", "the Moffat's exponent", 1.05, 100)
     file: str | None = _key("text")  # .npy or FITS, one kernel on the image's pixels
+    kernel: tuple[str, ...] | None = _key("rows")  # the kernel itself, which `load_recipe` reads
     truncate: float = _key("number", "standard deviations of the Gaussian", 1, 20, default=5.0)
     edges: str = _key("text", choices=("repeat", "zero"), default="repeat")
 
@@ -95,7 +98,11 @@ class LensConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LensLight:
-    """[lens_light]: a Sersic on the lens's centre. By `magnitude` or `flux_ratio`."""
+    """[lens_light]: a Sersic on the lens's centre. By `magnitude` or `flux_ratio`.
+
+    Several [[lens_light]] tables are components of one galaxy, with a common centre and an ellipticity and an angle
+    each; those after the first by `magnitude` or `relative_flux`.
+    """
 
     magnitude: Prior | None = _key("prior", "magnitude", -10, 60)
     flux_ratio: Prior | None = _key("prior", "flux over the lensed source's in the image", 0, 1e6)
@@ -103,6 +110,8 @@ class LensLight:
     effective_radius: Prior = _key("prior", "arcsec, geometric mean of the axes", 1e-3, 60, required=True)
     axis_ratio: Prior = _key("prior", "minor over major axis", 0.05, 1, default=1)
     angle: Prior = _key("prior", "degrees from the mass's major axis", -720, 720, default=0)
+    relative_flux: Prior | None = _key("prior", "flux over the first component's", 0, 1e6, apart=True)
+    a4: Prior = _key("prior", "cos 4 phi of the isophotes' radius, below 0: boxy", -0.3, 0.3, default=0, apart=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +132,7 @@ class Source:
     axis_ratio: Prior = _key("prior", "minor over major axis", 0.05, 1, default=1)
     angle: Prior = _key("prior", "degrees, of the major axis, or that a stamp is turned by", -720, 720, default=0)
     stamps: str | None = _key("text")  # a folder of .npy or FITS images
+    stamps_sha256: str | None = _key("text")  # of the stamps when the recipe was read
     stamp_scale: Prior | None = _key("prior", "arcsec a pixel of the stamps", 1e-6, 10)
     background_cut: float = _key("number", "times the stamp's background scatter", 0, 100, default=3.0)
 
@@ -185,9 +195,14 @@ class SimulationConfig:
     lens: LensConfig
     source: Source
     classes: dict[str, LensClass]
-    lens_light: LensLight | None = None
+    lens_lights: tuple[LensLight, ...] = ()  # `lens_light` in a file: a table, or a list of components
     robust: Robust = Robust()
     description: str = ""
+
+    @property
+    def lens_light(self) -> LensLight | None:
+        """The first component of the lens galaxy, which sets its brightness."""
+        return self.lens_lights[0] if self.lens_lights else None
 
 
 TABLES = {

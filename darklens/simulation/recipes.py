@@ -8,8 +8,11 @@ robust(RECIPES["j"])                                    # with small errors of w
 
 import functools
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+from darklens.errors import RecipeError
 from darklens.simulation.recipe_file import load_recipe, parse_recipe, recipe_dict, recipe_names
+from darklens.simulation.recipe_inputs import with_inputs
 from darklens.simulation.recipe_tables import SimulationConfig
 
 __all__ = [
@@ -75,14 +78,26 @@ def changed(recipe: SimulationConfig, changes: Mapping[str, object]) -> Simulati
     Raises RecipeError in one line with the key.
     """
     raw = recipe_dict(recipe)
+    for key, copy in (("psf", "kernel"), ("source", "stamps_sha256")):
+        if any(name.startswith(f"{key}.") for name in changes):
+            raw[key].pop(copy, None)  # of the file that was
     for name, value in changes.items():
         *path, key = name.split(".")
-        table = functools.reduce(lambda parent, part: parent.setdefault(part, {}), path, raw)
+        table = functools.reduce(_step_into, path, raw)
         if value is None:
             table.pop(key, None)
         else:
             table[key] = value
-    return parse_recipe(raw)
+    return with_inputs(parse_recipe(raw))
+
+
+def _step_into(parent: dict, part: str) -> Any:
+    """The table of a name, made if need be; of a list of components the one of that number, from 0."""
+    if not isinstance(parent, list):
+        return parent.setdefault(part, {})
+    if not part.isdecimal() or int(part) >= len(parent):
+        raise RecipeError(f"{part}: expected the number of a component, 0 to {len(parent) - 1}")
+    return parent[int(part)]
 
 
 def with_quirks(recipe: SimulationConfig, quirks: Mapping[str, object]) -> SimulationConfig:

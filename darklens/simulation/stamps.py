@@ -8,11 +8,14 @@ from torch import Tensor
 
 
 def _read(path: Path) -> np.ndarray:
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    from astropy.io import fits
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        from astropy.io import fits
 
-    return np.asarray(fits.getdata(path))
+        return np.asarray(fits.getdata(path, memmap=False))
+    except (TypeError, OSError, IndexError, ValueError, EOFError) as error:  # a damaged file; astropy raises the first
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def clean_stamp(values: np.ndarray, name: str = "the stamp", cut: float = 3.0) -> np.ndarray:
@@ -32,12 +35,18 @@ def clean_stamp(values: np.ndarray, name: str = "the stamp", cut: float = 3.0) -
     return np.maximum(stamp, 0) / np.maximum(stamp, 0).sum()
 
 
-def load_stamps(folder: str | Path, cut: float = 3.0) -> list[np.ndarray]:
-    """`clean_stamp` of each `.npy` and FITS file of a folder, by name. Raises ValueError if there is none."""
-    files = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in (".npy", ".fits", ".fit"))
+def stamp_files(folder: str | Path) -> list[Path]:
+    """The `.npy` and FITS files of a folder, by name. Raises ValueError if there is none, OSError."""
+    paths = [p for p in Path(folder).iterdir() if not p.name.startswith(".")]
+    files = sorted(p for p in paths if p.suffix.lower() in (".npy", ".fits", ".fit"))
     if not files:
         raise ValueError(f"{folder} holds no .npy or .fits stamps")
-    return [clean_stamp(_read(path), str(path), cut) for path in files]
+    return files
+
+
+def load_stamps(folder: str | Path, cut: float = 3.0) -> list[np.ndarray]:
+    """`clean_stamp` of each of `stamp_files`. Raises ValueError or OSError with the file's name."""
+    return [clean_stamp(_read(path), str(path), cut) for path in stamp_files(folder)]
 
 
 def stamp_light(x: Tensor, y: Tensor, stamp: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
