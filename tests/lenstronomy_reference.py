@@ -110,3 +110,22 @@ def lenstronomy_image(lenses, recipe, kernel=None, nodes=600):
     galaxy = {"lens_light_model_class": light} if recipe.lens_light else {}
     model = ImageModel(data, spread, LensModel(names), light, kwargs_numerics=numerics, **galaxy)
     return model.image(kwargs, [found["source"]], [found["lens_light"]] if galaxy else None)[::-1]
+
+
+def lenstronomy_lens_light(lenses, recipe):
+    """electrons/s a pixel of the lens galaxy's components by magnitude, without PSF; row 0 at the top."""
+    from lenstronomy.LightModel.light_model import LightModel
+
+    v, n, fine = lenses.values, recipe.image.pixels, recipe.image.supersample
+    steps = (np.arange(n * fine) - (n * fine - 1) / 2) * recipe.image.pixel_scale / fine
+    x, y = (w.ravel() for w in np.meshgrid(steps, -steps))
+    light, total, first = LightModel(["SERSIC_ELLIPSE"]), np.zeros(n * n * fine**2), None
+    for name in ("lens_light", "lens_light_2"):
+        one = _sersic(v, name, 1.0, v["image.x"][0], v["image.y"][0], v["lens.angle"][0] + v[f"{name}.angle"][0])
+        flux = 10 ** (-0.4 * (v[f"{name}.magnitude"][0] - recipe.noise.zero_point))
+        flux = flux if first is None else v[f"{name}.relative_flux"][0] * first
+        first = flux if first is None else first
+        one["amp"] = flux / light.total_flux([one | {"amp": 1.0}])[0]
+        total += light.surface_brightness(x, y, [one])
+    # (n fine, n fine) -> (n, fine, n, fine), the mean over the rays of a pixel
+    return total.reshape(n, fine, n, fine).mean((1, 3)) * recipe.image.pixel_scale**2

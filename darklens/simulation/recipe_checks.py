@@ -128,10 +128,10 @@ def _lens_light(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
     for number, light in enumerate(recipe.lens_lights):
         where = f"lens_light.{number}" if len(recipe.lens_lights) > 1 else "lens_light"
         keys = ("magnitude", "relative_flux") if number else ("magnitude", "flux_ratio")
-        yield _one_of(light, where, *keys)
         other = "flux_ratio" if number else "relative_flux"
         meaning = f"{where}.{other} has no meaning for {'a further' if number else 'the first'} component"
         yield getattr(light, other) is not None, meaning
+        yield _one_of(light, where, *keys)
         bare = light.magnitude is not None and recipe.noise.zero_point is None
         yield bare, f"noise.zero_point is missing: {where}.magnitude needs it (magnitude of 1 electron/s)"
         mixed = light.magnitude is not None and recipe.lens_lights[0].magnitude is None

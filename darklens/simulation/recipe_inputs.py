@@ -91,4 +91,4 @@ def stamps_digest(folder: str) -> str:
 def _line(error: BaseException, name: str | Path = "") -> str:
     """What went wrong, in one line, without the name if that is said already."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return text.removeprefix(f"{name} ").removeprefix(f"{name}: ")
+    return f"it {text.removeprefix(f'{name} ')}" if text.startswith(f"{name} ") else text.removeprefix(f"{name}: ")

@@ -189,3 +189,26 @@ def test_columns_and_rows():
     few = p[[1, 4]]
     assert len(few) == 2 and few.subhalos["mass"].shape[1] == (p.subhalos["mass"][[1, 4]] > 0).sum(1).max()
     assert altered(p[:1], F, vortex__mass=1e10)["substructure.mass"][0] == p["substructure.mass"][0] + 1e10
+
+
+@pytest.mark.parametrize(
+    ("key", "prior", "limits"),
+    [
+        ("concentration", [8, 4], (0.5, 1000)),
+        ("truncation", [2, 1.5], (0.05, 1000)),
+        ("mass_fraction", [0.01, 0.02], None),
+        ("count", [3, 4], None),
+    ],
+)
+def test_tails_of_normal_priors_stay_within_the_limits_of_subhalos(key, prior, limits):
+    halos = {"profile": "tnfw", "mass": [1e8, 1e10], "radius": [0, 3], key: {"normal": prior}}
+    halos |= {} if key in ("count", "mass_fraction") else {"count": 5}
+    recipe = edited("euclid", classes={"x": {"subhalos": halos}})
+    lenses = draw.draw(recipe, "x", 0, "train", range(300))
+    used = lenses.subhalos["mass"] > 0
+    assert np.isfinite(lenses.subhalos["bound_mass"]).all() and (lenses.subhalos["bound_mass"] >= 0).all()
+    if limits is not None:
+        values = lenses.subhalos[key][used]
+        assert values.min() == limits[0] and inside(values, limits)
+    else:
+        assert (~used.any(1)).any() and used.any(1).any()

@@ -76,3 +76,17 @@ def test_kernels_are_read_from_files(tmp_path):
 
 def test_fast_lengths():
     assert [psf.fast_length(n) for n in (1, 16, 121, 199, 337)] == [16, 16, 128, 240, 384]
+
+
+def test_the_core_tells_whether_a_kernel_is_centred():
+    """Wings and a background that lean to one side, as in stamps of real stars, do not move it."""
+    steps = np.arange(-30, 31)
+    leaning = psf.moffat_kernel(2.5, 3.0, 61) + 2e-5 * (1 + steps / 31)
+    centroid = (leaning.sum(0) * steps).sum() / leaning.sum()
+    assert centroid > 0.5 and psf.core_offset(leaning) < 0.05
+    psf.checked_kernel(leaning)
+    for shift in (0.2, 0.4):
+        moved = scipy.ndimage.shift(psf.moffat_kernel(4.0, 3.0, 61), (0, shift), order=5)
+        assert psf.core_offset(moved) == pytest.approx(shift, abs=0.05)
+    with pytest.raises(ValueError, match="off centre by 1.00 pixels"):
+        psf.checked_kernel(np.roll(psf.moffat_kernel(2.5, 3.0, 31), 1, 1))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from darklens.errors import RecipeError
@@ -37,6 +38,8 @@ def test_each_key_says_its_unit(kind):
         assert bool(field.metadata["unit"]) == numeric, field.name
 
 
+SLIP = {"subhalos": {"mass": [8, 10], "radius": [0, 1], "mass_fraction": 0.03}}
+GALAXY = {"flux_ratio": 1.0, "effective_radius": 1.0}
 WRONG = [
     ("image", {"pixel_scal": 0.1}, "unknown key image.pixel_scal; did you mean 'pixel_scale'"),
     ("image", {"fwhm": 0.1}, r"unknown key image.fwhm; it belongs into \[psf\]"),
@@ -66,6 +69,17 @@ WRONG = [
     ("classes", {"x": {"subhalo": {}}}, "unknown key classes.x.subhalo; did you mean 'subhalos'"),
     ("classes", {"x": {"vortex": {"mass_fraction": 0.1}}}, "classes.x.vortex.length or .*: one of them"),
     ("classes", {"x": {"subhalos": {"mass": [1e6, 1e9], "radius": [0, 1]}}}, "classes.x.subhalos.count or"),
+    ("classes", {"no": {}, "No": {}}, "classes.no and classes.No: on some disks these are one folder"),
+    ("classes", {"x": SLIP}, r"classes.x.subhalos.mass = .8, 10. .Msun. asks for .*; did you mean .1e8, 1e10.?"),
+    (
+        "source",
+        {"offset": [0, 30]},
+        "source.offset reaches 29.7, outside the image, which ends at 3.75",
+    ),
+    ("source", {"offset": "none", "x": 0, "y": [-9, 9]}, "source.y reaches 8.82, outside the image"),
+    ("lens_light", [GALAXY, {"effective_radius": 1.0}], "lens_light.1.magnitude or lens_light.1.relative_flux: one"),
+    ("lens_light", [GALAXY, {**GALAXY}], "lens_light.1.flux_ratio has no meaning for a further component"),
+    ("lens_light", [GALAXY, {"effective_radus": 1}], "unknown key lens_light.1.effective_radus; did you mean"),
     (None, {"name": "a/b"}, "name = 'a/b': expected a word"),
     (None, {"nois": {}}, "unknown key nois; did you mean 'noise'"),
     (None, {"image": "none"}, r"the recipe has no \[image\] table"),
@@ -77,7 +91,7 @@ WRONG = [
 @pytest.mark.parametrize(("table", "values", "words"), WRONG)
 def test_what_is_wrong_is_said_in_one_line(table, values, words):
     with pytest.raises(RecipeError, match=words) as caught:
-        parse_recipe(changed(table, **values))
+        parse_recipe(changed(None, **{table: values}) if table else changed(None, **values))
     assert "\n" not in str(caught.value)
 
 
@@ -88,6 +102,7 @@ def test_truncated_halos_need_true_distances():
 
 
 def test_a_file_on_a_base(tmp_path):
+    np.save(tmp_path / "psf.npy", np.eye(3))
     (tmp_path / "mine.toml").write_text(
         'name = "mine"\nbase = "euclid"\nlens_light = "none"\n[psf]\nkind = "file"\nfwhm = "none"\nfile = "psf.npy"\n'
     )

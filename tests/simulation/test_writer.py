@@ -34,7 +34,7 @@ def test_files_of_a_data_set(small):
     manifest = json.loads((small / "manifest.json").read_text())
     files = {name: data for name, data in contents(small).items() if name.endswith(".npy")}
     assert manifest["complete"] and manifest["seed"] == 0
-    assert manifest["recipe"] == recipes.recipe_dict(F) and manifest["simulator"] == recipes.SIMULATOR == 2
+    assert manifest["recipe"] == recipes.recipe_dict(F) and manifest["simulator"] == recipes.SIMULATOR == 3
     assert manifest["images"]["train"] == {"no": 4, "sphere": 4, "vort": 4}
     assert manifest["images"]["val"] == {"no": 2, "sphere": 2, "vort": 2}
     assert manifest["files"] == {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
