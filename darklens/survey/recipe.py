@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 
 from darklens.simulation.recipe_tables import SimulationConfig
 from darklens.simulation.render import simulate
@@ -27,9 +28,9 @@ def recipe_text(survey: Survey, name: str) -> str:
     central = s.central[np.isfinite(s.central)]
     galaxy = len(central) and np.median(central) > GALAXY
     lines = [
-        f"# Measured on {n} images of {s.images.shape[1]} x {s.images.shape[1]} pixels, unit {s.unit or 'not given'}.",
+        f"# Measured on {n} images of {s.images.shape[1]} x {s.images.shape[1]} pixels, unit {_unit(s)}.",
         "# Edit it; `simulate.py --recipe THIS --sheet FILE.png` draws it. Keys: darklens/simulation/recipe_tables.py.",
-        *(f"# {note}" for note in s.notes),
+        *(f"# {' '.join(note.split())}" for note in s.notes),
         f'name = "{name}"',
         'base = "euclid"  # source, substructure and axes are its own until they are named here',
         *([] if galaxy else ['lens_light = "none"  # none was seen in the middle']),
@@ -71,8 +72,13 @@ def recipe_text(survey: Survey, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _unit(s: Survey) -> str:
+    return " ".join(s.unit.split()) if s.unit else "not given"
+
+
 def _prior(values: np.ndarray) -> str:
-    middle, spread = float(np.mean(values)), float(np.std(values))
+    middle = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - middle)))  # a few odd images do not count
     return f"{{normal = [{middle:.4g}, {spread:.2g}]}}" if spread > 1e-3 * abs(middle) else f"{middle:.4g}"
 
 
@@ -86,7 +92,7 @@ def _how(s: Survey) -> str:
 
 def _psf(s: Survey, scale: float) -> list[str]:
     if s.psf is not None:
-        return ['kind = "file"', f'file = "{s.psf.resolve()}"', 'fwhm = "none"']
+        return ['kind = "file"', *tomli_w.dumps({"file": str(s.psf.resolve())}).splitlines(), 'fwhm = "none"']
     return [f'fwhm = {2 * scale:.3g}  # arcsec: NOT MEASURED, two pixels; or kind = "file" with a kernel of your own']
 
 

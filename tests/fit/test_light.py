@@ -119,13 +119,14 @@ def test_noise_that_was_smoothed_is_measured_as_it_is():
         assert high.response(0) == 1 and high.response(1e-3) == pytest.approx(1)
 
 
-def test_what_is_covered():
+def test_what_is_covered(tmp_path):
     for name in ("euclid", "hst", "rubin"):
         model = smooth_model(RECIPES[name])
         assert is_smooth(RECIPES[name]) and model.free_light and model.free_light_index and model.free_psf
     held = smooth_model(changed(RECIPES["euclid"], {"lens_light.sersic_index": 4}))
     assert not held.free_light_index and held.light_index == 4 and "light_index" not in held.columns
-    assert not is_smooth(changed(RECIPES["euclid"], {"source.stamps": "galaxies", "source.stamp_scale": 0.05}))
+    np.save(tmp_path / "galaxy.npy", np.outer(*[np.hanning(21)] * 2))
+    assert not is_smooth(changed(RECIPES["euclid"], {"source.stamps": str(tmp_path), "source.stamp_scale": 0.05}))
 
 
 def test_what_was_stored_before_there_was_light_is_read():

@@ -45,14 +45,14 @@ def folder(tmp_path_factory):
 
 
 def test_what_was_put_in_comes_out(folder):
-    found = measure(folder)
+    survey = measure(folder)
     sky = 10 ** (-0.4 * (21 - 25.96)) * SCALE**2
-    assert found.images.shape == (12, 80, 80) and found.pixel_scale == SCALE and found.unit == "electron/s"
-    assert found.noise.mean() == pytest.approx(np.sqrt(sky / 2000), rel=0.1)
-    assert found.correlation == pytest.approx(0.6, abs=0.1)
-    assert np.nanmean(found.ring) * SCALE == pytest.approx(1.2, abs=0.08)
-    assert np.median(found.peak_snr) == pytest.approx(40, rel=0.25)
-    assert "1 of 13 images are not 80 x 80 pixels" in found.notes[0]
+    assert survey.images.shape == (12, 80, 80) and survey.pixel_scale == SCALE and survey.unit == "electron/s"
+    assert survey.noise.mean() == pytest.approx(np.sqrt(sky / 2000), rel=0.1)
+    assert survey.correlation == pytest.approx(0.6, abs=0.1)
+    assert np.nanmean(survey.ring) * SCALE == pytest.approx(1.2, abs=0.08)
+    assert np.median(survey.peak_snr) == pytest.approx(40, rel=0.25)
+    assert "1 of 13 images are not 80 x 80 pixels" in survey.notes[0]
 
 
 @pytest.mark.parametrize("kind", ["PIXSCALE", "PIXSCAY", "CD", "CDELT"])
@@ -99,3 +99,111 @@ def test_a_folder_without_images_is_refused_in_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main(["--like", str(tmp_path), "--out", str(tmp_path / "folder")])
     assert "--like needs --out FILE.toml" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------- cutouts as surveys have them (issue: "wrong recipe")
+EUCLID = simulate(edited("euclid"), "no", range(12), seed=7)
+PHOTONS = 3.1 * 2264  # a count a second
+
+
+def padded(at, value, which=range(12)):
+    def put(image, number):
+        if number in which:
+            image[at[number % len(at)]] = value
+        return image
+
+    return put
+
+
+def turned(image, number):
+    """A stamp that was turned by 45 degrees."""
+    y, x = np.indices(image.shape) - (len(image) - 1) / 2
+    return np.where(abs(x) + abs(y) > 0.62 * len(image), np.nan, image)
+
+
+def star(factor, row, column, width=1.2):
+    def put(image, number):
+        y, x = np.indices(image.shape)
+        return image + factor * image.max() * np.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * width**2))
+
+    return put
+
+
+SIDES = [np.s_[:30], np.s_[-30:], np.s_[:, :30], np.s_[:, -30:]]
+CHANGES = {
+    "plain": lambda image, number: image,
+    "zeros on one side": padded(SIDES, 0),
+    "NaN on one side": padded([np.s_[:20], np.s_[-20:], np.s_[:, :20]], np.nan),
+    "a constant in three of twelve": padded(SIDES, -7, range(3)),
+    "a narrow strip of zeros": padded([np.s_[:12]], 0),
+    "zeros all round": lambda image, number: np.pad(image[8:-8, 8:-8], 8),
+    "turned stamps": turned,
+    "a masked corner": padded([np.s_[:25, :25], np.s_[-25:, -25:]], 0),
+    "a star in a corner": star(10, 11, 11),
+    "a bright star on a side": star(100, 50, 90),
+    "a galaxy in a corner": star(2, 85, 14, 5),
+    "one odd image": lambda image, number: image * (300 if number == 4 else 1),
+}
+
+
+def cutouts(folder, images, **headers):
+    for number, image in enumerate(images):
+        cards = {"PIXSCALE": 0.1, "BUNIT": "adu/s"} | {key: value(number) for key, value in headers.items()}
+        fits.writeto(folder / f"{number:02d}.fits", image, fits.Header(cards))
+    return measure(folder)
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_padding_and_neighbours_are_not_measured(tmp_path, kind):
+    survey = cutouts(tmp_path, [CHANGES[kind](image.astype(float), number) for number, image in enumerate(EUCLID)])
+    recipe = tmp_path / "x.toml"
+    recipe.write_text(recipe_text(survey, "x"))
+    noise = load_recipe(recipe).noise
+    assert noise.background_rms.values[0] == pytest.approx(0.00353, rel=0.05)
+    assert noise.exposure_time.values[0] == pytest.approx(PHOTONS, rel=0.35)
+    assert np.percentile(survey.peak_snr, [10, 90]) == pytest.approx([10.4, 34.4], rel=0.1)
+    low, high = load_recipe(recipe).lens.einstein_radius.bounds
+    assert low < 1.2 < high < 2.5
+    padding = "padding" in recipe.read_text()
+    assert padding == any(word in kind for word in ("zeros", "NaN", "turned", "constant", "masked"))
+    assert ("1 of 12 images have a noise 5 times" in recipe.read_text()) == (kind == "one odd image")
+
+
+def test_blank_images_are_left_out_or_refused(tmp_path):
+    images = EUCLID.copy()
+    images[:2] = 0
+    survey = cutouts(tmp_path, images)
+    assert len(survey.images) == 10 and "2 of 12 images are blank" in survey.notes[0]
+    (tmp_path / "blank").mkdir()
+    with pytest.raises(DataError, match="all 12 images are blank"):
+        cutouts(tmp_path / "blank", 0 * images + 3)
+
+
+@pytest.mark.parametrize("key", ["PIXSCALE", "BUNIT"])
+@pytest.mark.parametrize("strangers", [1, 6])
+def test_several_scales_or_units_are_said_or_refused(tmp_path, capsys, key, strangers):
+    other = {"PIXSCALE": 0.05, "BUNIT": "nJy"}[key]
+    usual = {"PIXSCALE": 0.1, "BUNIT": "adu/s"}[key]
+
+    def measured():
+        return cutouts(tmp_path, EUCLID, **{key: lambda number: other if number < strangers else usual})
+
+    if strangers == 1:
+        survey = measured()
+        assert len(survey.images) == 11 and survey.pixel_scale == 0.1 and survey.unit == "adu/s"
+        assert survey.notes[0].startswith("1 of 12 images have other")
+    else:
+        with pytest.raises(DataError, match=r"images of 2 .*\(6 images\) and .*\(6 images\)"):
+            measured()
+        assert command.main(["--like", str(tmp_path), "--out", str(tmp_path / "x.toml")]) == 2
+        assert "measure those of one at a time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ['a "good" survey', "back\\slash", "tab\tand = [brackets]", "é ü"])
+def test_any_path_of_a_psf_can_be_read_back(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    fits.writeto(folder / "psf.fits", np.exp(-(np.mgrid[-7:8, -7:8] ** 2).sum(0) / 4.0))
+    survey = cutouts(folder, EUCLID[:3])
+    (tmp_path / "x.toml").write_text(recipe_text(survey, "x"), encoding="utf-8")
+    assert load_recipe(tmp_path / "x.toml").psf.file == str(folder / "psf.fits")
