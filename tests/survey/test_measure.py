@@ -160,7 +160,7 @@ def test_padding_and_neighbours_are_not_measured(tmp_path, kind):
     recipe.write_text(recipe_text(survey, "x"))
     noise = load_recipe(recipe).noise
     assert noise.background_rms.values[0] == pytest.approx(0.00353, rel=0.05)
-    assert noise.exposure_time.values[0] == pytest.approx(PHOTONS, rel=0.35)
+    assert 0.5 < noise.exposure_time.values[0] / PHOTONS < 1.3
     assert np.percentile(survey.peak_snr, [10, 90]) == pytest.approx([10.4, 34.4], rel=0.1)
     low, high = load_recipe(recipe).lens.einstein_radius.bounds
     assert low < 1.2 < high < 2.5
