@@ -10,7 +10,7 @@ from simulated import refusal
 
 from darklens.commands import simulate
 from darklens.data.folder import scan
-from darklens.data.provenance import known_recipe
+from darklens.data.provenance import simulation_of
 from darklens.errors import DatasetError, RecipeError
 from darklens.fit.assumptions import smooth_model
 from darklens.simulation import psf, render
@@ -126,7 +126,7 @@ def test_a_kernel_travels_with_the_data_set(tmp_path, monkeypatch):
     write_dataset("images", recipe, {"train": 1, "val": 1}, quiet=True)
     (here / "psf.npy").unlink()
     monkeypatch.chdir(there)
-    known = known_recipe(scan(here / "images"))
+    known = simulation_of(scan(here / "images"))
     assert np.array_equal(smooth_model(known).psf_kernel, KERNEL / KERNEL.sum())
     assert np.array_equal(render.simulate(known, "no", [0]), np.load(here / "images/train/no/000000.npy")[None])
     assert parse_recipe(json.loads(json.dumps(recipe_dict(recipe)))) == recipe
