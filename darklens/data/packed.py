@@ -36,7 +36,7 @@ import numpy as np
 from darklens.data.checks import CHANNELS, MIN_SIZE
 from darklens.data.image import open_file
 from darklens.data.npy import NUMBERS, read_header
-from darklens.data.source import ImageSource, Pixels
+from darklens.data.source import ImageSource, Pixels, file_stamp
 from darklens.errors import DataError
 
 INDEX, FORMAT, VERSION = "shards.json", "lens-shards", 2
@@ -108,7 +108,10 @@ class Packed(ImageSource):
     def stamp(self, indices: range) -> str:
         digest = hashlib.sha256()
         for index in indices:
-            digest.update(f"{self.name(index)}\n".encode(errors="surrogatepass"))
+            digest.update(f"{self.name(index)}\n{self.sums[index]}\n".encode(errors="surrogatepass"))
+        for k in sorted({self._place(index)[0] for index in indices}):
+            with _readable(self.shards[k].path):
+                digest.update(f"{self.shards[k].sha256} {file_stamp(os.stat(self.shards[k].path))}\n".encode())
         return digest.hexdigest()
 
     def _place(self, index: int) -> tuple[int, int, int]:

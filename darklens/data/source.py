@@ -50,7 +50,10 @@ class ImageSource(ABC):
 
     @abstractmethod
     def stamp(self, indices: range) -> str:
-        """A hash that is another one whenever these images may have changed; nothing is read for it."""
+        """A hash of names, and of whatever changes with the files (sizes, times, inodes); no pixel is read for it.
+
+        Equal stamps: the same pixels. Copied or touched files have another one, although their pixels are the same.
+        """
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Have the system fetch these images together; a source need not."""
@@ -88,6 +91,10 @@ class Files(ImageSource):
                 status = os.stat(self.path(index))
             except OSError as error:
                 raise unreadable(self.path(index), error) from None
-            digest.update(f"{self.name(index)}\n".encode(errors="surrogatepass"))
-            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(f"{self.name(index)}\n{file_stamp(status)}\n".encode(errors="surrogatepass"))
         return digest.hexdigest()
+
+
+def file_stamp(status: os.stat_result) -> str:
+    """What tells a file from what it was before: no copy that keeps the time of change keeps them all."""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"

@@ -3,36 +3,44 @@
     folder = open_views(scan("images_j"), ("train", "val"), preprocess)     # a LensFolder of views (C, S, S)
 
 Files: DATA_DIR/views/KEY/SPLIT-00000.npy, ..., plain arrays (n, C, S, S) of float16 that NumPy opens, in the order of
-the split; SPLIT-00000.json, written after its array: the array's SHA-256, what the images were (names, sizes, times of
-change), which of them had NaN at their edges, and the table of the fits. KEY says what they were made with: the
-preprocessing, the smooth lens, the version of the fit. A part that is damaged, or whose images have changed, is made
-again; so is what an interruption left out.
+the split; SPLIT-00000.json, written after its array: the array's SHA-256, which images these are views of (a stamp of
+their files, and a hash of their pixels), which of them had NaN at their edges, and the table of the fits. KEY says what
+they were made with: the preprocessing, the smooth lens, the version of the fit.
+
+A part that is damaged is made again; so is what an interruption left out. Where the files are not those that were seen
+last, their pixels are read and compared with the hash: a copied data set keeps its views, replaced images don't. Where
+nothing can be written beside the images, views go to the user's cache, or to the folder that LENS_VIEWS_DIR names.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from darklens.data.folder import LensFolder, Split
+from darklens.data.image import fingerprint
 from darklens.data.provenance import true_start
 from darklens.data.reader import FILLED, Reader, read_ahead
 from darklens.data.residual import VIEW_VERSION
 from darklens.data.source import ImageSource, Pixels
 from darklens.data.transforms import Preprocess
-from darklens.errors import DataError
+from darklens.errors import DataError, ResultsError
 from darklens.machine import usable_cores, user_cache
-from darklens.storage.files import npy_bytes, read_json, save_json, write
+from darklens.storage.files import cannot_write, npy_bytes, read_json, save_json, write
 from darklens.storage.progress import progress
 
-FOLDER = "views"
+FOLDER, VARIABLE = "views", "LENS_VIEWS_DIR"
 PART = 1024  # images of a file
+THREADS = 8  # that compare pixels
 CHUNK = 16  # images that a process fits at a time
 
 
@@ -72,14 +80,23 @@ class Views(ImageSource):
         return {name: [value for table in tables for value in table[name]] for name in tables[0]}
 
 
+class _Part(NamedTuple):
+    """views (n, C, S, S) float16 of some images; table: of their fits; fingerprints: of the images; filled: numbers of
+    those with NaN at their edges."""
+
+    views: np.ndarray
+    table: dict[str, np.ndarray]
+    fingerprints: list[str]
+    filled: list[int]
+
+
 class _Viewer(Dataset):
     """Makes the views of images, by their numbers; errors are returned."""
 
     def __init__(self, reader: Reader, preprocess: Preprocess, start: np.ndarray | None, training: bool):
         self.reader, self.preprocess, self.start, self.training = reader, preprocess, start, training
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[np.ndarray, dict, list[int]] | DataError:
-        """Views (B, C, S, S) float16, the table of the fits, and which of the images had NaN at their edges."""
+    def __getitem__(self, indices: np.ndarray) -> "_Part | DataError":
         result = self.reader[indices]
         if isinstance(result, DataError):
             return result
@@ -89,7 +106,8 @@ class _Viewer(Dataset):
             view, fits = self.preprocess.with_fit(images, start, training=self.training)
         except DataError as error:
             return error
-        return view.half().numpy(), fits.table(), [index for remark, index in result[1] if remark == FILLED]
+        filled = [index for remark, index in result[1] if remark == FILLED]
+        return _Part(view.half().numpy(), fits.table(), [fingerprint(image) for image in result[0]], filled)
 
 
 def open_views(
@@ -150,15 +168,22 @@ def fit_table(split: Split) -> dict[str, list]:
 def view_folder(root: Path, preprocess: Preprocess) -> Path:
     """Where the views of the data set at `root` are kept; its name tells what they are made with.
 
-    Beside the images, or in the user's cache where nothing can be written there.
+    In $LENS_VIEWS_DIR; else beside the images, or in the user's cache where nothing can be written there. Raises
+    ResultsError where there is no such cache either.
     """
     recipe = {"preprocess": preprocess.to_dict(), "version": VIEW_VERSION}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    beside = Path(root) / FOLDER / key
-    if beside.is_dir() or os.access(root, os.W_OK):
+    beside, elsewhere = Path(root) / FOLDER / key, os.environ.get(VARIABLE)
+    if not elsewhere and (beside.is_dir() or os.access(root, os.W_OK)):
         return beside
-    name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
-    return user_cache() / FOLDER / f"{Path(root).name}-{name}" / key
+    name = f"{Path(root).name}-{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]}"
+    try:
+        return (Path(elsewhere) if elsewhere else user_cache() / FOLDER) / name / key
+    except RuntimeError:
+        raise ResultsError(
+            f"{root}: cannot be written, and there is no home folder to keep the residuals of these images in: set "
+            f"{VARIABLE}, or XDG_CACHE_HOME, to a folder that can be written"
+        ) from None
 
 
 def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, show: bool) -> Iterator[bool]:
@@ -167,39 +192,75 @@ def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, 
     spans = [range(i, min(i + PART, len(split))) for i in range(0, len(split), PART)]
     shape = (preprocess.channels(data.channels), preprocess.crop, preprocess.crop)
     stamps = [split.images.stamp(span) for span in spans]
-    todo = [k for k, part in enumerate(parts) if not _is_good(part, stamps[k], shape)]
+    reader = Reader(split.images, preprocess.window)
+    todo = [k for k, part in enumerate(parts) if not _is_good(part, shape, stamps[k], reader, spans[k])]
     chunks = [np.arange(i, min(i + CHUNK, spans[k].stop)) for k in todo for i in spans[k][::CHUNK]]
     if not chunks:
         return
-    parts[0].parent.mkdir(parents=True, exist_ok=True)
-    reader = Reader(split.images, preprocess.window)
     start = true_start(data, split, preprocess.smooth_model) if preprocess.smooth_model else None
     viewer = _Viewer(reader, preprocess, start, split.name == "train")
     results = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
-    with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar:
+    with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar, _writing(parts[0].parent):
         for k in todo:
-            views, tables, filled = [], [], []
+            pieces: list[_Part] = []
             for _ in spans[k][::CHUNK]:
-                view, table, with_nan = next(results)
-                views.append(view)
-                tables.append(table)
-                filled += with_nan
-                bar.update(len(view))
-            _save(parts[k], np.concatenate(views), tables, {"images": stamps[k], "filled": filled})
+                pieces.append(next(results))
+                bar.update(len(pieces[-1].views))
+            _save(parts[k], pieces, stamps[k])
             yield True
 
 
-def _save(part: Path, views: np.ndarray, tables: list[dict], about: dict) -> None:
-    content = npy_bytes(views)
-    fits = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Make the folder; where it cannot be written, say how views go elsewhere."""
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        yield
+    except ResultsError as error:
+        raise ResultsError(f"{error}: set {VARIABLE} to a folder for the residuals of the images") from None
+
+
+def _save(part: Path, pieces: list[_Part], stamp: str) -> None:
+    content = npy_bytes(np.concatenate([piece.views for piece in pieces]))
     write(part, content)
-    save_json(part.with_suffix(".json"), {"sha256": _digest(content), **about, "fits": fits})
+    record = {
+        "sha256": _digest(content),
+        "stamp": stamp,
+        "pixels": _combined(mark for piece in pieces for mark in piece.fingerprints),
+        "filled": [index for piece in pieces for index in piece.filled],
+        "fits": {name: np.concatenate([piece.table[name] for piece in pieces]) for name in pieces[0].table},
+    }
+    save_json(part.with_suffix(".json"), record)
 
 
-def _is_good(part: Path, stamp: str, shape: tuple[int, ...]) -> bool:
+def _is_good(part: Path, shape: tuple[int, ...], stamp: str, reader: Reader, span: range) -> bool:
+    """Whether a part is intact, and of these images. Raises DataError for one that cannot be read."""
     record = read_json(part.with_suffix(".json"))
-    if record.get("images") != stamp:
+    if "stamp" not in record or not _is_intact(part, record, shape):
         return False
+    if record["stamp"] == stamp:
+        return True
+    if record.get("pixels") != _pixels(reader, span):
+        return False
+    with suppress(ResultsError):  # a folder that is only read: they are compared again next time
+        save_json(part.with_suffix(".json"), record | {"stamp": stamp})
+    return True
+
+
+def _pixels(reader: Reader, span: range) -> str:
+    """A hash of the pixels of some images, as the fit sees them."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return _combined(pool.map(lambda index: fingerprint(reader.read(index)[0]), span))
+
+
+def _combined(fingerprints: Iterable[str]) -> str:
+    return _digest("\n".join(fingerprints).encode())
+
+
+def _is_intact(part: Path, record: dict, shape: tuple[int, ...]) -> bool:
     try:
         intact = record.get("sha256") == _digest(part.read_bytes())
         return intact and np.load(part, mmap_mode="r", allow_pickle=False).shape[1:] == shape

@@ -143,4 +143,4 @@ def test_filled_borders_are_remembered(data):
 def test_record_is_plain_json(data):
     batches(data)
     part = next(views.view_folder(data.root, PREPROCESS).glob("val-*.json"))
-    assert set(json.loads(part.read_text())) == {"sha256", "images", "filled", "fits"}
+    assert set(json.loads(part.read_text())) == {"sha256", "stamp", "pixels", "filled", "fits"}
