@@ -61,8 +61,8 @@ def resample(n: int, resamples: int, seed: int, width: int = 1) -> Iterator[np.n
     step = int(np.clip(CHUNK // (n * width), 1, 64))
     for start in range(0, resamples, step):
         columns = min(step, resamples - start)
-        drawn = rng.integers(n, size=(columns, n))  # (B, n)
-        cells = drawn * columns + np.arange(columns)[:, None]
+        images = rng.integers(n, size=(columns, n))  # (B, n)
+        cells = images * columns + np.arange(columns)[:, None]
         yield np.bincount(cells.ravel(), minlength=n * columns).reshape(n, columns).astype(np.float64)
 
 
@@ -105,15 +105,15 @@ def bootstrap_auc(problems: dict, correct: np.ndarray, resamples: int, seed: int
     """The AUC of each problem and the accuracy, (resamples,), over the same resampled images."""
     rankings = {key: rank(*problem) for key, problem in problems.items()}
     width = problems["micro"][0].shape[1]
-    drawn: dict[Any, list] = {key: [np.empty(0)] for key in (*rankings, "accuracy")}
+    samples: dict[Any, list] = {key: [np.empty(0)] for key in (*rankings, "accuracy")}
     for counts in resample(len(correct), resamples, seed, width):
         for key, ranking in rankings.items():
-            drawn[key].append(weighted_auc(ranking, counts))
-        drawn["accuracy"].append(correct @ counts / len(correct))
-    return {key: np.concatenate(chunks) for key, chunks in drawn.items()}
+            samples[key].append(weighted_auc(ranking, counts))
+        samples["accuracy"].append(correct @ counts / len(correct))
+    return {key: np.concatenate(chunks) for key, chunks in samples.items()}
 
 
-def auc_report(problems: dict, drawn: dict, classes: list[str]) -> dict[str, Any]:
+def auc_report(problems: dict, samples: dict, classes: list[str]) -> dict[str, Any]:
     """Value and interval of each AUC, both None where it is not defined.
 
     Substructure against none has the AUC of `no` against the rest: the same pairs, from the other side.
@@ -121,8 +121,8 @@ def auc_report(problems: dict, drawn: dict, classes: list[str]) -> dict[str, Any
     numbers = range(len(classes))
     values = {key: point_estimate(*problem) for key, problem in problems.items()}
     values["macro"] = float(macro_average([values[k] for k in numbers]))
-    drawn = drawn | {"macro": macro_average([drawn[k] for k in numbers])}
-    entries = {key: {"value": json_number(value), "interval": interval(drawn[key])} for key, value in values.items()}
+    samples = samples | {"macro": macro_average([samples[k] for k in numbers])}
+    entries = {key: {"value": json_number(value), "interval": interval(samples[key])} for key, value in values.items()}
     undefined = {"value": None, "interval": None}
     return {
         **{name: entries[name] for name in ("macro", "micro", "micro_logits")},

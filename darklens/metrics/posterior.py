@@ -86,8 +86,8 @@ def bins_of(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
 
     Where the prior repeats a value, several edges are the same: such values go to the bins at it in turns (`_share`).
     """
-    left, right = (np.searchsorted(edges, values, side=side) for side in ("left", "right"))
-    bins = np.where(right > left, left + (_share(len(left)) * (right - left)).astype(int), right - 1)
+    first, end = np.searchsorted(edges, values, side="left"), np.searchsorted(edges, values, side="right")
+    bins = np.where(end > first, first + (_share(len(first)) * (end - first)).astype(int), end - 1)
     return np.clip(bins, 0, len(edges) - 2)
 
 

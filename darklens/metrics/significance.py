@@ -1,4 +1,4 @@
-"""Is one classifier better than another on the same images? DeLong, McNemar, paired bootstrap, Holm."""
+"""Is one classifier better than another on the same images? DeLong, McNemar, bootstrap, Holm."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ from darklens.metrics.auc import (
     binary_problems,
     bootstrap_auc,
     interval,
-    json_number,
     macro_average,
-    one_against_rest,
-    point_estimate,
-    rank,
-    resample,
-    weighted_auc,
 )
 from darklens.metrics.probabilities import check_arguments
 
@@ -69,37 +63,23 @@ def bootstrap(logits: np.ndarray, labels: np.ndarray, resamples: int = 10_000, s
     logits, labels = check_arguments(logits, labels)
     problems = binary_problems(logits, labels)
     del problems["micro_logits"]
-    drawn = bootstrap_auc(problems, logits.argmax(axis=1) == labels, resamples, seed)
-    macro = macro_average([drawn[k] for k in range(logits.shape[1])])
-    return {"macro": macro, "micro": drawn["micro"], "accuracy": drawn["accuracy"]}
+    samples = bootstrap_auc(problems, logits.argmax(axis=1) == labels, resamples, seed)
+    macro = macro_average([samples[k] for k in range(logits.shape[1])])
+    return {"macro": macro, "micro": samples["micro"], "accuracy": samples["accuracy"]}
 
 
-def difference(value: float | None, drawn: np.ndarray) -> dict[str, Any]:
-    """Is a difference real? value: as measured, None if not defined; drawn: (resamples,), NaN where not defined.
+def difference(value: float | None, samples: np.ndarray) -> dict[str, Any]:
+    """Is a difference real? value: as measured, None if not defined; samples: (resamples,), NaN where not defined.
 
     Returns `difference`, its 95% `interval`, and `p`, two-sided: twice the fraction of resamples that fall on
     the other side of zero, at least 2 / (resamples + 1). All None where the difference is not defined.
     """
-    drawn = drawn[np.isfinite(drawn)]
-    if value is None or not len(drawn):
+    samples = samples[np.isfinite(samples)]
+    if value is None or not len(samples):
         return {"difference": value, "interval": None, "p": None}
-    crossed = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = min(1.0, 2 * (crossed + 1) / (len(drawn) + 1))
-    return {"difference": float(value), "interval": interval(drawn), "p": float(p)}
-
-
-def paired_bootstrap(
-    logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray, resamples: int = 10_000, seed: int = 0
-) -> dict[str, Any]:
-    """`difference`: macro AUC of a minus that of b, over the same resampled images; logits (n, K), labels (n,)."""
-    sides = [one_against_rest(*check_arguments(logits, labels)) for logits in (logits_a, logits_b)]
-    a, b = (macro_average([point_estimate(*problem) for problem in side]) for side in sides)
-    rankings = [[rank(*problem) for problem in side] for side in sides]
-    drawn = [np.empty(0)]
-    for counts in resample(len(labels), resamples, seed):
-        ours, theirs = (macro_average([weighted_auc(ranking, counts) for ranking in side]) for side in rankings)
-        drawn.append(ours - theirs)
-    return difference(json_number(a - b), np.concatenate(drawn))
+    crossed = min((samples <= 0).sum(), (samples >= 0).sum())
+    p = min(1.0, 2 * (crossed + 1) / (len(samples) + 1))
+    return {"difference": float(value), "interval": interval(samples), "p": float(p)}
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -1,8 +1,8 @@
 """How good is a classifier? Pure functions from logits (n, K) and labels (n,) to numbers.
 
-`evaluate` is the report of one run, `fit_temperature` calibrates it, and `delong_test`, `mcnemar_test` and
-`paired_bootstrap` say whether two networks differ on the same images; with more networks, `bootstrap` each once,
-look at pairs with `difference`, and correct with `holm`.
+`evaluate` is the report of one run, `fit_temperature` calibrates it, and `delong_test` and `mcnemar_test`
+say whether two networks differ on the same images; `bootstrap` each network once, look at pairs with `difference`, and
+correct for many pairs with `holm`.
 
 References
 ----------
@@ -86,15 +86,15 @@ def evaluate(
         raise ValueError(f"expected one class name per logit: {logits.shape[1]} logits, names {list(classes)}")
     predicted = logits.argmax(axis=1)
     problems = binary_problems(logits, labels)
-    drawn = bootstrap_auc(problems, predicted == labels, bootstrap, seed)
+    samples = bootstrap_auc(problems, predicted == labels, bootstrap, seed)
     accuracy = float((predicted == labels).mean())
     return {
         "images": len(labels),
         "classes": list(classes),
         "accuracy": accuracy,
         "accuracy_percent": 100 * accuracy,
-        "accuracy_interval": interval(drawn["accuracy"]),
-        "auc": auc_report(problems, drawn, classes),
+        "accuracy_interval": interval(samples["accuracy"]),
+        "auc": auc_report(problems, samples, classes),
         **_probabilistic(logits, labels),
         **_per_class(labels, predicted, classes),
         "true_positive_rate": true_positive_rates(logits, labels, classes),

@@ -18,12 +18,12 @@ def plot_coverage(folder: str | Path, report: dict) -> Path:
     Left, the histogram of the ranks of the truth with the band that holds 95% of the bins of even ones; right, how much
     more often than claimed the truth lies within the central intervals, of all lenses and of their slices.
     """
-    rows = [(f"{kind}: {name}", one) for kind, found in report.items() for name, one in found.items()]
+    rows = [(f"{kind}: {name}", one) for kind, quantities in report.items() for name, one in quantities.items()]
     figure = new_figure(9.5, 2.9 * len(rows))
     axes = figure.subplots(len(rows), 2, squeeze=False)
-    for (left, right), (title, one) in zip(axes, rows, strict=True):
-        _draw_ranks(left, title, one)
-        _draw_coverage(right, one)
+    for (ranks_axis, coverage_axis), (title, one) in zip(axes, rows, strict=True):
+        _draw_ranks(ranks_axis, title, one)
+        _draw_coverage(coverage_axis, one)
     axes[-1, 0].set_xlabel("rank of the truth in its posterior")
     axes[-1, 1].set_xlabel("claimed probability of the central interval")
     handles = axes[0, 1].get_legend_handles_labels()

@@ -11,7 +11,7 @@ from darklens.plots.style import new_figure, picture, save_figure
 SHOWN = 1e9  # Msun: the map of the mass nearest to it is drawn
 LEVELS = (10.0, 50.0)  # of the expected delta chi-square
 ALARM = 4.1  # standard deviations: 1% of smooth lenses reach it (docs/where.md)
-LEAST = 6.0  # standard deviations: the least that the ends of the observed map's colours stand for
+COLOUR_LIMIT = 6.0  # standard deviations: the ends of the observed map's colours stand for at least this
 COLUMNS = "image", "expected Δχ²", "observed / σ"
 
 
@@ -19,22 +19,22 @@ COLUMNS = "image", "expected Δχ²", "observed / σ"
 def plot_detection(
     folder: str | Path,
     images: Sequence[np.ndarray],
-    found: Fit,
-    seen: DetectionMap,
+    fits: Fit,
+    maps: DetectionMap,
     titles: Sequence[str],
     pieces: Sequence[np.ndarray] | None = None,
 ) -> Path:
     """detection.png: one row a fit, with image, expected delta chi-square and observed significance.
 
-    images: (H, W) each, of which the middle was fitted. seen: of a square grid, one map a fit. pieces: known dark
+    images: (H, W) each, of which the middle was fitted. maps: of a square grid, one a fit. pieces: known dark
     matter of each lens, (m, 4) arcsec, x and y of both ends. Lines: expected `LEVELS`, observed `ALARM`; grey, half of
     the light's maximum. Raises ResultsError.
     """
-    rows, mass = len(found), int(np.abs(np.log(seen.masses / SHOWN)).argmin())
+    rows, mass = len(fits), int(np.abs(np.log(maps.masses / SHOWN)).argmin())
     figure = new_figure(8.8, 0.6 + 2.6 * max(rows, 1))
     axes = figure.subplots(max(rows, 1), 3, squeeze=False)
     for k in range(rows):
-        _draw_row(figure, axes[k], images[k], found, seen, k, mass)
+        _draw_row(axes[k], images[k], fits, maps, k, mass)
         axes[k, 0].set_title(titles[k], fontsize=9, loc="left")
         for axis, colour in zip(axes[k], ("w", "w", "k"), strict=True):
             _draw_pieces(axis, () if pieces is None else pieces[k], colour)
@@ -43,16 +43,18 @@ def plot_detection(
     return save_figure(figure, folder, "detection")
 
 
-def _draw_row(figure, axes: np.ndarray, image: np.ndarray, found: Fit, seen: DetectionMap, k: int, mass: int) -> None:
-    model, side = found.image[k], round(len(seen.positions) ** 0.5)
-    half = found.model.pixel_scale * len(model) / 2
-    top, left = (np.array(image.shape) - len(model)) // 2
-    axes[0].imshow(image[top : top + len(model), left : left + len(model)], cmap="inferno", extent=[-half, half] * 2)
-    expected, observed = (values[k, mass].reshape(side, side) for values in (seen.expected, seen.observed))
-    _draw_expected(figure, axes[1], expected, seen.positions)
-    _draw_observed(figure, axes[2], observed, seen.positions)
-    axes[1].set_title(f"{_power(seen.masses[mass])}: up to {expected.max():.3g}", fontsize=9, loc="left")
-    axes[2].set_title(f"{observed.min():.1f} to {observed.max():.1f} {found.flag[k]}", fontsize=9, loc="left")
+def _draw_row(axes: np.ndarray, image: np.ndarray, fits: Fit, maps: DetectionMap, k: int, mass: int) -> None:
+    figure, model, side = axes[0].figure, fits.image[k], round(len(maps.positions) ** 0.5)
+    half = fits.model.pixel_scale * len(model) / 2
+    row, column = (np.array(image.shape) - len(model)) // 2
+    axes[0].imshow(
+        image[row : row + len(model), column : column + len(model)], cmap="inferno", extent=[-half, half] * 2
+    )
+    expected, observed = (values[k, mass].reshape(side, side) for values in (maps.expected, maps.observed))
+    _draw_expected(figure, axes[1], expected, maps.positions)
+    _draw_observed(figure, axes[2], observed, maps.positions)
+    axes[1].set_title(f"{_power(maps.masses[mass])}: up to {expected.max():.3g}", fontsize=9, loc="left")
+    axes[2].set_title(f"{observed.min():.1f} to {observed.max():.1f} {fits.flag[k]}", fontsize=9, loc="left")
     for axis in axes[1:]:
         _contour(axis, model, half * (1 - 1 / len(model)), [(model.min() + model.max()) / 2], "0.6")
     for axis in axes:
@@ -74,7 +76,7 @@ def _draw_expected(figure, axis, values: np.ndarray, positions: np.ndarray) -> N
 
 
 def _draw_observed(figure, axis, values: np.ndarray, positions: np.ndarray) -> None:
-    limit = max(LEAST, np.abs(values).max())
+    limit = max(COLOUR_LIMIT, np.abs(values).max())
     _draw_map(figure, axis, values, positions, cmap="RdBu_r", vmin=-limit, vmax=limit)
     _contour(axis, values, positions[:, 0].max(), [ALARM], "k")
 

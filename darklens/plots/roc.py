@@ -19,6 +19,7 @@ def plot_roc(
     labels: np.ndarray,
     classes: list[str],
     metrics: dict[str, Any],
+    *,
     resamples: int = 200,
     seed: int = 0,
 ) -> Path:
@@ -86,15 +87,15 @@ def plot_compare(folder: str | Path, networks: list[dict[str, Any]], labels: np.
         `{"value", "interval"}`; `colour`, a number that those drawn in one colour share (dashes tell them apart).
     labels : (n,) int.
     """
-    curves, drawn = [], Counter()
+    curves, colours = [], Counter()
     names = tick_labels([network["name"] for network in networks], 32)
     for name, network in zip(names, networks, strict=True):
         colour = network["colour"] % len(COLOURS)
         problems = [(labels == k, scores) for k, scores in enumerate(network["scores"].T)]
-        look = {"color": class_colour(colour), "linestyle": DASHES[drawn[colour] % len(DASHES)]}
+        look = {"color": class_colour(colour), "linestyle": DASHES[colours[colour] % len(DASHES)]}
         macro = np.append(0, GRID), np.append(0, _macro_curve(problems))
         curves.append((_auc_label(name, network["auc"]), *macro, look))
-        drawn[colour] += 1
+        colours[colour] += 1
     return _draw_roc(folder, "compare", "macro average of the classes against the rest", curves)
 
 

@@ -113,16 +113,16 @@ def plot_reliability(
 
 def _draw_reliability(upper, lower, probabilities: np.ndarray, labels: np.ndarray, name: str, colour: int) -> None:
     """Fraction right in each bin of the top probability, with its 95% Wilson interval, and the histogram."""
-    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     number = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
     images = np.bincount(number, minlength=BINS)
     filled = images > 0
     n = images[filled]
-    sure, fraction = (np.bincount(number, values, BINS)[filled] / n for values in (top, right))
-    low, high = wilson(np.bincount(number, right, BINS)[filled], n).T
+    confidence, fraction = (np.bincount(number, values, BINS)[filled] / n for values in (top, correct))
+    low, high = wilson(np.bincount(number, correct, BINS)[filled], n).T
     spread = np.clip([fraction - low, high - fraction], 0, None)
     look = {"color": class_colour(colour), "label": name}
-    upper.errorbar(sure, fraction, spread, marker="o", markersize=7 - colour, linewidth=1.2, capsize=2, **look)
+    upper.errorbar(confidence, fraction, spread, marker="o", markersize=7 - colour, linewidth=1.2, capsize=2, **look)
     lower.stairs(images, np.linspace(0, 1, BINS + 1), linewidth=1.4, **look)
 
 
@@ -152,9 +152,9 @@ def _draw_exact(axis, exact: list[dict]) -> None:
     for kind, look in SPREAD.items():
         axis.plot(changes[kind], place, linestyle="", **look)
     positive = [change for values in changes.values() for change in values if change > 0]
-    least = 10.0 ** np.floor(np.log10(min(positive, default=1e-9)))
-    axis.set_xscale("symlog", linthresh=least, linscale=0.5)
-    axis.set(xlim=(-least / 4, 3 * max(positive, default=least)), xlabel="change of the probabilities")
+    smallest = 10.0 ** np.floor(np.log10(min(positive, default=1e-9)))
+    axis.set_xscale("symlog", linthresh=smallest, linscale=0.5)
+    axis.set(xlim=(-smallest / 4, 3 * max(positive, default=smallest)), xlabel="change of the probabilities")
     axis.set_title("exact: the pixels only move")
     axis.set_yticks(place, [element["name"] for element in exact])
     axis.invert_yaxis()
@@ -203,6 +203,6 @@ def plot_mistakes(
         axis.imshow(image.reshape(image.shape[-2:]), cmap="inferno")
         says = f"{names[predicted[k]]} {probability[k]:.1%}"
         axis.set_title(f"true: {names[true[k]]}\nsays: {says}", fontsize=9)
-    found = f"the {len(worst)} most confident of {len(wrong)} mistakes" if rows else "no mistakes"
-    figure.suptitle(f"{found} in {len(true)} images")
+    title = f"the {len(worst)} most confident of {len(wrong)} mistakes" if rows else "no mistakes"
+    figure.suptitle(f"{title} in {len(true)} images")
     return style.save_figure(figure, folder, "mistakes")

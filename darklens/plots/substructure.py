@@ -40,21 +40,21 @@ def _draw_curve(axis, curve: dict) -> None:
     """Completeness at the median of each bin, and where it reaches the levels that are quoted."""
     x = np.asarray(curve["median"])
     wide = [x - curve["low"], curve["high"] - x]
-    drawn = [name for name in CRITERIA if name in curve]
-    for name in drawn:
+    criteria = [name for name in CRITERIA if name in curve]
+    for name in criteria:
         label, look = CRITERIA[name]
         y, interval = curve[name]["completeness"], curve[name]["interval"]
         tall = np.clip([y - interval[:, 0], interval[:, 1] - y], 0, None)
         axis.errorbar(x, y, tall, wide, label=label, linewidth=1.2, elinewidth=0.8, **look)
-    _draw_reached(axis, curve.get("reached", {}).get(drawn[-1], {}), CRITERIA[drawn[-1]][1]["color"])
+    _draw_reached(axis, curve.get("reached", {}).get(criteria[-1], {}), CRITERIA[criteria[-1]][1]["color"])
     axis.set(xlabel=curve["label"], ylim=(-0.03, 1.03))
     axis.grid(alpha=0.3)
 
 
 def _draw_reached(axis, levels: dict[str, float | None], colour: str) -> None:
     """Where completeness reaches the levels that are quoted."""
-    known = {float(level): value for level, value in levels.items() if value is not None}
-    for level, value in known.items():
+    defined = {float(level): value for level, value in levels.items() if value is not None}
+    for level, value in defined.items():
         axis.plot([value, value], [-0.03, level], color=colour, linestyle=":", linewidth=1)
-    text = "\n".join(f"{level:.0%} at {value:.2g}" for level, value in known.items())
+    text = "\n".join(f"{level:.0%} at {value:.2g}" for level, value in defined.items())
     axis.text(0.97, 0.04, text, color=colour, fontsize=9, ha="right", va="bottom", transform=axis.transAxes)

@@ -10,7 +10,7 @@ The likelihood of the mean h given the images d_1 ... d_N is, up to a constant, 
 where p(theta | d_i) is the posterior of the mass fraction theta and p(theta) the prior that it was trained with, which
 is divided out (Hogg, Myers & Bovy 2010, ApJ 725, 2166, eq. 9; for lenses Wagner-Carena et al. 2021, ApJ 909, 187). The
 posterior's bins hold equal shares of the prior, so that the integral is a sum of M p_m P_m(h). It is assumed that given
-theta an image says nothing more of h, and that no lens was chosen by what is in it.
+theta an image carries no further information about h, and that no lens was selected by its substructure.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def subhalo_density(
     return counts / counts.sum(1, keepdims=True)
 
 
-def _cumulative_mass(table: Subhalos, most: int, chunk: int) -> np.ndarray:
-    """(most + 1, CHUNK) Msun: the mass of the first k subhalos of each lens."""
-    uniform = np.random.default_rng([1, chunk]).random((most, CHUNK))  # more rows leave those before them as they are
+def _cumulative_mass(table: Subhalos, count: int, chunk: int) -> np.ndarray:
+    """(count + 1, CHUNK) Msun: the mass of the first k subhalos of each lens."""
+    uniform = np.random.default_rng([1, chunk]).random((count, CHUNK))  # more rows leave those before them as they are
     masses = power_law(uniform, *table.mass, table.slope)
     return np.concatenate([np.zeros((1, CHUNK)), np.cumsum(masses, axis=0)])
 
@@ -118,6 +118,6 @@ def _subhalos(recipe: SimulationConfig, class_name: str) -> Subhalos:
     kind = recipe.classes.get(class_name)
     table = kind and kind.subhalos
     if not table or table.profile == "tnfw" or table.half_mode_mass or recipe.lens.total_mass is None:
-        wanted = 'subhalos of profile "point" or "sis" without half_mode_mass, and a lens.total_mass'
-        raise RecipeError(f"classes.{class_name} of recipe {recipe.name}: a population needs {wanted}")
+        requirement = 'subhalos of profile "point" or "sis" without half_mode_mass, and a lens.total_mass'
+        raise RecipeError(f"classes.{class_name} of recipe {recipe.name}: a population needs {requirement}")
     return table

@@ -1,7 +1,7 @@
 """Train and test the posterior of the dark matter, on simulated lenses whose truth lies beside the images.
 
 classifier.inference = train_inference(classifier, scan("images_j"))       # minutes
-found = check_coverage(classifier, data.root, split, folder)               # coverage.png, and what it shows
+report = check_coverage(classifier, data.root, split, folder)               # coverage.png, and its figures
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Known:
+class SimulatedLenses:
     """n lenses of one class: features (n, D), the table of their smooth lenses, and the truth, (n,) each."""
 
     features: Tensor
@@ -51,13 +51,13 @@ def check_inferable(classifier: Classifier, data: LensFolder) -> list[int]:
     if classifier.preprocess.view != "residual" or not feature_count(classifier.network):
         raise UsageError("--infer: expected an equivariant network that sees residuals: --arch compact --view residual")
     train = data.splits["train"]
-    found = [k for k in range(len(data.classes)) if target_values(_truth(data.root, train, k))]
-    fewest = min((int((train.labels == k).sum()) for k in found), default=0)
+    labels = [k for k in range(len(data.classes)) if target_values(_truth(data.root, train, k))]
+    fewest = min((int((train.labels == k).sum()) for k in labels), default=0)
     if fewest < LEAST:
         raise UsageError(
             f"--infer: expected {LEAST} training lenses or more of a class with dark matter, found {fewest}"
         )
-    return found
+    return labels
 
 
 def _truth(root: Path, split: Split, label: int) -> Truth:
@@ -76,20 +76,20 @@ def train_inference(
     labels = check_inferable(classifier, data)
     data = open_views(data, ("train", "val"), classifier.preprocess, workers, not quiet)
     train, val = (data.splits[name] for name in ("train", "val"))
-    known = [observed(classifier, data.root, val, label, quiet) for label in range(len(data.classes))]
+    lenses = [observed(classifier, data.root, val, label, quiet) for label in range(len(data.classes))]
     heads = {}
     for label in labels:
-        ours, others = observed(classifier, data.root, train, label, quiet), known[label]
-        inputs = [join_features(one.features, one.fits) for one in (ours, others)]
+        training, validation = observed(classifier, data.root, train, label, quiet), lenses[label]
+        inputs = [join_features(one.features, one.fits) for one in (training, validation)]
         heads[data.classes[label]] = {
-            name: fit_head(inputs[0], values, inputs[1], others.truth[name], seed)
-            for name, values in ours.truth.items()
+            name: fit_head(inputs[0], values, inputs[1], validation.truth[name], seed)
+            for name, values in training.truth.items()
         }
     none = without_substructure(data.classes)
-    return Inference(heads, None if none is None else detection_limit(heads, known[none]))
+    return Inference(heads, None if none is None else detection_limit(heads, lenses[none]))
 
 
-def observed(classifier: Classifier, root: Path, split: Split, label: int, quiet: bool = True) -> Known:
+def observed(classifier: Classifier, root: Path, split: Split, label: int, quiet: bool = True) -> SimulatedLenses:
     """The lenses of a class in a split of views, as the network sees them, and what is in them."""
     chosen, truth = np.flatnonzero(split.labels == label), target_values(_truth(root, split, label))
     hooks, features = FeatureHooks(), []
@@ -101,20 +101,20 @@ def observed(classifier: Classifier, root: Path, split: Split, label: int, quiet
             features.append(hooks.take())
             bar.update(len(views))
     fits = {name: np.array(column)[chosen] for name, column in fit_table(split).items()}
-    return Known(torch.cat(features), fits, truth)
+    return SimulatedLenses(torch.cat(features), fits, truth)
 
 
-def detection_limit(heads: dict[str, dict], smooth: Known) -> float | None:
+def detection_limit(heads: dict[str, dict], smooth: SimulatedLenses) -> float | None:
     """What 99% of lenses without substructure seem to have less of: the limit of the blank (Currie 1968).
 
     log10 of the mass fraction near the ring, the quantile of the posterior's median. smooth: validation lenses. None
     where no class has subhalos. Currie 1968, Anal. Chem. 40, 586.
     """
-    found = [one[NEAR_RING] for one in heads.values() if NEAR_RING in one]
-    if not found:
+    near_ring = [one[NEAR_RING] for one in heads.values() if NEAR_RING in one]
+    if not near_ring:
         return None
-    seen = join_features(smooth.features, smooth.fits)
-    return float(np.quantile(found[0].posterior(seen, LABELS[NEAR_RING]).quantile(0.5), 1 - FALSE_POSITIVES))
+    features = join_features(smooth.features, smooth.fits)
+    return float(np.quantile(near_ring[0].posterior(features, LABELS[NEAR_RING]).quantile(0.5), 1 - FALSE_POSITIVES))
 
 
 def check_coverage(classifier: Classifier, root: Path, split: Split, folder: Path, quiet: bool = True) -> dict:

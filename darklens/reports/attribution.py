@@ -15,8 +15,8 @@ from darklens.simulation.truth import Truth, vortex_ends
 
 def contrast(logits: Tensor, targets: Tensor) -> Tensor:
     """The logit of each image's target less the mean of the others: (B, K), (B,) -> (B,)."""
-    own = logits.gather(1, targets[:, None])[:, 0]
-    return own - (logits.sum(1) - own) / (logits.shape[1] - 1)
+    logit = logits.gather(1, targets[:, None])[:, 0]
+    return logit - (logits.sum(1) - logit) / (logits.shape[1] - 1)
 
 
 def integrated_gradients(score: Callable[[Tensor], Tensor], images: Tensor, steps: int = 32) -> Tensor:
@@ -101,14 +101,14 @@ def segments(truth: Truth, heavy: float = HEAVY) -> list[np.ndarray]:
     They are in arcsec from the image's middle. A subhalo above `heavy` Msun is a piece of no length, the vortex its
     rod.
     """
-    lenses, found = truth.parameters, []
+    lenses, pieces = truth.parameters, []
     s, (middle, half) = lenses.subhalos, vortex_ends(lenses)
     at = np.stack([lenses["image.x"], lenses["image.y"]], 1)  # (n, 2) the lens from the image's middle
     rods = np.concatenate([at + middle - half, at + middle + half], 1)  # (n, 4)
     for i in range(len(lenses)):
         place = at[i] + np.stack([s["x"][i], s["y"][i]], 1)[s["bound_mass"][i] > heavy]
-        found.append(np.concatenate([np.tile(place, 2), rods[i : i + 1][lenses["vortex.mass"][i : i + 1] > 0]]))
-    return found
+        pieces.append(np.concatenate([np.tile(place, 2), rods[i : i + 1][lenses["vortex.mass"][i : i + 1] > 0]]))
+    return pieces
 
 
 def to_pixels(truth: Truth, preprocess: Preprocess, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,14 +123,14 @@ def to_pixels(truth: Truth, preprocess: Preprocess, x: np.ndarray, y: np.ndarray
 def distances(truth: Truth, preprocess: Preprocess) -> np.ndarray:
     """From each pixel of the network's window to the nearest dark matter of `segments`: (n, S, S) arcsec, or inf."""
     rows, columns = np.mgrid[: preprocess.crop, : preprocess.crop]
-    scale, found = truth.recipe.image.pixel_scale, []
+    scale, maps = truth.recipe.image.pixel_scale, []
     for pieces in segments(truth):
         nearest = np.full(rows.shape, np.inf)
         for x0, y0, x1, y1 in pieces:
             (c0, c1), (r0, r1) = to_pixels(truth, preprocess, np.array([x0, x1]), np.array([y0, y1]))
             nearest = np.minimum(nearest, scale * _to_segment(columns, rows, c0, r0, c1, r1))
-        found.append(nearest)
-    return np.stack(found)
+        maps.append(nearest)
+    return np.stack(maps)
 
 
 def _to_segment(x, y, x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
@@ -141,53 +141,53 @@ def _to_segment(x, y, x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
     return np.hypot(x - x0 - share * dx, y - y0 - share * dy)
 
 
-def alignment(maps: np.ndarray, near: np.ndarray, seed: int = 0) -> dict:
+def alignment(maps: np.ndarray, on_matter: np.ndarray, seed: int = 0) -> dict:
     """How much more of the maps lies near an image's own dark matter than near that of others of its class.
 
     The others are the fair chance: maps crowd on the ring, and the ring is where much of the dark matter is; only
     one's own differs from theirs in nothing but belonging to the image.
 
     Args:
-        maps: (n, S, S), not negative. near: (n, S, S) bool, the pixels near each image's dark matter.
+        maps: (n, S, S), not negative. on_matter: (n, S, S) bool, the pixels near each image's dark matter.
 
     Returns:
         dict: "fraction" of a map near its own, "chance" near others', their "ratio" with the 95% "interval" of a
         bootstrap over images, "p" that own is no better (permutation test, one-sided), "area": fraction of the
         window that is near. None where there are fewer than two images with anything to score.
     """
-    weights, masks = maps.reshape(len(maps), -1).astype(np.float64), near.reshape(len(near), -1)
+    weights, masks = maps.reshape(len(maps), -1).astype(np.float64), on_matter.reshape(len(on_matter), -1)
     used = (weights.sum(1) > 0) & masks.any(1)
     weights, masks = weights[used], masks[used]
-    found = {"images": int(used.sum()), "area": float(masks.mean()) if used.any() else None}
+    summary = {"images": int(used.sum()), "area": float(masks.mean()) if used.any() else None}
     if used.sum() < 2:
-        return found | dict.fromkeys(("fraction", "chance", "ratio", "interval", "p"))
+        return summary | dict.fromkeys(("fraction", "chance", "ratio", "interval", "p"))
     share = weights / weights.sum(1, keepdims=True) @ masks.T  # (n, n): of map i near the dark matter of image j
-    return found | _compare(share, np.random.default_rng(seed))
+    return summary | _compare(share, np.random.default_rng(seed))
 
 
 def _compare(share: np.ndarray, rng: np.random.Generator) -> dict:
     """share: (n, n), of map i near the dark matter of image j."""
     n = len(share)
-    own, other = _own_and_other(share, np.ones((1, n)))
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)  # (R, n) times each is drawn
-    resampled = np.divide(*_own_and_other(share, drawn))
+    matched, chance = _matched_and_chance(share, np.ones((1, n)))
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)  # (R, n) times in a resample
+    resampled = np.divide(*_matched_and_chance(share, counts))
     orders = rng.permuted(np.tile(np.arange(n), (RESAMPLES, 1)), axis=1)  # (R, n)
     shuffled = share[np.arange(n), orders].mean(1)
     return {
-        "fraction": own[0],
-        "chance": other[0],
-        "ratio": own[0] / other[0] if other[0] > 0 else None,
+        "fraction": matched[0],
+        "chance": chance[0],
+        "ratio": matched[0] / chance[0] if chance[0] > 0 else None,
         "interval": np.nanpercentile(resampled, [2.5, 97.5]),
-        "p": (1 + (shuffled >= own[0] - 1e-12).sum()) / (1 + RESAMPLES),
+        "p": (1 + (shuffled >= matched[0] - 1e-12).sum()) / (1 + RESAMPLES),
     }
 
 
-def _own_and_other(share: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _matched_and_chance(share: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the diagonal and of the rest, where image i counts weights[:, i] times: (R, n) -> two (R,)."""
-    own = weights @ np.diag(share) / weights.sum(1)
+    matched = weights @ np.diag(share) / weights.sum(1)
     pairs = weights.sum(1) ** 2 - (weights**2).sum(1)
     rest = np.einsum("ri,ij,rj->r", weights, share, weights, optimize=True) - weights**2 @ np.diag(share)
-    return own, np.divide(rest, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return matched, np.divide(rest, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
 NEAR = 0.25  # arcsec around the dark matter that counts as on it

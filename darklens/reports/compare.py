@@ -1,8 +1,8 @@
 """Which of several networks is better, and could that be chance? Their predictions for the same images, side by side.
 
 runs = [load_run(folder) for folder in folders]         # or evaluate_runs(folders, dataset.scan("images_f"))
-found = compare(runs, results.make_run_folder(".", "compare"))
-print(table(found))
+comparison = compare(runs, make_run_folder(".", "compare"))
+print(table(comparison))
 
 References: DeLong et al. 1988, Biometrics 44:837 (AUC of a class); Efron & Tibshirani 1993 (paired bootstrap of the
 macro AUC); McNemar 1947, Psychometrika 12:153 (accuracy); Holm 1979, Scand. J. Stat. 6:65 (many pairs).
@@ -59,13 +59,13 @@ def _groups(runs: Sequence[Run], rows: list[dict]) -> list[dict]:
 
 
 def _over_seeds(name: str, rows: list[dict]) -> dict[str, Any]:
-    found = {"name": name, "runs": [row["name"] for row in rows], "seeds": len(rows)}
+    summary: dict[str, Any] = {"name": name, "runs": [row["name"] for row in rows], "seeds": len(rows)}
     for key in FIGURES:
         values = [row[key]["value"] for row in rows]
-        known = None not in values
-        mean, spread = (float(np.mean(values)), float(np.std(values, ddof=1))) if known else (None, None)
-        found[key] = {"mean": mean, "spread": spread}
-    return found
+        defined = None not in values
+        mean, spread = (float(np.mean(values)), float(np.std(values, ddof=1))) if defined else (None, None)
+        summary[key] = {"mean": mean, "spread": spread}
+    return summary
 
 
 def compare(runs: Sequence[Run], folder: str | Path, resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def compare(runs: Sequence[Run], folder: str | Path, resamples: int = 10_000, se
 
     Returns
     -------
-    dict, ready for JSON, in which what is not known or not defined is None:
+    dict, ready for JSON; None where a figure is not defined:
         images, classes, data_dir, split, bootstrap, seed, level, correction : what was asked, of which images.
         runs : a row each: `name` (short), `run`, `folder`, `group`, `order`, `arch`, `head`, `recipe`, `seed`, and
             `accuracy`, `macro_auc`, `micro_auc`, `log_loss` with `{"value", "interval"}`.
@@ -93,9 +93,9 @@ def compare(runs: Sequence[Run], folder: str | Path, resamples: int = 10_000, se
     check_same_images(runs)
     names, first = unique(label_runs(runs), runs), runs[0].predictions
     draws = [significance.bootstrap(run.predictions.logits, first.labels, resamples, seed) for run in runs]
-    rows = [_row(run, name, drawn) for run, name, drawn in zip(runs, names, draws, strict=True)]
+    rows = [_row(run, name, samples) for run, name, samples in zip(runs, names, draws, strict=True)]
     pairs = compare_pairs(runs, rows, draws)
-    found = {
+    comparison = {
         "images": len(first.labels),
         "classes": first.classes,
         "data_dir": first.data_dir,
@@ -108,15 +108,15 @@ def compare(runs: Sequence[Run], folder: str | Path, resamples: int = 10_000, se
         "groups": _groups(runs, rows),
         "pairs": pairs,
     }
-    files.save_json(Path(folder) / "compare.json", found)
+    files.save_json(Path(folder) / "compare.json", comparison)
     _draw(folder, runs, rows)
-    return found
+    return comparison
 
 
-def _row(run: Run, name: str, drawn: dict[str, np.ndarray]) -> dict[str, Any]:
-    found = summary.evaluate(*run.predictions[:2], run.predictions.classes, bootstrap=0)
+def _row(run: Run, name: str, samples: dict[str, np.ndarray]) -> dict[str, Any]:
+    metrics = summary.evaluate(*run.predictions[:2], run.predictions.classes, bootstrap=0)
     place, config = run_name(run.folder), run.record.config
-    auc = {key: found["auc"][key]["value"] for key in ("macro", "micro")}
+    auc = {key: metrics["auc"][key]["value"] for key in ("macro", "micro")}
     return {
         "name": name,
         "run": place,
@@ -124,9 +124,9 @@ def _row(run: Run, name: str, drawn: dict[str, np.ndarray]) -> dict[str, Any]:
         **describe_network(run.record, place.split("/")[0]),
         "recipe": config and config.recipe,
         "seed": config and config.seed,
-        "accuracy": {"value": found["accuracy"], "interval": interval(drawn["accuracy"])},
-        **{f"{key}_auc": {"value": value, "interval": interval(drawn[key])} for key, value in auc.items()},
-        "log_loss": {"value": found["log_loss"], "interval": None},
+        "accuracy": {"value": metrics["accuracy"], "interval": interval(samples["accuracy"])},
+        **{f"{key}_auc": {"value": value, "interval": interval(samples[key])} for key, value in auc.items()},
+        "log_loss": {"value": metrics["log_loss"], "interval": None},
     }
 
 

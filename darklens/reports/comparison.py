@@ -26,7 +26,7 @@ def compare_pairs(runs: Sequence[Run], rows: list[dict], draws: list[dict]) -> l
     """
     numbers = range(len(runs))
     chosen = itertools.combinations(numbers, 2) if len(runs) <= ALL_PAIRS else ((0, k) for k in numbers[1:])
-    sides = [(run.predictions, row, drawn) for run, row, drawn in zip(runs, rows, draws, strict=True)]
+    sides = [(run.predictions, row, samples) for run, row, samples in zip(runs, rows, draws, strict=True)]
     pairs = [_test_pair(sides[a], sides[b]) for a, b in chosen]
     for key in ("macro_auc", "accuracy"):
         _correct([pair[key] for pair in pairs])
@@ -39,15 +39,17 @@ def compare_pairs(runs: Sequence[Run], rows: list[dict], draws: list[dict]) -> l
 
 def _test_pair(a: tuple, b: tuple) -> dict[str, Any]:
     """Three tests of two networks, each given as predictions, row and bootstrap draws."""
-    (first, row, drawn), (second, other, drawn_other) = a, b
-    right = [p.logits.argmax(axis=1) == p.labels for p in (first, second)]
-    accuracy = significance.difference(_minus(row, other, "accuracy"), drawn["accuracy"] - drawn_other["accuracy"])
+    (first, row, samples), (second, other, other_samples) = a, b
+    correct = [p.logits.argmax(axis=1) == p.labels for p in (first, second)]
+    accuracy = significance.difference(_minus(row, other, "accuracy"), samples["accuracy"] - other_samples["accuracy"])
     return {
         "a": row["name"],
         "b": other["name"],
         "identical": bool(np.array_equal(first.logits, second.logits)),
-        "macro_auc": significance.difference(_minus(row, other, "macro_auc"), drawn["macro"] - drawn_other["macro"]),
-        "accuracy": accuracy | {"p": significance.mcnemar_test(*right)},
+        "macro_auc": significance.difference(
+            _minus(row, other, "macro_auc"), samples["macro"] - other_samples["macro"]
+        ),
+        "accuracy": accuracy | {"p": significance.mcnemar_test(*correct)},
         "per_class": _test_classes(first, second),
     }
 
@@ -59,15 +61,15 @@ def _minus(row: dict, other: dict, key: str) -> float | None:
 
 def _test_classes(first: Predictions, second: Predictions) -> dict[str, dict]:
     """DeLong's test of the AUC of each class against the rest, None where a side has fewer than two images."""
-    scores, found = [probabilities.log_odds(predictions.logits) for predictions in (first, second)], {}
+    scores, tests = [probabilities.log_odds(predictions.logits) for predictions in (first, second)], {}
     for k, name in enumerate(first.classes):
         positive = first.labels == k
         if min(positive.sum(), (~positive).sum()) < 2:
-            found[name] = {"difference": None, "z": None, "p": None}
+            tests[name] = {"difference": None, "z": None, "p": None}
             continue
         a, b, z, p = significance.delong_test(scores[0][:, k], scores[1][:, k], positive)
-        found[name] = {"difference": a - b, "z": z, "p": p}
-    return found
+        tests[name] = {"difference": a - b, "z": z, "p": p}
+    return tests
 
 
 def _correct(tests: list[dict]) -> None:
@@ -96,9 +98,9 @@ def _order(pair: dict) -> tuple[str, str]:
     return (pair["b"], pair["a"]) if (pair["macro_auc"]["difference"] or 0) < 0 else (pair["a"], pair["b"])
 
 
-def _size(test: dict, ours: bool) -> str:
-    """`0.0123 [0.0040, 0.0210], p = 0.003`: a minus b if `ours`, else b minus a; more digits for a small one."""
-    sign = 1 if ours else -1
+def _size(test: dict, a_minus_b: bool) -> str:
+    """`0.0123 [0.0040, 0.0210], p = 0.003`: a minus b, or b minus a; more digits for a small one."""
+    sign = 1 if a_minus_b else -1
     low, high = sorted(sign * end for end in test["interval"])
     digits = 4 if max(abs(low), abs(high)) >= 0.001 else 6
     value, low, high = (
@@ -112,19 +114,24 @@ def _p(test: dict) -> str:
     return "no test" if p is None else "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
-def table(found: dict[str, Any]) -> str:
-    """What `compare` found: who the networks are, their figures, mean and spread over seeds, a sentence per pair."""
-    title = f"{len(found['runs'])} networks, {found['images']:,} images of {found['data_dir']}/{found['split']}"
-    parts = [title, _table_of_runs(found["runs"]), "In brackets 95% intervals:\n" + _table_of_figures(found["runs"])]
-    if found["groups"]:
-        parts.append("Mean over seeds and their standard deviation:\n" + _table_of_groups(found["groups"]))
-    return "\n\n".join([*parts, _pairs(found)])
+def table(comparison: dict[str, Any]) -> str:
+    """The result of `compare`: who the networks are, their figures, mean and spread over seeds, a sentence per pair."""
+    images = f"{comparison['images']:,} images of {comparison['data_dir']}/{comparison['split']}"
+    title = f"{len(comparison['runs'])} networks, {images}"
+    parts = [
+        title,
+        _table_of_runs(comparison["runs"]),
+        "In brackets 95% intervals:\n" + _table_of_figures(comparison["runs"]),
+    ]
+    if comparison["groups"]:
+        parts.append("Mean over seeds and their standard deviation:\n" + _table_of_groups(comparison["groups"]))
+    return "\n\n".join([*parts, _pairs(comparison)])
 
 
 def _table_of_runs(rows: list[dict]) -> str:
     titles = ["network", "group", "arch", "head", "recipe", "seed", "run"]
-    kept = ("arch", "head", "recipe", "seed", "run")
-    lines = [[row["name"], spell_group(row["group"], row["order"]), *(row[key] for key in kept)] for row in rows]
+    keys = ("arch", "head", "recipe", "seed", "run")
+    lines = [[row["name"], spell_group(row["group"], row["order"]), *(row[key] for key in keys)] for row in rows]
     return align([titles, *lines])
 
 
@@ -147,12 +154,12 @@ def _table_of_groups(groups: list[dict]) -> str:
     return align([["network", "seeds", *FIGURES.values()], *lines])
 
 
-def _pairs(found: dict) -> str:
+def _pairs(comparison: dict) -> str:
     """A sentence per pair, and under it the tests of accuracy and of the classes."""
-    count = len(found["pairs"])
+    count = len(comparison["pairs"])
     p = f"p is corrected for {count} pairs (Holm), intervals are each pair's own" if count > 1 else "one pair"
     lines = [f"Tests on the same images; {p}. What other seeds would give is not in them."]
-    for pair in found["pairs"]:
+    for pair in comparison["pairs"]:
         lines += [f"- {pair['sentence']}"] + [f"  {_other_tests(pair)}"] * (not pair["identical"])
     return "\n".join(lines)
 

@@ -34,12 +34,12 @@ def measure_equivariance(run: Callable[[Tensor], Tensor], images: Tensor, symmet
         and `interpolated`, turns by multiples of 15 degrees with bilinear resampling ("angle", "max", "mean").
     """
     reference = run(images)
-    own = symmetry.exact_elements() if symmetry else [(False, 0)]
+    group_elements = symmetry.exact_elements() if symmetry else [(False, 0)]
     elements = [(mirror, turns) for mirror in (False, True) for turns in range(4) if mirror or turns]
     exact = []
     for element in elements:
         change = _change(run(transform(images, *element)), reference)
-        exact.append({"name": _name(*element), "in_group": element in own, **change})
+        exact.append({"name": _name(*element), "in_group": element in group_elements, **change})
     angles = [angle for angle in range(STEP, 360, STEP) if angle % 90]
     turned = [{"angle": angle, **_change(run(turn(images, angle)), reference)} for angle in angles]
     largest = max((e["max"] for e in exact if e["in_group"]), default=0.0)
@@ -85,8 +85,8 @@ def equivariance_of(classifier: Classifier, batches: Batches) -> dict:
     images = torch.from_numpy(
         np.stack([source.read(i, classifier.preprocess.window).values.astype("f8") for i in chosen])
     )  # (n, 1, H, W)
-    found = measure_equivariance(lambda turned: run(classifier.preprocess(turned)), images, group)
-    return found | {"includes": "fit"}
+    report = measure_equivariance(lambda turned: run(classifier.preprocess(turned)), images, group)
+    return report | {"includes": "fit"}
 
 
 def multiplications(classifier: Classifier) -> float:

@@ -1,7 +1,7 @@
 """Why does a network decide as it does? Maps of the pixels that speak for a class, scored against the dark matter.
 
     maps = attribute(classifier, classifier.preprocess(images))        # (B, S, S)
-    found = explain(classifier, split, logits, folder)                 # explain.png, .pdf, .json
+    report = explain(classifier, split, logits, folder)                 # explain.png, .pdf, .json
 
 What is explained is the logit of a class less the mean of the others: adding a number to all logits changes no
 probability, and doesn't change this either (a logit alone it would). Blank is an image of zeros: a standardised
@@ -37,7 +37,9 @@ from darklens.simulation.truth import Truth
 from darklens.storage.files import save_json
 
 
-def most_confident(labels: np.ndarray, probabilities: np.ndarray, right: int = 2, wrong: int = 2) -> list[list[int]]:
+def most_confident(
+    labels: np.ndarray, probabilities: np.ndarray, correct: int = 2, mistaken: int = 2
+) -> list[list[int]]:
     """For each class the images (by index) that the network is surest of: right ones, then mistakes.
 
     labels: (n,), probabilities: (n, K). Equal ones in the order of the split.
@@ -46,7 +48,7 @@ def most_confident(labels: np.ndarray, probabilities: np.ndarray, right: int = 2
     rows = []
     for k in range(probabilities.shape[1]):
         good, bad = (labels == k) & (predicted == k), (labels == k) & (predicted != k)
-        rows.append([i for kind, most in ((good, right), (bad, wrong)) for i in _surest(kind, sureness)[:most]])
+        rows.append([i for kind, count in ((good, correct), (bad, mistaken)) for i in _surest(kind, sureness)[:count]])
     return rows
 
 
@@ -60,6 +62,7 @@ def explain(
     split: Split,
     logits: np.ndarray,
     folder: str | Path,
+    *,
     choose: Callable[[np.ndarray, np.ndarray], list[list[int]]] = most_confident,
     scored: int = 32,
     steps: int = 32,
@@ -103,28 +106,28 @@ def _draw_fits(classifier: Classifier, split: Split, rows: list[list[int]], fold
     """What was fitted to the images of the gallery, `fits.png`, and where that asks for subhalos, `detection.png`."""
     chosen = [i for row in rows for i in row]
     images = np.stack([split.images.read(i).values.astype(float) for i in chosen])  # (m, 1, H, W)
-    found = fit(images[:, 0], classifier.preprocess.smooth_model)
+    fits = fit(images[:, 0], classifier.preprocess.smooth_model)
     titles = [split.images.name(i) for i in chosen]
-    plot_fits(folder, images[:, 0], found, titles)
-    found, truth = found[:MOST_ROWS], load_truth(split, chosen[:MOST_ROWS])
-    known = {} if truth is None else {"total_mass": truth.parameters["lens.total_mass"]}
-    seen = detect(found, (SHOWN,), **known)
-    plot_detection(folder, images[:, 0], found, seen, titles, truth and segments(truth))
+    plot_fits(folder, images[:, 0], fits, titles)
+    fits, truth = fits[:MOST_ROWS], load_truth(split, chosen[:MOST_ROWS])
+    total_mass = None if truth is None else truth.parameters["lens.total_mass"]
+    maps = detect(fits, (SHOWN,), **({} if total_mass is None else {"total_mass": total_mass}))
+    plot_detection(folder, images[:, 0], fits, maps, titles, truth and segments(truth))
 
 
 def _score(classifier: Classifier, split: Split, chosen: np.ndarray, truth: Truth, attributed: Callable) -> dict:
     """The alignment of the maps of some images' true class with their dark matter."""
     images, targets = load_images(classifier, split, chosen), split.labels[chosen]
-    near = distances(truth, classifier.preprocess) < NEAR
+    on_matter = distances(truth, classifier.preprocess) < NEAR
     maps = attributed(classifier, images, targets).cpu()
     error = _completeness_error(classifier, images, targets, maps)
-    control = _both(attributed(_untrained(classifier), images, targets).cpu(), near)
-    return {**_both(maps, near), "untrained": control, "completeness_error": error}
+    control = _both(attributed(_untrained(classifier), images, targets).cpu(), on_matter)
+    return {**_both(maps, on_matter), "untrained": control, "completeness_error": error}
 
 
-def _both(maps: Tensor, near: np.ndarray) -> dict:
+def _both(maps: Tensor, on_matter: np.ndarray) -> dict:
     kinds = {"absolute": maps.abs(), "positive": maps.clamp(min=0)}
-    return {name: alignment(kind.numpy(), near) for name, kind in kinds.items()}
+    return {name: alignment(kind.numpy(), on_matter) for name, kind in kinds.items()}
 
 
 def _untrained(classifier: Classifier, seed: int = 0) -> Classifier:
@@ -142,6 +145,6 @@ def _completeness_error(classifier: Classifier, images: Tensor, targets: np.ndar
     Small for integrated gradients with enough steps.
     """
     targets = torch.as_tensor(targets)
-    seen, blank = (contrast(outputs(classifier, x).cpu(), targets) for x in (images, torch.zeros_like(images)))
-    change = seen - blank
+    logits, blank = (contrast(outputs(classifier, x).cpu(), targets) for x in (images, torch.zeros_like(images)))
+    change = logits - blank
     return ((maps.sum((1, 2)) - change).abs().max() / change.abs().mean().clamp(min=1e-30)).item()

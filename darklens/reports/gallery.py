@@ -53,8 +53,8 @@ def gallery(
     names, cells = tick_labels(classifier.classes, 12), {}
     for n, i in enumerate(chosen):
         title = f"true: {names[split.labels[i]]}\nsays: {names[predicted[n]]} {probabilities[i].max():.1%}"
-        right = predicted[n] == split.labels[i]
-        cells[i] = {"image": images[n].mean(0).numpy(), "map": maps[n], "title": title, "right": right} | pieces[n]
+        correct = predicted[n] == split.labels[i]
+        cells[i] = {"image": images[n].mean(0).numpy(), "map": maps[n], "title": title, "correct": correct} | pieces[n]
     _draw_gallery(folder, [[cells[i] for i in row] for row in rows])
     return [
         {
@@ -72,11 +72,11 @@ def _pieces(split: Split, chosen: Sequence[int], preprocess: Preprocess) -> list
     truth = load_truth(split, chosen)
     if truth is None:
         return [{} for _ in chosen]
-    radius, found = NEAR / truth.recipe.image.pixel_scale, []
+    radius, pieces = NEAR / truth.recipe.image.pixel_scale, []
     for lines in segments(truth):
         columns, rows = to_pixels(truth, preprocess, lines[:, 0::2], lines[:, 1::2])
-        found.append({"columns": columns, "rows": rows, "radius": radius})
-    return found
+        pieces.append({"columns": columns, "rows": rows, "radius": radius})
+    return pieces
 
 
 @style.picture("explain")
@@ -90,20 +90,20 @@ def _draw_gallery(folder: str | Path, rows: list[list[dict]]) -> Path:
             _draw_pair(line[2 * number], line[2 * number + 1], cell)
     for axis in (axis for axis in axes.ravel() if not axis.images):
         axis.remove()
-    known = any("columns" in cell for row in rows for cell in row)
+    simulated = any("columns" in cell for row in rows for cell in row)
     limit = f"$10^{{{np.log10(HEAVY):.0f}}}\\,M_\\odot$"
-    note = f"; circles: subhalos above {limit}, lines: vortices" if known else ""
+    note = f"; circles: subhalos above {limit}, lines: vortices" if simulated else ""
     figure.suptitle(f"red speaks for the predicted class, blue against it{note}")
     return style.save_figure(figure, folder, "explain")
 
 
-def _draw_pair(left, right, cell: dict) -> None:
+def _draw_pair(image_axis, map_axis, cell: dict) -> None:
     smooth = gaussian_filter(cell["map"], SMOOTH)
     limit = np.percentile(abs(smooth), 99.8) or 1.0
-    left.imshow(cell["image"], cmap="inferno")
-    right.imshow(smooth, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    left.set_title(cell["title"], fontsize=9, color="black" if cell["right"] else "#bd1f01", loc="left")
-    for axis, colour in ((left, "white"), (right, "black")):
+    image_axis.imshow(cell["image"], cmap="inferno")
+    map_axis.imshow(smooth, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    image_axis.set_title(cell["title"], fontsize=9, color="black" if cell["correct"] else "#bd1f01", loc="left")
+    for axis, colour in ((image_axis, "white"), (map_axis, "black")):
         _draw_pieces(axis, cell, colour)
 
 

@@ -26,23 +26,23 @@ SAMPLE = 16  # files that stand for a data set
 def write_report(
     folder: Path, classifier: Classifier, logits: np.ndarray, split: Split, details: dict, symmetry: dict | None = None
 ) -> dict:
-    """Evaluate logits (n, K) of the images of `split`, write everything into `folder`, return what was found.
+    """Evaluate logits (n, K) of the images of `split`, write everything into `folder`, return the metrics.
 
     details: further entries of `metrics.json`; symmetry: from `measure_equivariance`. Raises ResultsError.
     """
-    found = summary.evaluate(logits, split.labels, classifier.classes, temperature=classifier.temperature)
-    found |= {"split": split.name, "best_epoch": classifier.epoch, **details}
+    metrics = summary.evaluate(logits, split.labels, classifier.classes, temperature=classifier.temperature)
+    metrics |= {"split": split.name, "best_epoch": classifier.epoch, **details}
     if symmetry is not None:
-        found["symmetry"] = symmetry
+        metrics["symmetry"] = symmetry
         run.plot_symmetry(folder, symmetry)
-    files.save_json(folder / "metrics.json", found)
+    files.save_json(folder / "metrics.json", metrics)
     records.save_predictions(folder, predictions_of(logits, split, classifier.classes))
-    _draw(folder, classifier, logits, split, found)
-    return found
+    _draw(folder, classifier, logits, split, metrics)
+    return metrics
 
 
 def predictions_of(logits: np.ndarray, split: Split, classes: Sequence[str]) -> Predictions:
-    """The logits (n, K) together with what they were found for. Raises ResultsError for a file that has gone."""
+    """The logits (n, K) with the images and labels that they are of. Raises ResultsError for a file that has gone."""
     names = np.array(split.images.names())
     root = Path(os.path.abspath(split.images.folder)).parent
     logits, labels = np.asarray(logits, dtype=np.float32), np.asarray(split.labels, dtype=np.int64)
@@ -60,12 +60,12 @@ def _sample(images: ImageSource) -> str:
     return PIXELS + digest.hexdigest()
 
 
-def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split, found: dict) -> None:
+def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split, metrics: dict) -> None:
     probabilities = softmax(logits)
     calibrated = softmax(logits / classifier.temperature) if classifier.temperature else None
-    roc.plot_roc(folder, probabilities, split.labels, classifier.classes, found)
-    run.plot_confusion(folder, found["confusion_matrix"], classifier.classes)
-    run.plot_reliability(folder, probabilities, split.labels, found, calibrated)
+    roc.plot_roc(folder, probabilities, split.labels, classifier.classes, metrics)
+    run.plot_confusion(folder, metrics["confusion_matrix"], classifier.classes)
+    run.plot_reliability(folder, probabilities, split.labels, metrics, calibrated)
     sureness, predicted = probabilities.max(1), probabilities.argmax(1)
     run.plot_mistakes(
         folder,
@@ -87,31 +87,31 @@ class _Images:
         return self.images.read(index, self.window).values.mean(0)
 
 
-def table(found: dict) -> str:
+def table(metrics: dict) -> str:
     """The main figures, for people."""
 
     def row(name: str, value: float | None, interval: list | None = None) -> str:
         spread = f"   [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
         return f"  {name:<28}" + ("      -" if value is None else f"{value:7.4f}{spread}")
 
-    auc = found["auc"]
-    rows = [f"{found['split']}: {found['images']} images, epoch {found['best_epoch']}; in brackets 95% intervals"]
-    rows.append(row("accuracy", found["accuracy"], found["accuracy_interval"]))
+    auc = metrics["auc"]
+    rows = [f"{metrics['split']}: {metrics['images']} images, epoch {metrics['best_epoch']}; in brackets 95% intervals"]
+    rows.append(row("accuracy", metrics["accuracy"], metrics["accuracy_interval"]))
     rows += [row(f"AUC {key} average", auc[key]["value"], auc[key]["interval"]) for key in ("macro", "micro")]
     rows += [row(f"AUC {name}", one["value"], one["interval"]) for name, one in auc["per_class"].items()]
     if auc.get("substructure"):
         rows.append(row("AUC substructure or none", auc["substructure"]["value"], auc["substructure"]["interval"]))
-    rows += [row(name.replace("_", " "), found[name]) for name in ("log_loss", "expected_calibration_error")]
-    if found.get("calibrated"):
-        after = found["calibrated"]
-        rows.append(row("temperature, fitted on val", found["temperature"]))
-        rows.append(row("log loss with it", after["log_loss"]))
-        rows.append(row("calibration error with it", after["expected_calibration_error"]))
-    if found.get("inference"):
-        rows.append(coverage.table(found["inference"]))
-    if "symmetry" in found:
+    rows += [row(name.replace("_", " "), metrics[name]) for name in ("log_loss", "expected_calibration_error")]
+    if metrics.get("calibrated"):
+        calibrated = metrics["calibrated"]
+        rows.append(row("temperature, fitted on val", metrics["temperature"]))
+        rows.append(row("log loss with it", calibrated["log_loss"]))
+        rows.append(row("calibration error with it", calibrated["expected_calibration_error"]))
+    if metrics.get("inference"):
+        rows.append(coverage.table(metrics["inference"]))
+    if "symmetry" in metrics:
         rows.append(
-            f"  {'equivariance error (exact)':<28}{found['symmetry']['largest_exact_change']:7.1e}   (probabilities)"
+            f"  {'equivariance error (exact)':<28}{metrics['symmetry']['largest_exact_change']:7.1e}   (probabilities)"
         )
     return "\n".join(rows)
 

@@ -74,13 +74,13 @@ def evaluate_runs(
 
 def _check_fit(folder: Path, classifier: Classifier, data: LensFolder) -> None:
     """The classes of the original's checkpoints have no names: there, their number must do."""
-    ours, channels = classifier.classes, classifier.channels
-    if classifier.record.original and len(ours) == len(data.classes):
-        ours = list(data.classes)
-    if (ours, channels) != (list(data.classes), data.channels):
+    classes, channels = classifier.classes, classifier.channels
+    if classifier.record.original and len(classes) == len(data.classes):
+        classes = list(data.classes)
+    if (classes, channels) != (list(data.classes), data.channels):
         raise ResultsError(
             f"{data.root}: {_kind(data.classes, data.channels)}, but the network in {folder} is for "
-            f"{_kind(ours, channels)}; choose data that all of the networks are for"
+            f"{_kind(classes, channels)}; choose data that all of the networks are for"
         )
 
 
@@ -92,11 +92,11 @@ def check_same_images(runs: Sequence[Run]) -> None:
     """Raises ResultsError unless there are two runs or more, all different, all of them for the same images."""
     if len(runs) < 2:
         raise ResultsError(f"expected two runs or more to compare, found {len(runs)}")
-    first, seen = runs[0], set()
+    first, folders = runs[0], set()
     for run in runs:
-        if run.folder.resolve() in seen:
+        if run.folder.resolve() in folders:
             raise ResultsError(f"{run.folder} is named twice; name different runs to compare")
-        seen.add(run.folder.resolve())
+        folders.add(run.folder.resolve())
         difference = _difference(first.predictions, run.predictions)
         if difference:
             raise ResultsError(

@@ -1,6 +1,6 @@
 """Which dark matter can a network see? Completeness against what the simulator put into each image.
 
-    found = sensitivity("images_f", "test", names, labels, logits, classes, folder)
+    report = sensitivity("images_f", "test", names, labels, logits, classes, folder)
 
 writes `sensitivity.png`, `.pdf` and `.json`: the fraction of the images with substructure that are classified right,
 and the fraction told from those without at 1% false positives, against the mass of the substructure and its place.
@@ -30,17 +30,17 @@ LEVEL = 0.95  # of the intervals
 LEVELS = (0.5, 0.9)  # completeness at which a mass is quoted
 
 
-def completeness(values: np.ndarray, found: dict[str, np.ndarray]) -> dict:
+def completeness(values: np.ndarray, passed: dict[str, np.ndarray]) -> dict:
     """Fractions found in bins of equal count of a quantity.
 
-    values: (n,), those that are not finite are left out; found: name -> (n,) bool. Returns lists of one entry a bin:
-    "low", "high", "median" of the values, "images", and for each name "found", "completeness" and "interval".
+    values: (n,), those that are not finite are left out; passed: criterion -> (n,) bool. Returns lists of one entry a
+    bin: "low", "high", "median" of the values, "images", and for each name "found", "completeness" and "interval".
     """
     bins = _equal_count(values)
     images = np.array([len(b) for b in bins])
     curve = {"low": [values[b[0]] for b in bins], "high": [values[b[-1]] for b in bins]}
     curve |= {"median": [np.median(values[b]) for b in bins], "images": images}
-    for name, flags in found.items():
+    for name, flags in passed.items():
         curve[name] = _share(np.array([flags[b].sum() for b in bins], dtype=int), images)
     return curve
 
@@ -54,8 +54,8 @@ def _equal_count(values: np.ndarray) -> list[np.ndarray]:
     return np.split(used, np.searchsorted(values[used], starts[1:])) if len(used) else []
 
 
-def _share(found: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
-    return {"found": found, "completeness": found / images, "interval": wilson(found, images, LEVEL)}
+def _share(count: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+    return {"found": count, "completeness": count / images, "interval": wilson(count, images, LEVEL)}
 
 
 def reached(curve: dict, name: str) -> dict[str, float | None]:
@@ -86,6 +86,7 @@ def sensitivity(
     labels: np.ndarray,
     logits: np.ndarray,
     classes: Sequence[str],
+    *,
     folder: str | Path,
 ) -> dict:
     """Measure and draw which dark matter a network sees in simulated images; `sensitivity.json`, `.png`, `.pdf`.
@@ -106,14 +107,14 @@ def sensitivity(
     """
     labels, logits = _checked(names, labels, logits, classes)
     truth = read_truth(data_root, split_name, names)
-    found, detection = _found(labels, logits, classes)
+    passed, detection = _criteria(labels, logits, classes)
     report = {"split": split_name, "level_of_intervals": LEVEL, "near_ring_arcsec": NEAR, "detection": detection}
     report["classes"] = {}
     for k in np.unique(labels):
         rows = np.flatnonzero(labels == k)
-        here = Truth(truth.parameters[rows], truth.recipe)
-        if here.parameters["substructure.mass"].any():
-            report["classes"][classes[k]] = _measure(here, {name: flags[rows] for name, flags in found.items()})
+        members = Truth(truth.parameters[rows], truth.recipe)
+        if members.parameters["substructure.mass"].any():
+            report["classes"][classes[k]] = _measure(members, {name: flags[rows] for name, flags in passed.items()})
     if not report["classes"]:
         raise DataError(f"{data_root}: expected images with dark-matter substructure in {split_name}, found none")
     save_json(Path(folder) / "sensitivity.json", report)
@@ -131,27 +132,31 @@ def _checked(names, labels, logits, classes) -> tuple[np.ndarray, np.ndarray]:
     return labels, logits
 
 
-def _found(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> tuple[dict, dict | None]:
-    """Which images are found, by criterion -> (n,) bool; and how detection was set."""
-    found = {"classified": logits.argmax(1) == labels}
+def _criteria(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> tuple[dict, dict | None]:
+    """Which images pass each criterion -> (n,) bool; and how detection was set."""
+    passed = {"classified": logits.argmax(1) == labels}
     none = without_substructure(classes)
     if none is None or not (labels == none).any():
-        return found, None
+        return passed, None
     scores = -log_odds(logits)[:, none]  # (n,) log odds of substructure
     limit = threshold(scores[labels == none])
-    found["detected"] = scores > limit
-    false = float(found["detected"][labels == none].mean())
-    return found, {"log_odds_above": limit, "false_positive_rate": false, "images_without": int((labels == none).sum())}
+    passed["detected"] = scores > limit
+    false = float(passed["detected"][labels == none].mean())
+    return passed, {
+        "log_odds_above": limit,
+        "false_positive_rate": false,
+        "images_without": int((labels == none).sum()),
+    }
 
 
-def _measure(truth: Truth, found: dict[str, np.ndarray]) -> dict:
+def _measure(truth: Truth, passed: dict[str, np.ndarray]) -> dict:
     """Totals and curves of the images of one class."""
     n = len(truth.parameters)
-    total = {name: _share(np.array([flags.sum()]), np.array([n])) for name, flags in found.items()}
+    total = {name: _share(np.array([flags.sum()]), np.array([n])) for name, flags in passed.items()}
     curves = {}
     for key, quantity in quantities(truth).items():
-        curve = completeness(quantity.of(truth), found)
+        curve = completeness(quantity.of(truth), passed)
         if quantity.threshold:
-            curve["reached"] = {name: reached(curve, name) for name in found}
+            curve["reached"] = {name: reached(curve, name) for name in passed}
         curves[key] = {"label": quantity.label, **curve}
     return {"images": n, "total": total, "curves": curves}

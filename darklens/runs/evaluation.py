@@ -97,7 +97,7 @@ def _look_closer(
     if is_simulated(folder.root):
         names = reports.predictions_of(logits, split, folder.classes).names
         try:
-            sensitivity(folder.root, split.name, names, split.labels, logits, classifier.classes, target)
+            sensitivity(folder.root, split.name, names, split.labels, logits, classifier.classes, folder=target)
         except DataError as error:
             print(f"warning: no sensitivity.png: {error}")
     if config.explain:

@@ -23,10 +23,10 @@ def find_pictures(folder: str | Path) -> tuple[str, list[str], int]:
             raise DataError(f"{folder}: expected a folder, or an image: {why_not(folder)}")
         return os.path.dirname(folder), [os.path.basename(folder)], 0
     real = os.path.realpath(folder)
-    pending, seen, names, skipped = entries(folder)[::-1], {real}, [], 0
+    pending, visited, names, skipped = entries(folder)[::-1], {real}, [], 0
     while pending:
         entry = pending.pop()
-        if _is_folder(entry, seen, real):
+        if _is_folder(entry, visited, real):
             pending += entries(entry.path)[::-1]
         elif is_file(entry, lambda name: find_extension(name) or unread_kind(name)):
             names.append(os.path.relpath(entry.path, folder))
@@ -37,7 +37,7 @@ def find_pictures(folder: str | Path) -> tuple[str, list[str], int]:
     return folder, names, skipped
 
 
-def _is_folder(entry: os.DirEntry, seen: set[str], root: str) -> bool:
+def _is_folder(entry: os.DirEntry, visited: set[str], root: str) -> bool:
     """True for a folder to enter, which is then seen: not hidden, no link to what is found without it."""
     try:
         if entry.name.startswith((".", "__")) or not entry.is_dir():
@@ -45,7 +45,7 @@ def _is_folder(entry: os.DirEntry, seen: set[str], root: str) -> bool:
     except OSError:  # a link to itself
         return False
     real = os.path.realpath(entry.path)
-    if real in seen or (entry.is_symlink() and Path(real).is_relative_to(root)):
+    if real in visited or (entry.is_symlink() and Path(real).is_relative_to(root)):
         return False
-    seen.add(real)
+    visited.add(real)
     return True

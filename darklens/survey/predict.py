@@ -53,30 +53,30 @@ from darklens.survey.tables import Tally
 class Counts(NamedTuple):
     """Files that were classified, those among them with a flag, files rejected; strays and hidden files skipped.
 
-    before: how many of them had been in the table before, of a part that was killed. unused: columns of the list that
-    are for a fit, of a network without one.
+    rows_before: how many of them had been in the table before, of a part that was killed. unused: columns of the list
+    that are for a fit, of a network without one.
     """
 
     classified: int
     flagged: int
     rejected: int
     skipped: int
-    before: int = 0
+    rows_before: int = 0
     unused: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, tally: Tally, skipped: int, before: int, unused: tuple[str, ...]) -> Counts:
-        return cls(tally.classified, tally.flagged, tally.rejected, skipped, before, unused)
+    def of(cls, tally: Tally, skipped: int, rows_before: int, unused: tuple[str, ...]) -> Counts:
+        return cls(tally.classified, tally.flagged, tally.rejected, skipped, rows_before, unused)
 
     def summary(self) -> str:
         """One line for people."""
         why = " (the column `flag` says why)" if self.rejected else ""
-        before = f"; {self.before} rows were there before" if self.before else ""
+        earlier = f"; {self.rows_before} rows were there before" if self.rows_before else ""
         names = " and ".join(self.unused)
         unused = f"; {names} of the list not used: this network sees the image, not a fit" if names else ""
         return (
             f"{self.classified} images classified, {self.flagged} of them flagged; {self.rejected} rejected{why}; "
-            f"{self.skipped} other files and folders skipped{before}{unused}"
+            f"{self.skipped} other files and folders skipped{earlier}{unused}"
         )
 
 
@@ -125,8 +125,8 @@ def predict_folder(
         table = open_part(Part(survey, columns, width, origin, Path(output), Path(embeddings) if embeddings else None))
     reader = SurveyReader(survey, classifier, Reading(hdu, resample, classifier.pixel_scale))
     workers, reason = machine.usable_cores() if workers is None else workers, ""
-    with table as (writer, before), progress(len(reader), "predicting", quiet=quiet, start=before) as bar:
-        chunks = [np.arange(i, min(i + batch_size, len(reader))) for i in range(before, len(reader), batch_size)]
+    with table as (writer, rows_before), progress(len(reader), "predicting", quiet=quiet, start=rows_before) as bar:
+        chunks = [np.arange(i, min(i + batch_size, len(reader))) for i in range(rows_before, len(reader), batch_size)]
         batches = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
         predictor = classifier.predictor(precision, device)
         with contextlib.closing(batches):
@@ -138,7 +138,7 @@ def predict_folder(
         if not (part or writer.tally.classified):
             raise DataError(f"{folder}: no file of {len(reader)} is an image for this network; the first: {reason}")
     unused = () if classifier.preprocess.smooth_model else survey.side_files
-    return Counts.of(writer.tally, survey.skipped, before, unused)
+    return Counts.of(writer.tally, survey.skipped, rows_before, unused)
 
 
 def _classify(predictor: Predictor, items: Sequence[Item]) -> None:

@@ -430,15 +430,22 @@ def test_mcnemar():
     assert significance.mcnemar_test(a, a) == 1.0
 
 
+def paired(a, b, labels, resamples, seed=0):
+    """The difference in macro AUC of two networks, both bootstrapped with one seed."""
+    draws = [significance.bootstrap(logits, labels, resamples, seed)["macro"] for logits in (a, b)]
+    macro = [summary.evaluate(logits, labels, CLASSES, bootstrap=0)["auc"]["macro"]["value"] for logits in (a, b)]
+    return significance.difference(macro[0] - macro[1], draws[0] - draws[1])
+
+
 def test_paired_bootstrap():
     logits, labels = drawn(n=400, separation=1.0)
     better = logits + 1.0 * np.eye(3)[labels]
-    result = significance.paired_bootstrap(better, logits, labels, resamples=500)
+    result = paired(better, logits, labels, resamples=500)
     truth = [sk.roc_auc_score(labels, metrics_probabilities.softmax(z), multi_class="ovr") for z in (better, logits)]
     assert result["difference"] == pytest.approx(truth[0] - truth[1], rel=1e-9)
     assert 0 < result["interval"][0] < result["difference"] < result["interval"][1]
     assert result["p"] == pytest.approx(2 / 501)
-    assert significance.paired_bootstrap(logits, logits, labels, resamples=100) == {
+    assert paired(logits, logits, labels, resamples=100) == {
         "difference": 0.0,
         "interval": [0.0, 0.0],
         "p": 1.0,
@@ -449,18 +456,21 @@ def test_pairing_narrows_the_interval():
     """Two nearly equal networks are told apart better on the same images than their own intervals suggest."""
     logits, labels = drawn(n=400)
     other = logits + 0.1 * np.random.default_rng(1).normal(size=logits.shape)
-    low, high = significance.paired_bootstrap(logits, other, labels, resamples=300)["interval"]
+    low, high = paired(logits, other, labels, resamples=300)["interval"]
     alone = summary.evaluate(logits, labels, CLASSES, bootstrap=300)["auc"]["macro"]["interval"]
     assert high - low < 0.3 * (alone[1] - alone[0])
 
 
 def test_bootstraps_of_one_seed_are_paired():
-    """Networks that are bootstrapped one by one see the same images: their difference is the paired bootstrap's."""
+    """Networks that are bootstrapped one by one see the same images: so are theirs of scikit-learn."""
     logits, labels = drawn(n=120)
     other, _ = drawn(n=120, seed=1)
     draws = [significance.bootstrap(one, labels, 150, seed=4) for one in (logits, other)]
-    together = significance.paired_bootstrap(logits, other, labels, 150, seed=4)
-    assert significance.difference(together["difference"], draws[0]["macro"] - draws[1]["macro"]) == together
+    counts = np.concatenate(list(metrics_auc.resample(len(labels), 150, 4)), axis=1)  # (n, resamples)
+    for number in range(0, 150, 10):
+        weights = {"sample_weight": counts[:, number], "multi_class": "ovr"}
+        a, b = (sk.roc_auc_score(labels, metrics_probabilities.softmax(z), **weights) for z in (logits, other))
+        assert draws[0]["macro"][number] - draws[1]["macro"][number] == pytest.approx(a - b, abs=1e-9)
     report = summary.evaluate(logits, labels, CLASSES, bootstrap=150, seed=4)
     for key in ("macro", "micro"):
         assert metrics_auc.interval(draws[0][key]) == report["auc"][key]["interval"]
@@ -477,7 +487,7 @@ def test_paired_bootstrap_is_honest():
         labels, shared = np.arange(150) % 3, rng.normal(size=(150, 3))
         shared[np.arange(150), labels] += 1.5
         one, other = (shared + 0.7 * rng.normal(size=(150, 3)) for _ in range(2))
-        result = significance.paired_bootstrap(one, other, labels, resamples=256, seed=seed)
+        result = paired(one, other, labels, resamples=256, seed=seed)
         covered += result["interval"][0] <= 0 <= result["interval"][1]
         p.append(result["p"])
     assert 0.89 <= covered / 200 <= 0.99

@@ -146,7 +146,7 @@ def test_roc_band_holds_its_curve():
 
 def test_absent_class_is_named_in_the_legend(figure):
     classes = ["no", "sphere", "vort"]
-    drawn = roc.plot_roc(".", *network(classes, absent=1)[:2], classes, network(classes, absent=1)[2], 3)
+    drawn = roc.plot_roc(".", *network(classes, absent=1)[:2], classes, network(classes, absent=1)[2], resamples=3)
     assert [text.get_text() for text in drawn.legends[0].get_texts()][1] == "sphere: not defined"
 
 

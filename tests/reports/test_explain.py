@@ -270,7 +270,7 @@ def test_chance_is_the_mean_over_others_by_brute_force():
     drawn = [0, 0, 3, 4, 0]
     pairs = [(i, j) for i in drawn for j in drawn if i != j]
     weights = np.bincount(drawn, minlength=5).astype(float)[None]
-    own, other = attribution._own_and_other(np.array(share), weights)
+    own, other = attribution._matched_and_chance(np.array(share), weights)
     assert own[0] == pytest.approx(np.mean([share[i][i] for i in drawn]))
     assert other[0] == pytest.approx(np.mean([share[i][j] for i, j in pairs]))
 
@@ -289,7 +289,7 @@ def test_most_confident_right_ones_then_mistakes():
     labels = np.array([0, 0, 0, 0, 0, 1, 1])
     probabilities = np.array([[0.8, 0.2], [0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.1, 0.9], [0.2, 0.8], [0.4, 0.6]])
     assert explain.most_confident(labels, probabilities) == [[1, 2, 4, 3], [5, 6]]
-    assert explain.most_confident(labels, probabilities, right=1, wrong=1) == [[1, 4], [5]]
+    assert explain.most_confident(labels, probabilities, correct=1, mistaken=1) == [[1, 4], [5]]
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ def test_levels_are_where_the_curve_rises_for_good():
 def test_network_that_sees_above_a_mass(folder, names, tmp_path):
     """Its curve is a step at that mass, and in nothing else as sharp."""
     mass = read_truth(folder, "test", names).parameters["substructure.mass"] / 1e12
-    found = sensitivity.sensitivity(folder, "test", names, LABELS, logits_of(mass > 0.04), CLASSES, tmp_path)
+    found = sensitivity.sensitivity(folder, "test", names, LABELS, logits_of(mass > 0.04), CLASSES, folder=tmp_path)
     assert list(found["classes"]) == ["sphere", "vort"]
     assert found["detection"]["false_positive_rate"] == pytest.approx(2 / 240)
     for name, one in found["classes"].items():
@@ -198,7 +198,7 @@ def test_network_that_sees_near_the_ring(folder, names, tmp_path):
     parameters = read_truth(folder, "test", names).parameters
     x, y, _ = lenses_truth.heaviest(parameters)
     near = abs(ring_distance(parameters, x, y)) < 0.3
-    found = sensitivity.sensitivity(folder, "test", names, LABELS, logits_of(near), CLASSES, tmp_path)
+    found = sensitivity.sensitivity(folder, "test", names, LABELS, logits_of(near), CLASSES, folder=tmp_path)
     curve = found["classes"]["sphere"]["curves"]["heaviest_from_ring"]
     share = dict(zip(np.round(curve["median"], 6), curve["detected"]["completeness"], strict=True))
     best = max(share, key=share.get)
@@ -208,7 +208,7 @@ def test_network_that_sees_near_the_ring(folder, names, tmp_path):
 
 def test_what_is_written(folder, names, tmp_path):
     logits = logits_of(np.arange(len(names)) % 2 == 0)
-    found = sensitivity.sensitivity(folder, "test", names, LABELS, logits, CLASSES, tmp_path)
+    found = sensitivity.sensitivity(folder, "test", names, LABELS, logits, CLASSES, folder=tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == [f"sensitivity.{kind}" for kind in ("json", "pdf", "png")]
     stored = json.loads((tmp_path / "sensitivity.json").read_text())
     assert stored["classes"]["vort"]["images"] == COUNT
@@ -216,7 +216,7 @@ def test_what_is_written(folder, names, tmp_path):
         float(v) for v in found["classes"]["vort"]["curves"]["length"]["low"]
     ]
     first = (tmp_path / "sensitivity.pdf").read_bytes()
-    sensitivity.sensitivity(folder, "test", names, LABELS, logits, CLASSES, tmp_path)
+    sensitivity.sensitivity(folder, "test", names, LABELS, logits, CLASSES, folder=tmp_path)
     assert (tmp_path / "sensitivity.pdf").read_bytes() == first
 
 
@@ -224,7 +224,7 @@ def test_without_a_class_of_no_substructure_only_the_classes_count(folder, names
     rows = LABELS > 0
     some = [name for name, kept in zip(names, rows, strict=True) if kept]
     logits = logits_of(np.ones(len(names), bool))[rows, 1:]
-    found = sensitivity.sensitivity(folder, "test", some, LABELS[rows] - 1, logits, CLASSES[1:], tmp_path)
+    found = sensitivity.sensitivity(folder, "test", some, LABELS[rows] - 1, logits, CLASSES[1:], folder=tmp_path)
     assert found["detection"] is None and list(found["classes"]["sphere"]["total"]) == ["classified"]
     assert found["classes"]["sphere"]["total"]["classified"]["completeness"] == [1.0]
 
@@ -232,8 +232,8 @@ def test_without_a_class_of_no_substructure_only_the_classes_count(folder, names
 def test_what_does_not_fit_is_refused(folder, names, tmp_path):
     logits = logits_of(np.ones(len(names), bool))
     with pytest.raises(ValueError, match="expected labels \\(n,\\) and logits \\(n, 3\\) of 720 images"):
-        sensitivity.sensitivity(folder, "test", names, LABELS[1:], logits, CLASSES, tmp_path)
+        sensitivity.sensitivity(folder, "test", names, LABELS[1:], logits, CLASSES, folder=tmp_path)
     with pytest.raises(DataError, match="expected images with dark-matter substructure in test, found none"):
         none = LABELS == 0
-        sensitivity.sensitivity(folder, "test", names[:COUNT], LABELS[none], logits[none], CLASSES, tmp_path)
+        sensitivity.sensitivity(folder, "test", names[:COUNT], LABELS[none], logits[none], CLASSES, folder=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -405,7 +405,7 @@ def test_a_killed_part_goes_on_with_the_same_bits(classifier, survey, tmp_path, 
     with open(tmp_path / "b.npy.partial", "ab") as file:
         file.write(torn)
     counts = predict_folder(classifier, survey, names[0], quiet=True, workers=0, embeddings=names[1], **options)
-    assert (counts.classified, counts.rejected, counts.before) == (10, 1, 6)
+    assert (counts.classified, counts.rejected, counts.rows_before) == (10, 1, 6)
     for kind in ("csv", "npy"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
     again = predict_folder(classifier, survey, names[0], quiet=True, workers=0, embeddings=names[1], **options)
