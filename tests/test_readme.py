@@ -26,8 +26,8 @@ from darklens.simulation.recipes import RECIPES
 CARDS = sorted([*ROOT.glob("pretrained/*.md"), *ROOT.glob("darklens/pretrained/*.md")])
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS]
 LINKED = list(dict.fromkeys([*PAGES, *sorted(ROOT.glob("*.md"))]))
-DOORS = r"(?:python (main|simulate|dataset|model)\.py|(python -m darklens|darklens|lens)) ?(.*)"
-OTHERS = r"(?:pytest|ruff|pip install|git clone|tensorboard|sbatch docs/slurm\.sh|\.ci/run)\b.*"  # not run here
+DOORS = r"(?:python (main|simulate|dataset|model)\.py|(python -m darklens|darklens)) ?(.*)"
+OTHERS = r"(?:pytest|ruff|mypy|pip install|git clone|tensorboard|sbatch docs/slurm\.sh|\.ci/run)\b.*"  # not run here
 STAMPS = "2026-11-22-10-30-00", "2026-11-22-11-30-00"
 TOY = ["--batch_size", "8", "--quiet", "--use_cuda", "False"]
 SMALL = {  # what makes the commands small, wherever the program keeps it

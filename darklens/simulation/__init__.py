@@ -1,1 +1,1 @@
-"""Strong lenses: physics, recipes, simulated images, smooth-lens fits."""
+"""Strong lenses: physics, recipes, simulated images."""
