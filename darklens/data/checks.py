@@ -51,12 +51,17 @@ class Request(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What readers of files return. scale: height and width of a pixel in arcsec, where the file says."""
+    """What readers of files return.
+
+    scale: height and width of a pixel in arcsec, where the file says; scale_problem: why it does not, where it seems
+    to.
+    """
 
     array: np.ndarray
     unit: str | None = None
     notes: tuple[str, ...] = ()
     scale: tuple[float, float] | None = None
+    scale_problem: str = ""
 
 
 def file_length(file: BinaryIO) -> int:

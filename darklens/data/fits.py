@@ -127,7 +127,7 @@ def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, image: Unit, u
     images = sum(other.side >= MIN_SIZE for other in units)
     notes = [f"{image.title} of {images} images"] if images > 1 else [image.title] if image.number else []
     notes += ["its unit, BUNIT, cannot be read"] if damaged else []
-    return Read(array, unit or None, tuple(notes), header_scale(image.header, units[0].header))
+    return Read(array, unit or None, tuple(notes), *header_scale(image.header, units[0].header))
 
 
 def _unpack(path: str | Path, file: BinaryIO) -> BinaryIO:

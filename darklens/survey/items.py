@@ -123,6 +123,7 @@ def _describe(item: Item, contents: Read, reading: Reading) -> tuple[float, floa
     item.unit, step = contents.unit or "", (1.0, 1.0)
     sides = _sides(item, contents)
     if sides is None:
+        item.flags += [contents.scale_problem] * bool(contents.scale_problem and reading.scale is not None)
         item.flags += ["no pixel scale in the file: not resampled"] * reading.resample
         return step
     item.scale = format_cell(mean_scale(sides))
@@ -143,7 +144,7 @@ def _sides(item: Item, contents: Read) -> tuple[float, float] | None:
     """Height and width of a pixel in arcsec, by the file's header, else by the list."""
     listed = item.entry.pixel_scale
     if contents.scale is None:
-        return listed and (listed, listed)
+        return (listed, listed) if listed else None
     if listed and abs(listed / mean_scale(contents.scale) - 1) > OFF:
         item.flags.append(f"the list's pixel_scale {listed:.4g} is not the file's, which was used")
     return contents.scale

@@ -97,9 +97,9 @@ HEADERS = {
     "cdelt": (wcs(0.2, "CDELT"), "0.2", "pixels of 0.2 arcsec"),
     "pixscale": ({"PIXSCALE": 0.1}, "0.1", "pixels of 0.1 arcsec"),
     "pixscay": ({"PIXSCAY": 0.05, "PIXSCAX": 0.08}, "0.0632456", "pixels of 0.05 x 0.08 arcsec"),
-    "damaged": ({"PIXSCALE": "wide"}, "", ""),
-    "zero": ({"PIXSCALE": 0.0}, "", ""),
-    "no sky": ({"CDELT1": 0.1, "CDELT2": 0.1, "CTYPE1": "WAVE"}, "", ""),
+    "damaged": ({"PIXSCALE": "wide"}, "", "no pixel scale in its header, although there is PIXSCALE"),
+    "zero": ({"PIXSCALE": 0.0}, "", "although there is PIXSCALE"),
+    "no sky": ({"CDELT1": 0.1, "CDELT2": 0.1, "CTYPE1": "WAVE"}, "", "although there is CDELT1"),
     "nothing": ({}, "", ""),
 }
 
