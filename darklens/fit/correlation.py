@@ -1,0 +1,82 @@
+"""Are neighbouring pixels' noise correlated? Measured in the residual of each image.
+
+Drizzled and resampled images have noise that was smoothed. Two high-passes of the residual, one of the finest detail
+and one of twice that, keep equal shares of white noise, and of noise that a Gaussian of `width` pixels has smoothed
+shares whose ratio says the width. What a model leaves is smooth, through the PSF, and moves neither.
+"""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darklens.fit.noise import HIGH_PASS, OUTLIER, HighPass
+
+WIDTHS = np.concatenate(([0.0], np.linspace(0.2, 1.2, 101)))  # pixels; below 0.2 nothing of a Gaussian is left to see
+SURE = 5.0  # standard deviations of white noise: what is less is white
+MIN_PIXELS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlation:
+    """Of the noise of B images."""
+
+    width: Tensor  # (B,) pixels: of the Gaussian that smoothed it; 0: white, as far as can be seen
+    lag: Tensor  # (B,) correlation of pixels side by side, as measured
+    certainty: Tensor  # (B,) standard deviations from white noise, positive where it is smoothed
+
+
+def measure_correlation(residual: Tensor, good: Tensor) -> Correlation:
+    """Of residuals (B, S, S) in standard deviations, where good (B, S, S) bool."""
+    fine, broad = (_mean_square(HIGH_PASS[kind], residual, good) for kind in ("data", "residual"))
+    number = good.sum((1, 2))
+    ratio = torch.where(broad > 0, fine / broad.clamp(min=1e-300), 1.0).clamp(min=1e-6)
+    certainty = -ratio.log() * number.sqrt() / _spread()
+    shares = np.array([HIGH_PASS["data"].response(w) / HIGH_PASS["residual"].response(w) for w in WIDTHS])
+    width = np.interp(-ratio.cpu().numpy(), -shares, WIDTHS)
+    lag = np.interp(width, WIDTHS, [side_by_side(w) for w in WIDTHS])
+    width, lag = (torch.as_tensor(each, device=residual.device) for each in (width, lag))
+    enough = number >= MIN_PIXELS
+    sure = enough & (certainty > SURE)
+    return Correlation(torch.where(sure, width, 0.0), torch.where(enough, lag, 0.0), torch.where(enough, certainty, 0.0))
+
+
+def side_by_side(width: float) -> float:
+    """The correlation of neighbours in noise that was smoothed by a Gaussian of `width` pixels."""
+    if width <= 0:
+        return 0.0
+    taps = np.exp(-0.5 * (np.arange(-8, 9) / width) ** 2)
+    return float((taps[1:] * taps[:-1]).sum() / (taps**2).sum())
+
+
+def _mean_square(high: HighPass, residual: Tensor, good: Tensor) -> Tensor:
+    """(B,) mean square of a high-pass where all its pixels are good, float64; outliers clipped."""
+    residual = torch.where(good, residual, 0.0).double()
+    square = high.filter(residual).square_()
+    whole = high.average(good.double()) > 1 - 1e-6
+    typical = torch.where(whole, square, torch.nan).flatten(1).nanmedian(1).values / 0.455  # of a chi-square
+    inside = whole & (square < OUTLIER**2 * typical[:, None, None])
+    return torch.where(inside, square, 0.0).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+
+
+@functools.cache
+def _spread() -> float:
+    """Standard deviation of the logarithm of the ratio in white noise, times the square root of the pixels."""
+    kernels = [_kernel(HIGH_PASS[kind]) for kind in ("data", "residual")]
+
+    def overlap(one: np.ndarray, other: np.ndarray) -> float:
+        from scipy import signal
+
+        return float(np.square(signal.correlate2d(one, other)).sum())
+
+    (a, b), ab = ([overlap(k, k) for k in kernels]), overlap(*kernels)
+    return math.sqrt(2 * (a + b - 2 * ab))
+
+
+def _kernel(high: HighPass) -> np.ndarray:
+    kernel = high.sign * np.outer(high.taps, high.taps)
+    kernel[len(kernel) // 2, len(kernel) // 2] += high.centre
+    return kernel
