@@ -8,8 +8,9 @@ from torch import Tensor
 
 from darklens.fit import noise as noises
 from darklens.fit import start as starts
+from darklens.fit.correlation import Correlation, measure_correlation
 from darklens.fit.model import SmoothModel
-from darklens.fit.noise import NoiseModel, Variance
+from darklens.fit.noise import HIGH_PASS, NoiseModel, Variance
 from darklens.fit.renderer import renderer
 from darklens.fit.search import Search
 from darklens.fit.solver import Problem, Solver, State, solve
@@ -96,12 +97,32 @@ class Batch:
         sky = torch.zeros_like(self.window.scale)
         return self.noise.variance(self.window, smooth.clamp(min=0), sky, filled, "data")
 
-    def measured_variance(self, q: Tensor, variance: Tensor) -> Variance:
-        """The noise that the residual at q shows."""
-        explained = self.explain(q, variance)
-        residual = torch.where(self.window.good, explained.residual, 0.0)
+    def measured_variance(self, q: Tensor, variance: Tensor) -> tuple[Variance, Correlation]:
+        """The noise that the residual at q shows. Measured noise is scaled as its correlation demands."""
+        explained, good, assumed = self.explain(q, variance), self.window.good, self.model.noise_correlation
+        residual = torch.where(good, explained.residual, 0.0)
         signal = explained.lights.sum(1).clamp(min=0)
-        return self.noise.variance(self.window, signal, explained.sky, residual, "residual")
+        noise = self.noise.variance(self.window, signal, explained.sky, residual, "residual")
+        correlation = measure_correlation(residual / noise.pixels.double().sqrt(), good, assumed)
+        if not isinstance(self.noise, noises.MeasuredNoise):
+            return noise, correlation
+        response = [HIGH_PASS["residual"].response(width) for width in (assumed, *correlation.width.tolist())]
+        return noise.scaled(response[0] / residual.new_tensor(response[1:])), correlation
+
+    def fitted_columns(self, q: Tensor, explained: Explained, variance: Tensor) -> Tensor:
+        """(B, P + L + 1 + E, S, S) all that was fitted, over the standard deviations: derivatives by the P free
+        parameters, lights, sky and further columns; one ray a pixel will do."""
+        model = dataclasses.replace(self.model, supersample=1)
+        camera = renderer(model, self.data.shape[-1], 1, str(self.data.device), self.data.dtype)
+        weight = torch.where(self.window.good, variance.rsqrt(), 0.0)[:, None]
+        columns = camera.columns(q)  # (B, R, S, S)
+        lights, mixing = camera.mixing()
+        mixed = torch.einsum("rpl,bl->bpr", mixing, explained.linear[:, : len(lights)]).to(columns.dtype)
+        derivatives = (mixed @ columns.flatten(2)).unflatten(2, columns.shape[2:])
+        parts = [derivatives, columns[:, lights], torch.ones_like(columns[:, :1])]
+        if self.columns is not None:
+            parts.append(self.columns.unflatten(2, columns.shape[2:]))
+        return torch.cat(parts, 1) * weight
 
 
 def prepare(

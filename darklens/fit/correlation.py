@@ -24,24 +24,43 @@ MIN_PIXELS = 200
 class Correlation:
     """Of the noise of B images."""
 
-    width: Tensor  # (B,) pixels: of the Gaussian that smoothed it; 0: white, as far as can be seen
+    width: Tensor  # (B,) pixels: of the Gaussian that smoothed it, as measured where that is sure, else as assumed
     lag: Tensor  # (B,) correlation of pixels side by side, as measured
-    certainty: Tensor  # (B,) standard deviations from white noise, positive where it is smoothed
+    certainty: Tensor  # (B,) standard deviations from what was assumed, positive where it is smoother
+    scale: Tensor  # (B,) the noise's standard deviation over that of the residuals' unit
+
+    @property
+    def inflation(self) -> Tensor:
+        """(B,) by how much a chi-square's variance exceeds that of white noise: the sum of squared correlations."""
+        squares = [_squares(width) ** 2 for width in self.width.tolist()]
+        return self.width.new_tensor(squares)
 
 
-def measure_correlation(residual: Tensor, good: Tensor) -> Correlation:
-    """Of residuals (B, S, S) in standard deviations, where good (B, S, S) bool."""
+def measure_correlation(residual: Tensor, good: Tensor, assumed: float = 0.0) -> Correlation:
+    """Of residuals (B, S, S) in standard deviations, where good (B, S, S) bool. assumed: pixels, a width."""
     fine, broad = (_mean_square(HIGH_PASS[kind], residual, good) for kind in ("data", "residual"))
     number = good.sum((1, 2))
     ratio = torch.where(broad > 0, fine / broad.clamp(min=1e-300), 1.0).clamp(min=1e-6)
-    certainty = -ratio.log() * number.sqrt() / _spread()
+    expected = HIGH_PASS["data"].response(assumed) / HIGH_PASS["residual"].response(assumed)
+    certainty = (math.log(expected) - ratio.log()) * number.sqrt() / _spread()
     shares = np.array([HIGH_PASS["data"].response(w) / HIGH_PASS["residual"].response(w) for w in WIDTHS])
     width = np.interp(-ratio.cpu().numpy(), -shares, WIDTHS)
     lag = np.interp(width, WIDTHS, [side_by_side(w) for w in WIDTHS])
     width, lag = (torch.as_tensor(each, device=residual.device) for each in (width, lag))
     enough = number >= MIN_PIXELS
-    sure = enough & (certainty > SURE)
-    return Correlation(torch.where(sure, width, 0.0), torch.where(enough, lag, 0.0), torch.where(enough, certainty, 0.0))
+    other = enough & ((certainty > SURE) | ((certainty < -SURE) & (assumed > 0)))
+    width = torch.where(other, width, assumed)
+    response = width.new_tensor([HIGH_PASS["residual"].response(w) for w in width.tolist()])
+    scale = torch.where(enough, (broad / response).sqrt(), 1.0)
+    return Correlation(width, torch.where(enough, lag, 0.0), torch.where(enough, certainty, 0.0), scale)
+
+
+def _squares(width: float) -> float:
+    """The sum of squared correlations along one axis."""
+    if width <= 0:
+        return 1.0
+    taps = np.exp(-0.5 * (np.arange(-8, 9) / width) ** 2)
+    return float(np.square(np.correlate(taps, taps, "full") / (taps**2).sum()).sum())
 
 
 def side_by_side(width: float) -> float:

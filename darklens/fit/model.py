@@ -27,6 +27,8 @@ from darklens.fit.components import BASE, reported_columns, table
 from darklens.fit.parameters import Table
 from darklens.fit.settings import RENAMED, ModelSettings
 
+# The last columns of `Fit.table`
+FIT_COLUMNS = "chi_square", "residual_significance", "noise_correlation", "noise_scale", "flag"
 NAMES = BASE.names  # of the parameters of a model without further components
 
 
@@ -74,7 +76,7 @@ class SmoothModel(ModelSettings):
         """Names of the columns of `Fit.table`."""
         names = [name for column in reported_columns(self) for name in column.names]
         columns = [column for name in names for column in (name, f"{name}_sd")]
-        return (*columns, *["light_amplitude"] * self.free_light, "chi_square", "flag")
+        return (*columns, *["light_amplitude"] * self.free_light, *FIT_COLUMNS)
 
     def held(self) -> np.ndarray:
         """(Q,) what each parameter is while it isn't free."""

@@ -32,6 +32,10 @@ class Variance:
     v0: Tensor  # (B,) of the empty sky
     k: Tensor  # (B,) per unit of signal
 
+    def scaled(self, factor: Tensor) -> "Variance":
+        """So many times (B,) as large."""
+        return Variance(self.pixels * factor[:, None, None].to(self.pixels.dtype), self.v0 * factor, self.k * factor)
+
 
 class NoiseModel(Protocol):
     """Says the variance of each pixel, given what is known of the signal."""

@@ -8,7 +8,10 @@ from darklens.fit import result as results
 from darklens.fit import score as scores
 from darklens.fit.batch import Batch, Explained
 from darklens.fit.components import BASE
+from darklens.fit.correlation import Correlation
+from darklens.fit.noise import MeasuredNoise, Variance
 from darklens.fit.result import Fit
+from darklens.fit.significance import correlated_covariance, significance
 from darklens.fit.solver import State
 
 POOR = 6.0  # chi-square per pixel above which another start is tried, and the fit flagged
@@ -16,22 +19,26 @@ FAINT = 50.0  # the source's light must improve chi-square by more
 MIN_PIXELS = 2 * len(BASE)  # fewer say nothing about so many parameters
 
 
-def report(batch: Batch, state: State, variance: Tensor, noise: Tensor, score_test: bool) -> tuple[Fit, np.ndarray]:
+def report(
+    batch: Batch, state: State, noise: Variance, correlation: Correlation, *, tests: bool = True
+) -> tuple[Fit, np.ndarray]:
     """The fits of a batch, and which of them (B,) bool the score test flags significantly enough to be fitted again.
 
-    variance: (B, S, S); noise: (B, 2), both in the data's unit. score_test: False leaves that test out.
+    noise, correlation: as `Batch.measured_variance` gives them. tests: False leaves out the score test and that of the
+    residual.
     """
-    q = batch.solver.finish(state)
+    q, variance = batch.solver.finish(state), noise.pixels
     explained = batch.explain(q, variance)
     arrays = _measured(batch, state, q, explained, variance) | _pictures(batch, explained, variance)
-    scale = batch.window.scale
-    arrays["noise"] = noise * torch.stack((scale.square(), scale), 1)
+    arrays |= _noise(batch, noise, correlation)
+    arrays |= _tested(batch, q, explained, variance, arrays, tests)
     lensed = (arrays["light_chi_square"] > FAINT) & (explained.linear[:, 0] > 0)
     flag, significant = _flags(batch, state, q, arrays, lensed), np.zeros(len(q), dtype=bool)
-    if score_test:
+    if tests:
         residual = torch.where(batch.window.good, explained.residual / variance.double().sqrt(), 0.0)
         excess = residual.square().sum((1, 2)) - arrays["pixels"]
-        tested, significant = scores.score_test(batch.solver, q, batch.problem(variance), excess)
+        spread = (2 * arrays["pixels"] * correlation.inflation).sqrt()
+        tested, significant = scores.score_test(batch.solver, q, batch.problem(variance), excess, spread)
         flag = np.where(flag == "", tested, flag)
     return Fit(batch.model, flag=flag, **{name: value.cpu().numpy() for name, value in arrays.items()}), significant
 
@@ -56,6 +63,34 @@ def _measured(batch: Batch, state: State, q: Tensor, explained: Explained, varia
         "pixels": pixels,
         "steps": state.steps,
     }
+
+
+def _noise(batch: Batch, noise: Variance, correlation: Correlation) -> dict[str, Tensor]:
+    """The noise in the image's units, and what was found of its correlation and scale."""
+    scale, known = batch.window.scale, not isinstance(batch.noise, MeasuredNoise)
+    return {
+        "noise": torch.stack((noise.v0, noise.k), 1) * torch.stack((scale.square(), scale), 1),
+        "noise_width": correlation.width,
+        "noise_correlation": correlation.lag,
+        "noise_scale": correlation.scale if known else torch.ones_like(correlation.scale),
+    }
+
+
+def _tested(
+    batch: Batch, q: Tensor, explained: Explained, variance: Tensor, arrays: dict[str, Tensor], tests: bool
+) -> dict[str, Tensor]:
+    """The residual's significance, and the covariance where the noise is correlated."""
+    width, covariance = arrays["noise_width"], arrays["covariance"].clone()
+    levels = torch.full_like(width, torch.nan)
+    if tests:
+        columns = batch.fitted_columns(q, explained, variance)
+        for value in width.unique().tolist():
+            rows = (width == value).nonzero()[:, 0]
+            arguments = arrays["residual"][rows], columns[rows], batch.window.good[rows]
+            levels[rows] = torch.as_tensor(significance(*arguments, value), device=q.device)
+            if value > 0:
+                covariance[rows] = correlated_covariance(covariance[rows], columns[rows], value)
+    return {"residual_significance": levels, "covariance": covariance}
 
 
 def _pictures(batch: Batch, explained: Explained, variance: Tensor) -> dict[str, Tensor]:

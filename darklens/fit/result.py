@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from darklens.fit.components import reported_columns
-from darklens.fit.model import SmoothModel
+from darklens.fit.model import FIT_COLUMNS, SmoothModel
 from darklens.fit.reported import KINDS, Measured
 
 CONSTANT, NO_LENS, NOT_CONVERGED, AT_BOUND, UNDETERMINED, POOR = (
@@ -30,8 +30,12 @@ class Fit:
     light_amplitude: np.ndarray  # (B,) the same of the lens galaxy; 0 where it is not fitted
     sky: np.ndarray  # (B,) in the image's units a pixel
     noise: np.ndarray  # (B, 2) variance of the empty sky; variance per unit of signal: in the image's units
+    noise_correlation: np.ndarray  # (B,) of pixels side by side, measured
+    noise_width: np.ndarray  # (B,) pixels: of the Gaussian that smoothed it, as it was used; 0: white
+    noise_scale: np.ndarray  # (B,) standard deviation measured over that of a noise map; 1 without one
     chi_square: np.ndarray  # (B,) per pixel
     light_chi_square: np.ndarray  # (B,) by how much the source's light improves chi-square over bare sky
+    residual_significance: np.ndarray  # (B,) standard deviations: how surely the residual is more than noise
     pixels: np.ndarray  # (B,) how many pixels counted
     steps: np.ndarray  # (B,) evaluations of the image at full resolution
     flag: np.ndarray  # (B,) str, "" where all is well
@@ -72,7 +76,7 @@ class Fit:
         for name, (value, deviation) in columns.items():
             table |= {name: value, f"{name}_sd": deviation}
         table |= {"light_amplitude": self.light_amplitude} if self.model.free_light else {}
-        return table | {"chi_square": self.chi_square, "flag": self.flag}
+        return table | {name: getattr(self, name) for name in FIT_COLUMNS}
 
     def _measured_columns(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Values and standard deviations (B,) by name."""

@@ -42,8 +42,9 @@ def fit(
     mask: (B, H, W) or (H, W), True where a pixel must not count; pixels that aren't finite never do.
     batch: images at once (None: 16 on a CPU, 512 elsewhere).
     pictures: False leaves out `image` and `deviation`, two thirds of the result's memory.
-    score_test: False leaves out the test of what is held (score.py), a fifth of the time: no flag comes of it, and
-    `refit_flagged` has no effect.
+    score_test: False leaves out the test of what is held (score.py), and of what the residual holds beyond noise
+    (significance.py), a third of the time: no flag comes of the first, and `refit_flagged` has no effect; the second,
+    `residual_significance`, is not a number.
 
     Raises ValueError for images that aren't square, or a start or noise of another shape. An image that can't be
     fitted raises nothing: its `flag` says why, and its residual is finite. An image's company changes its residual by
@@ -135,10 +136,10 @@ def _fit_once(batch: Batch, score_test: bool) -> tuple[Fit, np.ndarray]:
     state = batch.minimise(_coarse(batch, variance), variance, LOOSE)
     _retry(batch, state, variance)
     q, steps = batch.solver.finish(state), state.steps
-    noise = batch.measured_variance(q, variance)
+    noise, correlation = batch.measured_variance(q, variance)
     state = batch.minimise(q, noise.pixels, TIGHT)
     state.steps += steps
-    return report(batch, state, noise.pixels, torch.stack((noise.v0, noise.k), 1), score_test)
+    return report(batch, state, noise, correlation, tests=score_test)
 
 
 def _coarse(batch: Batch, variance: Tensor) -> Tensor:

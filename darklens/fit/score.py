@@ -86,15 +86,20 @@ def score(solver: Solver, q: Tensor, problem: Problem) -> tuple[dict[str, Tensor
     return gains, dict(zip(names, steps.unbind(1), strict=True))
 
 
-def score_test(solver: Solver, q: Tensor, problem: Problem, excess: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(B,) str: the flag of the test that explains its share of `excess`, chi-square less the number of pixels (B,);
-    "": none does. And (B,) bool: significant, enough of it to set the parameters free."""
+def score_test(
+    solver: Solver, q: Tensor, problem: Problem, excess: Tensor, spread: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) str: the flag of the test that explains its share of `excess`, "": none does. And (B,) bool: significant,
+    enough of it to set the parameters free.
+
+    excess: (B,) chi-square less the number of pixels; spread: (B,) its standard deviation where there is only noise.
+    """
     rows = (excess > 0).nonzero()[:, 0]
     flag = np.full(len(q), "", dtype=f"<U{max(map(len, TESTS))}")
     significant = np.zeros(len(q), dtype=bool)
     testable = len(rows) and bends(solver.renderer, q[:0])
     gains = score(solver, q[rows], problem[rows])[0] if testable else {}
-    lowest = MIN_EXCESS * (2 * (problem.weight > 0).sum(1)).sqrt()
+    lowest = MIN_EXCESS * spread
     for name, gain in reversed(gains.items()):
         share = (gain / torch.maximum(excess, lowest)[rows]).cpu().numpy()
         flagged = share > TESTS[name].flagged

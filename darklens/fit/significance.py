@@ -97,6 +97,28 @@ def _low_rank(columns: Tensor, g: Tensor, c: Tensor | None) -> tuple[Tensor, Ten
     return torch.cat((a, b), 1), d
 
 
+def correlated_covariance(covariance: Tensor, columns: Tensor, width: float) -> Tensor:
+    """Covariances (B, P, P) of fits that weighted pixels as if their noise were white, where it is not.
+
+    columns: (B, p, S, S) as in `significance`, the derivatives by the P free parameters first. H^-1 B H^-1 with the
+    curvature H of the parameters and that of correlated noise, B, the linear columns projected out of both (White 1982,
+    Econometrica 50, 1), scaled to the given variances.
+    """
+    free = covariance.shape[1]
+    c = torch.as_tensor(correlation_matrix(columns.shape[-1], width)).to(columns)
+    flat, smooth = columns.flatten(2), (c @ columns @ c).flatten(2)
+    white, correlated = (flat @ flat.mT).double(), (flat @ smooth.mT).double()
+    whitening = _whitening(white[:, free:, free:])
+    share = white[:, :free, free:] @ whitening @ whitening.mT  # of each linear column in a derivative
+    out = torch.cat((torch.eye(free).to(share).expand(len(share), -1, -1), -share), 2)
+    curvature, spread = out @ white @ out.mT, out @ correlated @ out.mT
+    half = _whitening(curvature)
+    inverse = half @ half.mT
+    scale = (covariance.diagonal(dim1=1, dim2=2) / inverse.diagonal(dim1=1, dim2=2).clamp(min=1e-300)).sqrt()
+    sandwich = scale[:, :, None] * (inverse @ spread @ inverse) * scale[:, None]
+    return torch.where(sandwich.isfinite().all((1, 2), keepdim=True), sandwich, covariance)
+
+
 def _mixed(whitening: Tensor, images: Tensor) -> Tensor:
     return (whitening.mT @ images.flatten(2)).unflatten(2, images.shape[2:])
 
