@@ -70,7 +70,8 @@ def alarms(names: list[str], count: int, level: float = 0.01) -> None:
         flags = int((column(parts, "flag") != "").sum())
         print(
             f"{name}: {count} `no` lenses, {100 * above / count:.2f}% [{100 * low:.2f}, {100 * high:.2f}] above "
-            f"the level of {100 * level:g}%; mean {values.mean():.3f}, standard deviation {values.std():.3f}; {flags} flagged",
+            f"the level of {100 * level:g}%; mean {values.mean():.3f}, "
+            f"standard deviation {values.std():.3f}; {flags} flagged",
             flush=True,
         )
 

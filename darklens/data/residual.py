@@ -22,9 +22,10 @@ from torch import Tensor
 from darklens.data.checks import central
 from darklens.errors import DataError
 from darklens.fit import Fit, SmoothModel, fit
+from darklens.fit.correlation import smoothed_deviation
 
 VIEWS = ("image", "residual", "both")
-VIEW_VERSION = 1  # raise it whenever the same image and smooth lens give another view
+VIEW_VERSION = 2  # raise it whenever the same image and smooth lens give another view
 CLIP = 15.0  # standard deviations of the smoothed noise; what differs by more is no longer told apart
 SCALE = 3.0  # standard deviations that become 1
 TAPS = {  # binomial kernels of variance 3/4 pixel, half a PSF's: for an even and for an odd image
@@ -75,8 +76,14 @@ def residual_view(
 
 
 def view_of(fits: Fit, crop: int, device: str | torch.device = "cpu") -> Tensor:
-    """The network's input (B, 1, crop, crop) float32, of fits in windows of crop or crop + 1 pixels."""
-    return view_of_residual(torch.as_tensor(fits.residual, device=device), crop)
+    """The network's input (B, 1, crop, crop) float32, of fits in windows of crop or crop + 1 pixels.
+
+    In standard deviations of the smoothed noise, which are larger where the fit has found the noise correlated.
+    """
+    residual = torch.as_tensor(fits.residual, device=device)
+    taps = TAPS[residual.shape[-1] % 2]
+    deviations = [smoothed_deviation(taps, width) for width in fits.noise_width.tolist()]
+    return view_of_residual(residual / residual.new_tensor(deviations)[:, None, None], crop)
 
 
 def view_of_residual(residual: Tensor, crop: int) -> Tensor:

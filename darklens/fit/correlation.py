@@ -71,6 +71,15 @@ def side_by_side(width: float) -> float:
     return float((taps[1:] * taps[:-1]).sum() / (taps**2).sum())
 
 
+def smoothed_deviation(taps: np.ndarray, width: float) -> float:
+    """The standard deviation of such noise after smoothing by taps x taps, over that of white noise."""
+    if width <= 0:
+        return 1.0
+    noise = np.exp(-0.5 * (np.arange(-8, 9) / width) ** 2)
+    both = np.convolve(taps, noise)
+    return float((both @ both) / ((taps @ taps) * (noise @ noise)))
+
+
 def _mean_square(high: HighPass, residual: Tensor, good: Tensor) -> Tensor:
     """(B,) mean square of a high-pass where all its pixels are good, float64; outliers clipped."""
     residual = torch.where(good, residual, 0.0).double()

@@ -127,3 +127,19 @@ def test_a_smooth_lens_that_cannot_be_is_refused(change):
     values = RESIDUAL.to_dict()
     with pytest.raises(DataError):
         Preprocess.from_dict(values | {"lens": values["lens"] | change})
+
+
+def test_correlated_noise_has_the_same_spread_in_the_view():
+    """Noise that a Gaussian has smoothed, as drizzled images have it, beside white noise of the same variance."""
+    from darklens.simulation.detector import correlate
+
+    rng = np.random.default_rng(3)
+    noise = {
+        width: np.stack([correlate(n, width) if width else n for n in rng.normal(size=(6, 150, 150))])
+        for width in (0.0, 0.45, 0.6)
+    }
+    views = {
+        width: residual_view(torch.as_tensor(images)[:, None], SmoothModel(), 105)[0] for width, images in noise.items()
+    }
+    for width, view in views.items():
+        assert float((3 * view).std()) == pytest.approx(1, abs=0.04), width
