@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from darklens.classifier.classify import PerImage, Sides, classify_images, classify_residuals
+from darklens.classifier.exposure import OutlierDetector
 from darklens.classifier.features import FeatureHooks
 from darklens.classifier.novelty import Novelty, describe
 from darklens.classifier.posterior import Inference
@@ -36,7 +37,8 @@ class Classifier:
     """network: (B, C, crop, crop) preprocessed images -> logits (B, len(classes)).
 
     temperature: of the calibrated probabilities; record: how it was trained; novelty: what tells images unlike the
-    training data; inference: the posterior of how much dark matter there is. None where unknown.
+    training data; inference: the posterior of how much dark matter there is; outliers: what tells images whose class is
+    not to be trusted. None where unknown.
     """
 
     network: nn.Module
@@ -47,6 +49,7 @@ class Classifier:
     epoch: int | None = None
     novelty: Novelty | None = None
     inference: Inference | None = None
+    outliers: OutlierDetector | None = None
 
     @property
     def kind(self) -> str:
@@ -86,13 +89,14 @@ class Classifier:
     @property
     def columns(self) -> list[str]:
         """The columns of `classify`."""
-        return columns_of(self.classes, self.preprocess.smooth_model, self.inference)
+        return columns_of(self.classes, self.preprocess.smooth_model, self.inference, self.outliers is not None)
 
     def predictor(self, precision: str = "fp32", device: str | torch.device | None = None) -> Predictor:
         """The network at work, from views to predictions. device: None: where the network is."""
         hooks = FeatureHooks() if self.inference else None
         observe = self.observer(precision, device, hooks)
-        return Predictor(observe, self.classes, self.temperature, self.novelty, self.inference, hooks)
+        parts = {"novelty": self.novelty, "inference": self.inference, "hooks": hooks, "outliers": self.outliers}
+        return Predictor(observe, self.classes, self.temperature, **parts)
 
     def classify(
         self,

@@ -46,21 +46,22 @@ def classify_images(
             _read(preprocess.window, channels, f"image {n}", arrays[n], Sides(*(side[n] for side in each)))
             for n in numbers
         ]
-        predictions += predictor(*_look(preprocess, rows))
+        predictions += predictor(*_look(preprocess, rows, predictor.outliers is not None))
     return predictions
 
 
 def _look(
-    preprocess: Preprocess, rows: Sequence[tuple[Picture, FitInput]]
-) -> tuple[torch.Tensor, list[dict[str, float]], list[list[str]]]:
-    """What a network is shown of pictures (B, C, S, S), rows of their smooth lenses, and flags."""
+    preprocess: Preprocess, rows: Sequence[tuple[Picture, FitInput]], figures: bool
+) -> tuple[torch.Tensor, list[dict[str, float]], list[list[str]], list[dict[str, float]]]:
+    """What a network is shown of pictures (B, C, S, S), rows of their smooth lenses, flags, and figures if asked for."""
     flags = [_flags(picture, preprocess.window) for picture, _ in rows]
     if preprocess.smooth_model is None:
         views = [preprocess(torch.from_numpy(picture.pixels)[None])[0] for picture, _ in rows]
-        return torch.stack(views), [{}] * len(rows), flags
-    fits = fit_inputs(preprocess, [fit_input for _, fit_input in rows])
+        return torch.stack(views), [{}] * len(rows), flags, []
+    fits = fit_inputs(preprocess, [fit_input for _, fit_input in rows], figures)
     flags = [[*own, *fit_flags(fit.flag)] for own, fit in zip(flags, fits, strict=True)]
-    return torch.from_numpy(np.stack([fit.view for fit in fits])), [fit.row for fit in fits], flags
+    views = torch.from_numpy(np.stack([fit.view for fit in fits]))
+    return views, [fit.row for fit in fits], flags, [fit.figures for fit in fits]
 
 
 def classify_residuals(

@@ -259,3 +259,15 @@ def _flat_top(pixels: np.ndarray, residual: np.ndarray, signal: np.ndarray, good
         "brightest_mean": residual[brightest].mean() * math.sqrt(brightest.sum()),
         "brightest_square": (residual[brightest] ** 2).mean(),
     }
+
+
+def network_figures(logits: np.ndarray, classes: list[str], distances: np.ndarray) -> Figures:
+    """Of what a network says. logits: (B, K); distances: (B, P) of the novelty's parts, above 0."""
+    shifted = logits - logits.max(1, keepdims=True)
+    probabilities = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    ordered = np.sort(probabilities, 1)
+    figures = {f"logit_{name}": logits[:, k] - logits.mean(1) for k, name in enumerate(classes)}
+    figures |= {f"p_{name}": probabilities[:, k] for k, name in enumerate(classes)}
+    figures |= {"p_max": ordered[:, -1], "p_second": ordered[:, -2]}
+    logs = np.log(np.clip(distances, 1e-9, 1e9))
+    return figures | {f"novelty_{k}": logs[:, k] for k in range(logs.shape[1])}

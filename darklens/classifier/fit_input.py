@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from darklens.classifier.figures import image_figures
 from darklens.classifier.predictions import fit_columns
 from darklens.data.transforms import Preprocess
 from darklens.fit import Fit, SmoothModel
@@ -34,31 +35,39 @@ class FitInput(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What a network is shown of an image (C, S, S), the row of its smooth lens, and the fit's flag or nothing."""
+    """What a network is shown of an image (C, S, S), the row of its smooth lens, the fit's flag or nothing, and figures
+    for a detector of outliers, if they were asked for."""
 
     view: np.ndarray
     row: dict[str, float]
     flag: str
+    figures: dict[str, float]
 
 
-def fit_inputs(preprocess: Preprocess, inputs: Sequence[FitInput]) -> list[Fitted]:
-    """Views and rows of all inputs, in order; the network's PSF where an image has none of its own."""
+def fit_inputs(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool = False) -> list[Fitted]:
+    """Views and rows of all inputs, in order; the network's PSF where an image has none of its own.
+
+    figures: with those of `image_figures`.
+    """
     results: list[Fitted | None] = [None] * len(inputs)
     order = sorted(range(len(inputs)), key=lambda number: inputs[number].kind)
     for _, group in groupby(order, key=lambda number: inputs[number].kind):
         numbers = list(group)
-        for number, result in zip(numbers, _fit_alike(preprocess, [inputs[n] for n in numbers]), strict=True):
+        for number, result in zip(numbers, _fit_alike(preprocess, [inputs[n] for n in numbers], figures), strict=True):
             results[number] = result
     return [result for result in results if result is not None]
 
 
-def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput]) -> list[Fitted]:
+def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool) -> list[Fitted]:
     """Those of one kind."""
     pixels = torch.from_numpy(np.stack([one.pixels.astype(np.float64) for one in inputs]))  # (B, 1, H, W)
     noise, mask = (_stacked([getattr(one, name) for one in inputs]) for name in ("noise", "mask"))
     model = with_psf(preprocess.smooth_model, inputs[0].psf)
     views, fit = preprocess.with_fit(pixels, noise=noise, mask=mask, smooth_model=model)
-    return [Fitted(view.numpy(), row, flag) for view, row, flag in zip(views, *fit_rows(fit, preprocess), strict=True)]
+    columns = image_figures(fit, pixels[:, 0].numpy()) if figures else {}
+    of_each = [{name: float(values[number]) for name, values in columns.items()} for number in range(len(inputs))]
+    rows = zip(views, *fit_rows(fit, preprocess), of_each, strict=True)
+    return [Fitted(view.numpy(), row, flag, numbers) for view, row, flag, numbers in rows]
 
 
 def _stacked(arrays: Sequence[np.ndarray | None]) -> torch.Tensor | None:

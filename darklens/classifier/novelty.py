@@ -122,8 +122,12 @@ class Novelty:
 
     def score(self, parts: Sequence[Tensor]) -> Tensor:
         """(n, d) features of each part -> (n,) float64 on the CPU: the largest of the parts' distances."""
+        return self.distances(parts).amax(1)
+
+    def distances(self, parts: Sequence[Tensor]) -> Tensor:
+        """Of each part: (n, parts) float64 on the CPU."""
         distances = [gaussian.distance(part) for gaussian, part in zip(self.parts, parts, strict=True)]
-        return torch.stack(distances).amax(0)
+        return torch.stack(distances, 1)
 
     def to_dict(self) -> dict:
         """Tensors and plain numbers, for checkpoints."""

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from darklens.classifier.exposure import OutlierDetector
 from darklens.classifier.features import FeatureHooks
+from darklens.classifier.figures import network_figures
 from darklens.classifier.novelty import Novelty
 from darklens.classifier.posterior import Inference
 from darklens.fit import SmoothModel
 
 UNLIKE, CONSTANT, FILLED = "unlike training data", "constant image", "NaN border filled"
+MUCH = 1.5  # novelty that is flagged whatever the detector of outliers says
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +25,7 @@ class Prediction:
     """What a network says of one image, and what to beware of.
 
     probabilities, calibrated: by class, the latter empty without a temperature. novelty: None without such a score.
+    outlier: None of a network without a detector, NaN where there is nothing for it to read.
     fit_row: the smooth lens, columns of `Fit.table`, NaN where not fitted. dark_matter: columns of the posterior.
     features: (D,) what the network's last layer reads.
     """
@@ -30,6 +34,7 @@ class Prediction:
     probabilities: Mapping[str, float]
     calibrated: Mapping[str, float]
     novelty: float | None
+    outlier: float | None = None
     fit_row: Mapping[str, float] = field(default_factory=dict)
     dark_matter: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
@@ -49,9 +54,15 @@ class Prediction:
             for name, value in probabilities.items():
                 yield f"{kind}_{name}", value, ".6f"
         yield "novelty", self.novelty, ".4g"
+        if self.outlier is not None:
+            yield "outlier", self.outlier, ".4g"
         for name, value in (*self.fit_row.items(), *self.dark_matter.items()):
             yield name, value, ".6g"
         yield "flag", "; ".join(self.flags), ""
+
+
+def _exceeds(score: float | None, limit: float) -> bool:
+    return score is not None and score > limit
 
 
 def format_cell(value: str | float | None, spec: str = ".6g") -> str:
@@ -59,11 +70,14 @@ def format_cell(value: str | float | None, spec: str = ".6g") -> str:
     return "" if value is None or value != value else format(value, spec)
 
 
-def columns_of(classes: Sequence[str], smooth_model: SmoothModel | None, inference: Inference | None) -> list[str]:
-    """The names of all columns of such a network's predictions, in order."""
+def columns_of(
+    classes: Sequence[str], smooth_model: SmoothModel | None, inference: Inference | None, outliers: bool = False
+) -> list[str]:
+    """The names of all columns of such a network's predictions, in order. outliers: whether it has a detector."""
     probabilities = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in classes]
     fitted = [] if smooth_model is None else fit_columns(smooth_model)
-    return ["class", *probabilities, "novelty", *fitted, *(inference.columns() if inference else ()), "flag"]
+    scores = ["novelty", *["outlier"] * outliers]
+    return ["class", *probabilities, *scores, *fitted, *(inference.columns() if inference else ()), "flag"]
 
 
 def fit_columns(smooth_model: SmoothModel) -> list[str]:
@@ -93,22 +107,45 @@ class Predictor:
     novelty: Novelty | None = None
     inference: Inference | None = None
     hooks: FeatureHooks | None = None
+    outliers: OutlierDetector | None = None
 
     def __call__(
-        self, views: Tensor, fit_rows: Sequence[Mapping[str, float]], flags: Sequence[Sequence[str]]
+        self,
+        views: Tensor,
+        fit_rows: Sequence[Mapping[str, float]],
+        flags: Sequence[Sequence[str]],
+        figures: Sequence[Mapping[str, float]] | None = None,
     ) -> list[Prediction]:
-        """Predictions of B images. views: (B, C, S, S) of `Preprocess`; fit_rows, flags: one each."""
+        """Predictions of B images. views: (B, C, S, S) of `Preprocess`; fit_rows, flags: one each; figures: of the
+        images and their fits, `figures.image_figures`, where there is a detector of outliers and something to read."""
         logits, parts = self.observe(views)
         logits, features = logits.cpu().double(), parts[0].cpu().numpy()
         novelty = self.novelty.score(parts).tolist() if self.novelty else [None] * len(views)
+        outlier = self._outlier_scores(logits, parts, figures)
         names = [self.classes[k] for k in logits.argmax(1).tolist()]
         probabilities, dark_matter = self._by_class(logits, 1.0), self._dark_matter(fit_rows)
         calibrated = self._by_class(logits, self.temperature) if self.temperature else [{}] * len(views)
-        flags = [
-            (*own, *[UNLIKE] * (score is not None and score > 1)) for own, score in zip(flags, novelty, strict=True)
+        unlike = [
+            _exceeds(a, MUCH) or _exceeds(b, 1) if b is not None else _exceeds(a, 1)
+            for a, b in zip(novelty, outlier, strict=True)
         ]
-        rows = zip(names, probabilities, calibrated, novelty, fit_rows, dark_matter, flags, features, strict=True)
-        return [Prediction(*row) for row in rows]
+        flags = [(*own, *[UNLIKE] * bad) for own, bad in zip(flags, unlike, strict=True)]
+        scores = zip(novelty, outlier, strict=True)
+        rows = zip(names, probabilities, calibrated, scores, fit_rows, dark_matter, flags, features, strict=True)
+        return [Prediction(*row[:3], *row[3], *row[4:]) for row in rows]
+
+    def _outlier_scores(
+        self, logits: Tensor, parts: Sequence[Tensor], figures: Sequence[Mapping[str, float]] | None
+    ) -> list[float | None]:
+        """Of B images; None without a detector, NaN without figures."""
+        if self.outliers is None or self.novelty is None:
+            return [None] * len(logits)
+        if not figures or not all(figures):
+            return [math.nan] * len(logits)
+        columns = {name: np.array([row[name] for row in figures]) for name in figures[0]}
+        distances = self.novelty.distances(parts).numpy()
+        columns |= network_figures(logits.numpy(), list(self.classes), distances)
+        return self.outliers.score(columns).tolist()
 
     def _by_class(self, logits: Tensor, temperature: float) -> list[dict[str, float]]:
         shares = (logits / temperature).softmax(1).tolist()

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from darklens.classifier.classifier import Classifier, last_linear
+from darklens.classifier.exposure import OutlierDetector
 from darklens.classifier.features import feature_count
 from darklens.classifier.novelty import BINS, Novelty
 from darklens.classifier.posterior import Inference
@@ -33,7 +34,7 @@ def save_model(classifier: Classifier, path: str | Path) -> None:
     Equal classifiers give equal bytes: the description goes through JSON, since pickle writes strings that happen to
     be one object differently from equal ones.
     """
-    extras = {key: getattr(classifier, key) for key in ("novelty", "inference")}
+    extras = {key: getattr(classifier, key) for key in ("novelty", "inference", "outliers")}
     parts = {key: value.to_dict() for key, value in extras.items() if value}
     checkpoint.save({**_describe(classifier), **parts, "state": classifier.network.state_dict()}, path)
 
@@ -103,6 +104,8 @@ def _ours(path: str | Path) -> Classifier:
         details["novelty"] = Novelty.from_dict(payload["novelty"], sizes)
     if "inference" in payload:
         details["inference"] = Inference.from_dict(payload["inference"], payload["classes"], feature_count(network))
+    if "outliers" in payload:
+        details["outliers"] = OutlierDetector.from_dict(payload["outliers"])
     return Classifier(network, payload["classes"], preprocess, **details)
 
 
