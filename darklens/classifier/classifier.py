@@ -95,8 +95,8 @@ class Classifier:
         """The network at work, from views to predictions. device: None: where the network is."""
         hooks = FeatureHooks() if self.inference else None
         observe = self.observer(precision, device, hooks)
-        parts = {"novelty": self.novelty, "inference": self.inference, "hooks": hooks, "outliers": self.outliers}
-        return Predictor(observe, self.classes, self.temperature, **parts)
+        scores = self.novelty, self.inference, hooks, self.outliers
+        return Predictor(observe, self.classes, self.temperature, *scores)
 
     def classify(
         self,

@@ -53,7 +53,7 @@ def classify_images(
 def _look(
     preprocess: Preprocess, rows: Sequence[tuple[Picture, FitInput]], figures: bool
 ) -> tuple[torch.Tensor, list[dict[str, float]], list[list[str]], list[dict[str, float]]]:
-    """What a network is shown of pictures (B, C, S, S), rows of their smooth lenses, flags, and figures if asked for."""
+    """What a network is shown of pictures (B, C, S, S), rows of their smooth lenses, flags, figures if asked for."""
     flags = [_flags(picture, preprocess.window) for picture, _ in rows]
     if preprocess.smooth_model is None:
         views = [preprocess(torch.from_numpy(picture.pixels)[None])[0] for picture, _ in rows]

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from darklens.classifier.trees import Trees, from_sklearn
+from darklens.errors import CheckpointError
 
 RATE = 0.02  # of clean images that may be flagged, the flags of the fit among them
 RIGHT = 0.3  # weight of changed images that the network gets right, those that it gets wrong having 1
@@ -85,7 +86,11 @@ class OutlierDetector:
     images: tuple[int, int, int]
 
     def score(self, figures: Mapping[str, np.ndarray]) -> np.ndarray:
-        """{name: (n,)} -> (n,) float64. Raises KeyError where a figure is missing."""
+        """{name: (n,)} -> (n,) float64. Raises CheckpointError where a figure is missing."""
+        if missing := [name for name in self.trees.names if name not in figures]:
+            raise CheckpointError(
+                f"its detector of outliers reads figures that this program does not know: {', '.join(missing[:5])}"
+            )
         x = np.stack([np.asarray(figures[name], dtype=np.float64) for name in self.trees.names], 1)
         return np.exp(np.clip(self.trees.logits(x) - self.limit, -30, 30))
 
@@ -127,7 +132,7 @@ def threshold(scores: np.ndarray, flagged: np.ndarray, rate: float = RATE) -> fl
 
 
 def fit_detector(exposure: Exposure, clean: Exposure, rate: float = RATE) -> OutlierDetector:
-    """Train on `exposure`, and set the threshold by clean images that it has not seen. Raises ValueError for too few."""
+    """Train on `exposure`, and set the threshold by clean images that it hasn't seen. Raises ValueError for too few."""
     wrong = int((exposure.changed & exposure.wrong).sum())
     if wrong < 20 or len(clean) < 100:
         raise ValueError(f"outliers: expected 20 changed wrong and 100 clean images, found {wrong} and {len(clean)}")

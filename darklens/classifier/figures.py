@@ -18,7 +18,7 @@ from scipy import ndimage
 from darklens.fit import Fit
 
 ON_RING = 2.0  # standard deviations of the model's light in a pixel: on the ring
-WIDTHS = (1.0, 2.0)  # pixels: of the smoothing under which peaks are sought
+WIDTHS = (1.0, 1.7, 3.0)  # pixels: of the smoothing under which peaks are sought; stars have 1.7
 ANGLES = ("shear_angle", "source_angle", "halo_angle", "light_angle")
 VECTORS = (("source_x", "source_y"), ("centre_x", "centre_y"))
 Figures = dict[str, np.ndarray]
@@ -87,13 +87,28 @@ def _peaks(residual: np.ndarray, signal: np.ndarray, ring: np.ndarray, off: np.n
             place = np.unravel_index((sign * smooth).argmax(), smooth.shape)
             figures[f"{name}_radius_{where}"] = radius[place] / max(ring_radius, 1.0)
             figures[f"{name}_width_{where}"] = maps[WIDTHS[1]][place] / (smooth[place] or 1.0)
+            figures[f"{name}_breadth_{where}"] = maps[WIDTHS[2]][place] / (smooth[place] or 1.0)
             figures[f"{name}_sharpness_{where}"] = residual[place] / (smooth[place] or 1.0)
             figures[f"{name}_over_signal_{where}"] = smooth[place] / max(signal.max(), 1.0)
+    figures |= _single_spots(maps, residual, ring | off)
     centre = radius < 5
     return figures | {
         "centre_mean": residual[centre].mean() * math.sqrt(centre.sum()),
         "centre_high": smooth_at(maps, centre),
     }
+
+
+def _single_spots(maps: dict[float, np.ndarray], residual: np.ndarray, inside: np.ndarray) -> dict:
+    """Which share of the residual's excess chi-square a single spot explains, of a star's width and of a galaxy's."""
+    excess = max(float((residual[inside] ** 2).sum() - inside.sum()), math.sqrt(2 * inside.sum()))
+    figures = {}
+    for width in WIDTHS[1:]:
+        values = np.where(inside, maps[width], 0.0)
+        figures[f"spot_share_{width:g}"] = values.max() ** 2 / excess
+        figures[f"hole_share_{width:g}"] = values.min() ** 2 / excess
+    narrow, wide = maps[WIDTHS[0]], ndimage.gaussian_filter(residual, 4.0)
+    sharp = np.where(inside, narrow / (2 * math.sqrt(math.pi) * WIDTHS[0]) - wide, 0.0) * 2 * math.sqrt(math.pi)
+    return figures | {"sharp_high": sharp.max(), "sharp_low": sharp.min()}
 
 
 def smooth_at(maps: dict[float, np.ndarray], inside: np.ndarray) -> float:
@@ -180,7 +195,7 @@ def _amplifiers(residual: np.ndarray, signal: np.ndarray, ring: np.ndarray, off:
         noises.append(math.log(max(float(np.abs(sky).mean()), 1e-3)))
     gain, error = np.array(gains), np.array(errors)
     centred = gain - np.average(gain, weights=error**-2)
-    left_right = [float(np.abs(_edge(residual, signal, axis))) for axis in (0, 1)]
+    edges = {span: sorted(map(abs, _edges(residual, signal, span)), reverse=True) for span in (3, 8)}
     return {
         "gain_range": np.ptp(gain),
         "gain_sure": math.sqrt(float((centred**2 / error**2).sum())),
@@ -189,21 +204,27 @@ def _amplifiers(residual: np.ndarray, signal: np.ndarray, ring: np.ndarray, off:
         "zero_low": min(zeros),
         "zero_range": np.ptp(zeros),
         "noise_range": np.ptp(noises),
-        "edge": max(left_right),
-        "other_edge": min(left_right),
+        **{f"edge_{span}_{rank}": steps[rank] for span, steps in edges.items() for rank in range(3)},
     }
 
 
-def _edge(residual: np.ndarray, signal: np.ndarray, axis: int) -> float:
-    """The step of the residual's gain between the 8 rows (or columns) on either side of the middle, over its error."""
-    residual, signal = np.moveaxis(residual, axis, 0), np.moveaxis(signal, axis, 0)
-    middle, steps = len(residual) // 2, []
-    for place in range(middle - 7, middle + 8):  # where amplifiers meet need not be the middle
-        before, after = slice(place - 8, place), slice(place, place + 8)
-        numbers = [((signal[s] * residual[s]).sum(), max((signal[s] ** 2).sum(), 1.0)) for s in (before, after)]
-        (a, power_a), (b, power_b) = numbers
-        steps.append((b / power_b - a / power_a) / math.sqrt(1 / power_a + 1 / power_b))
-    return max(steps, key=abs)
+def _edges(residual: np.ndarray, signal: np.ndarray, span: int) -> list[float]:
+    """The largest step of the residual's gain, over its error, across each of the four lines that part quadrants.
+
+    Between `span` rows (or columns) on either side; where amplifiers meet need not be quite the middle.
+    """
+    steps = []
+    for axis in (0, 1):
+        products, powers = (np.moveaxis(values, axis, 0) for values in (signal * residual, signal**2))
+        half, middle = products.shape[1] // 2, len(products) // 2
+        for side in (slice(0, half), slice(half, None)):
+            numerator, power = (np.concatenate([[0], np.cumsum(v[:, side].sum(1))]) for v in (products, powers))
+            place = np.arange(middle - 7, middle + 8)
+            sums = [[v[p + span] - v[p], v[p] - v[p - span]] for v in (numerator, power) for p in [place]]
+            (after, before), (power_after, power_before) = sums[0], np.maximum(sums[1], 1.0)
+            t = (after / power_after - before / power_before) / np.sqrt(1 / power_after + 1 / power_before)
+            steps.append(float(t[np.abs(t).argmax()]))
+    return steps
 
 
 def _lines(residual: np.ndarray, good: np.ndarray) -> dict:

@@ -113,7 +113,7 @@ def _check_description(payload: dict) -> None:
     """Raises ValueError where the parts of a checkpoint contradict each other, or ask for the impossible."""
     config, classes, temperature = payload["network"], payload["classes"], payload["temperature"]
     record = RunRecord.from_dict(payload["record"])
-    batch_size = record.config and record.config.batch_size
+    batch_size = record.config.batch_size if record.config else None
     checks = {
         **{f"network {name}": config.get(name, 1) in range(1, limit + 1) for name, limit in LIMITS.items()},
         "classes": isinstance(classes, list) and len(classes) == len(set(map(str.lower, classes))) == config["classes"],
