@@ -29,5 +29,6 @@ def axes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_place(rng: np.random.Generator, low: float, high: float) -> tuple[float, float]:
+    """Row and column, pixels from the middle, between two radii."""
     radius, angle = rng.uniform(low, high), rng.uniform(0, 2 * np.pi)
     return radius * math.sin(angle), radius * math.cos(angle)

@@ -1,4 +1,4 @@
-"""The detector of outliers: its figures, its threshold, checkpoints, and what it flags with the networks that come along."""
+"""The detector of outliers: figures, threshold, checkpoints, and what it flags with the shipped networks."""
 
 import dataclasses
 
