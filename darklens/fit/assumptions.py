@@ -39,7 +39,7 @@ def smooth_model(recipe: SimulationConfig) -> SmoothModel:
 
 def is_smooth(recipe: SimulationConfig) -> bool:
     """Whether the fit's lens is all that the recipe has but substructure: a folder of stamps is more."""
-    return recipe.source.stamps is None
+    return recipe.source.stamps is None and recipe.source.structure is None
 
 
 def true_parameters(lenses: LensSample, model: SmoothModel) -> np.ndarray:

@@ -21,7 +21,9 @@ def source_scale(lenses: LensSample, recipe: SimulationConfig) -> np.ndarray:
         return v["source.brightness"]
     if s.magnitude is None:
         return np.ones(len(lenses))
-    profile_area = 1 if s.stamps else profiles.sersic_area(v["source.sersic_index"], v["source.effective_radius"])
+    profile_area = (
+        1 if s.stamps or s.structure else profiles.sersic_area(v["source.sersic_index"], v["source.effective_radius"])
+    )
     return detector.flux(v["source.magnitude"], _zero_point(recipe)) * area / profile_area
 
 

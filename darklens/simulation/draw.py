@@ -16,7 +16,7 @@ import numpy as np
 from darklens.simulation.physics import einstein_radius
 from darklens.simulation.priors import Prior, fixed, mean_mass, power_law, suggestion
 from darklens.simulation.profiles import axion_vortex_length, nfw_angles, tnfw_mass
-from darklens.simulation.recipe_tables import TABLES, LensLight, SimulationConfig, Subhalos, Vortex
+from darklens.simulation.recipe_tables import TABLES, LensLight, SimulationConfig, Structure, Subhalos, Vortex
 from darklens.simulation.recipes import SPLITS
 
 KEYS = [
@@ -28,6 +28,8 @@ KEYS = [
 LIGHT_KEYS = [field for field in dataclasses.fields(LensLight) if field.metadata["kind"] == "prior"]
 EXTRA = 3  # random numbers of a lens beyond those of KEYS: its position, x and y, and its stamp
 LIGHT = 10  # the random stream of the lens galaxy's first component; those of the others follow
+STRUCTURE = 2  # the random stream of a source's structure
+STRUCTURE_KEYS = dataclasses.fields(Structure)
 VORTEX_KEYS = ("mass", "length", "axion_mass", "x", "y", "angle")
 SUBHALO_KEYS = ("mass", "x", "y", "concentration", "truncation")
 
@@ -127,6 +129,11 @@ def _further_light(recipe: SimulationConfig, uniform: Callable[[int, int], np.nd
     return values
 
 
+def structure_values(structure: Structure, u: np.ndarray) -> dict[str, np.ndarray]:
+    """Quantiles u (B, len(STRUCTURE_KEYS) or more) of each key of [source.structure], (B,)."""
+    return {f.name: _quantile(getattr(structure, f.name), f, one) for f, one in zip(STRUCTURE_KEYS, u.T, strict=False)}
+
+
 def mass_scale(recipe: SimulationConfig, values: dict[str, np.ndarray]) -> np.ndarray:
     """Squared Einstein radius of a solar mass (arcsec^2), (B,)."""
     return einstein_radius(1.0, values["lens.z_lens"], values["lens.z_source"], recipe.lens.distances) ** 2
@@ -212,6 +219,10 @@ def draw(recipe: SimulationConfig, class_name: str, seed: int, split: str, indic
     rngs, numbers = streams(0), len(KEYS) + EXTRA
     values = _common(recipe, np.array([rng.random(numbers) for rng in rngs]).reshape(-1, numbers))
     values |= _further_light(recipe, uniform)
+    if recipe.source.structure is not None:
+        u = uniform(STRUCTURE, len(STRUCTURE_KEYS) + 1)
+        values |= {f"structure.{key}": v for key, v in structure_values(recipe.source.structure, u).items()}
+        values["structure.seed"] = np.floor(u[:, -1] * 2**52)
     _halo(recipe, values)
     kind, masses = recipe.classes[class_name], values["lens.total_mass"]
     rods = [_draw_vortex(kind.vortex, mass, rng) for mass, rng in zip(masses, rngs, strict=True)]

@@ -1,15 +1,16 @@
 """The light of drawn lenses and the PSF, in torch: (B, n, n) electrons/s a pixel."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darklens.simulation import profiles, stamps
+from darklens.simulation import profiles, stamps, structure
 from darklens.simulation.brightness import lens_light_scales, source_scale
 from darklens.simulation.deflect import bend, bend_terms
-from darklens.simulation.draw import LensSample, light_name
+from darklens.simulation.draw import LensSample, generator, light_name
 from darklens.simulation.physics import gaussian_blur
 from darklens.simulation.psf import FWHM, Kernel, moffat_kernel
 from darklens.simulation.recipe_inputs import measured_kernel, source_stamps
@@ -26,6 +27,17 @@ def _stamp(recipe: SimulationConfig, x: Tensor, y: Tensor, which: Tensor, scale:
         for i, k in zip(one, numbers.tolist(), strict=True)
     ]
     return torch.cat(light)
+
+
+def _structures(lenses: LensSample, rays: Tensor) -> Tensor:
+    """(B, SIZE, SIZE) each source's surface brightness on its lattice, of sum 1."""
+    keys = [field.name for field in dataclasses.fields(structure.Galaxy)]
+    tables = {key: "source" if key in ("sersic_index", "axis_ratio") else "structure" for key in keys}
+    columns_of = {key: lenses[f"{table}.{key}"] for key, table in tables.items()}
+    galaxies = [structure.Galaxy(**{key: float(v[i]) for key, v in columns_of.items()}) for i in range(len(lenses))]
+    seeds = [generator(np.random.SeedSequence(int(seed))) for seed in lenses["structure.seed"]]
+    lights = [structure.draw_galaxy(galaxy, rng) for galaxy, rng in zip(galaxies, seeds, strict=True)]
+    return torch.as_tensor(np.stack(lights)).to(rays)
 
 
 def _pixels(light: Tensor, s: int) -> Tensor:
@@ -78,7 +90,10 @@ def light_terms(lenses: LensSample, recipe: SimulationConfig, x: Tensor, y: Tens
     x, y = x - to(v["image.x"]), y - to(v["image.y"])
     terms = bend_terms(lenses, recipe, x, y)
     terms["source"] = x - to(v["source.x"]), y - to(v["source.y"]), to(source_scale(lenses, recipe))
-    if recipe.source.stamps:
+    if recipe.source.structure:
+        scale = v["source.effective_radius"] * (2 * structure.EXTENT / structure.SIZE)  # arcsec a pixel
+        terms["structure"] = _structures(lenses, x), to(scale), to(np.radians(v["source.angle"]))
+    elif recipe.source.stamps:
         terms["stamp"] = to(v["source.stamp"]), to(v["source.stamp_scale"]), to(np.radians(v["source.angle"]))
     else:
         terms["sersic"] = _sersic_terms(lenses, "source", v["source.angle"], x)
@@ -106,7 +121,9 @@ def source_light(terms: Terms, recipe: SimulationConfig) -> Tensor:
     """(B, n, n) electrons/s a pixel of the lensed source before the PSF."""
     (ax, ay), (x, y, scale) = bend(terms), terms["source"]
     u, w = torch.sub(x, ax, out=ax), torch.sub(y, ay, out=ay)
-    if recipe.source.stamps:
+    if recipe.source.structure:
+        light = stamps.stamp_light(u, w, *terms["structure"])
+    elif recipe.source.stamps:
         light = _stamp(recipe, u, w, *terms["stamp"])
     else:
         light = profiles.sersic_profile(u, w, *terms["sersic"])

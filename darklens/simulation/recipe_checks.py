@@ -90,9 +90,13 @@ def _source(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
     if s.stamps is None:
         yield s.effective_radius is None, "source.effective_radius is missing (arcsec), or source.stamps"
         yield s.stamp_scale is not None, "source.stamp_scale has no meaning without source.stamps"
-    else:
+    elif s.structure is None:
         yield s.stamp_scale is None, "source.stamp_scale is missing (arcsec a pixel of the stamps)"
         yield s.brightness is not None, "source.brightness is a Sersic's: give stamps a source.magnitude"
+    else:
+        yield True, "source.stamps and source.structure: only one of them"
+    if s.structure is not None:
+        yield s.brightness is not None, "source.brightness is a Sersic's: give a source.magnitude with source.structure"
     half = recipe.image.pixels * recipe.image.pixel_scale / 2
     for key in ("offset", "x", "y"):
         place = getattr(s, key)

@@ -115,10 +115,31 @@ class LensLight:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """[source]: a Sersic, or `stamps` of galaxies. Its light by `brightness`, `magnitude` or `noise.peak_snr`.
+class Structure:
+    """[source.structure]: what a source has beyond its Sersic disc (`structure.Galaxy`), nothing by default.
 
-    Its place from the lens by `offset` and `offset_angle`, or by `x` and `y`.
+    Lengths are in effective radii of the source, fractions are of its light.
+    """
+
+    bulge_fraction: Prior = _key("prior", "of the light", 0, 1, default=0)
+    bulge_radius: Prior = _key("prior", "effective, in the source's effective radii", 0.02, 2, default=0.3)
+    bulge_index: Prior = _key("prior", "Sersic's", 0.3, 10, default=2.5)
+    arms: Prior = _key("prior", "spiral arms", 1, 8, default=2)
+    arm_contrast: Prior = _key("prior", "amplitude of the logarithm of the brightness", 0, 2, default=0)
+    pitch: Prior = _key("prior", "degrees", 3, 80, default=20)
+    clumps: Prior = _key("prior", "clumps", 0, 60, default=0)
+    clump_fraction: Prior = _key("prior", "of the light", 0, 1, default=0)
+    clump_radius: Prior = _key("prior", "standard deviation, in effective radii", 0.02, 1, default=0.1)
+    roughness: Prior = _key("prior", "standard deviation of the logarithm of the brightness", 0, 2, default=0)
+    slope: Prior = _key("prior", "of the roughness's power spectrum, P(k) ~ k^-slope", 0, 6, default=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """[source]: a Sersic, one with `structure`, or `stamps` of galaxies.
+
+    Its light by `brightness` (a Sersic's), `magnitude` or `noise.peak_snr`. Its place from the
+    lens by `offset` and `offset_angle`, or by `x` and `y`.
     """
 
     brightness: Prior | None = _key("prior", "electrons/s a pixel at the effective radius, unlensed", 0, 1e9)
@@ -135,6 +156,7 @@ class Source:
     stamps_sha256: str | None = _key("text")  # of the stamps when the recipe was read
     stamp_scale: Prior | None = _key("prior", "arcsec a pixel of the stamps", 1e-6, 10)
     background_cut: float = _key("number", "times the stamp's background scatter", 0, 100, default=3.0)
+    structure: Structure | None = _key("table", table=Structure)
 
 
 @dataclasses.dataclass(frozen=True)

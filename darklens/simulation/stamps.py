@@ -52,14 +52,14 @@ def load_stamps(folder: str | Path, cut: float = 3.0) -> list[np.ndarray]:
 def stamp_light(x: Tensor, y: Tensor, stamp: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
     """Surface brightness (flux/arcsec^2) at x, y of a stamp about the origin, bilinear between its pixels.
 
-    x, y: (B, h, w) arcsec; stamp: (H, W) flux a pixel, row 0 at the top; scale: arcsec a pixel and angle: radians
-    by which it is turned, (B, 1, 1). Nothing outside: the integral over the plane is the stamp's sum.
+    x, y: (B, h, w) arcsec; stamp: (H, W), or (B, H, W), flux a pixel, row 0 at the top; scale: arcsec a pixel and
+    angle: radians by which it is turned, (B, 1, 1). Nothing outside: the integral over the plane is the stamp's sum.
     """
     cos, sin = torch.cos(angle), torch.sin(angle)
-    height, width = stamp.shape
+    height, width = stamp.shape[-2:]
     u = (cos * x + sin * y) / scale * (2 / width)  # -1 .. 1 across the stamp
     v = (sin * x - cos * y) / scale * (2 / height)  # y grows upwards, rows go down
     where = torch.stack([u, v], -1)  # (B, h, w, 2)
-    source = stamp.to(x)[None, None].expand(len(where), 1, height, width)
+    source = stamp.to(x).reshape(-1, 1, height, width).expand(len(where), 1, height, width)
     light = torch.nn.functional.grid_sample(source, where, "bilinear", "zeros", align_corners=False)
     return light[:, 0] / scale**2  # (B, 1, h, w) -> (B, h, w)
