@@ -163,7 +163,7 @@ def test_resumed_run_is_the_unbroken_one(here):
     "flags, message",
     [
         (["--simulate", "f", "--demo"], "--simulate: not with --demo"),
-        (["--simulate", "x"], "no recipe 'x'; known: euclid, f,"),
+        (["--simulate", "x"], "no recipe 'x'; known: euclid, euclid_sky, f,"),
         (["--simulate", "f", "--test_time", "latest"], "not with --mode Test"),
         (["--epoch_images", "300"], "goes with --simulate"),
         (["--simulate", "f", "--epoch_images", "2"], "from 3"),
