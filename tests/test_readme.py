@@ -216,7 +216,7 @@ def test_commands_of_main(toys, arguments):
 @pytest.mark.parametrize("arguments", calls("simulate"))
 def test_commands_of_simulate(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "darklens" / "lenses" / "presets" / "euclid.toml", tmp_path / "my_survey.toml")
+    shutil.copy(ROOT / "darklens" / "simulation" / "presets" / "euclid.toml", tmp_path / "my_survey.toml")
     (tmp_path / "my_cutouts").mkdir()
     for number, image in enumerate(render.simulate(RECIPES["f"], "no", range(2))):
         np.save(tmp_path / "my_cutouts" / f"{number}.npy", image)
