@@ -157,7 +157,11 @@ def as_square(pixels: np.ndarray) -> np.ndarray:
 
 def open_file(path: str | Path) -> BinaryIO:
     """Open a regular file; a pipe or device would block or never end. Raises DataError, OSError."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:  # a NUL, or what no file system can name
+        raise DataError(f"{path}: no file can have this name") from None
+    if not stat.S_ISREG(mode):
         raise DataError(f"{path}: expected a file, found a folder, pipe or device")
     return open(path, "rb")
 

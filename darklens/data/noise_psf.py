@@ -19,6 +19,8 @@ NOISE = re.compile("NOISE|ERR|RMS|SIGMA|STD|UNC")  # in names of HDUs
 PSF = re.compile("PSF|KERNEL")
 LIGHT, WIDEST = 0.999, 61  # of a PSF: what is kept of its light, pixels on a side at most; a fit's time grows with them
 NEAR = 0.25  # pixels
+MIN_PSF = 3  # pixels a side
+UNSEEN = 1000.0  # times the noise: a weight of a millionth, but enough to spoil neighbours when pixels are resampled
 
 
 def split_hdu(name: str, root: str = "") -> tuple[str, str | None]:
@@ -40,8 +42,8 @@ def read_plane(path: str | Path, hdu: str | None, names: re.Pattern[str]) -> np.
 
 
 def read_noise(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) standard deviation of each pixel of an image of that shape, NaN where it has no weight: not above 0, or
-    not finite. Raises DataError."""
+    """(H, W) standard deviation of each pixel of an image of that shape, NaN where it has no weight: not above 0, not
+    finite, or UNSEEN times that of the quietest tenth, as in maps whose bad pixels have 1e16. Raises DataError."""
     path, hdu = split_hdu(name, root)
     noise = read_plane(path, hdu, NOISE)
     if noise.shape != shape:
@@ -49,6 +51,7 @@ def read_noise(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
     noise[~(np.isfinite(noise) & (noise > 0))] = np.nan
     if np.isnan(noise).all():
         raise DataError(f"{path}: expected standard deviations above 0, found none")
+    noise[noise > UNSEEN * np.nanquantile(noise, 0.1)] = np.nan
     return noise
 
 
@@ -65,7 +68,11 @@ def read_psf(name: str, root: str, step: float = 1.0) -> tuple[tuple[tuple[float
 
 def as_kernel(kernel: np.ndarray, path: str | Path, step: float = 1.0) -> tuple[tuple[tuple[float, ...], ...], str]:
     """`read_psf` of an array; path: for messages."""
-    if not np.isfinite(kernel).all() or kernel.sum() <= 0 or kernel.ndim != 2:
+    if min(kernel.shape) < MIN_PSF:
+        raise DataError(f"{path}: expected a PSF of {MIN_PSF} pixels a side or more, found {kernel.shape}")
+    if np.isfinite(kernel).all():
+        kernel = np.ldexp(kernel, -np.frexp(np.abs(kernel).max())[1])  # the largest about 1: no sum overflows
+    if not np.isfinite(kernel).all() or kernel.sum() <= 0:
         raise DataError(f"{path}: expected a PSF of finite values and a positive sum")
     kernel = _odd(_square(kernel))
     if step != 1:
