@@ -22,6 +22,7 @@ from darklens.data.transforms import Preprocess, default_preprocess
 from darklens.errors import DataError, ResultsError, UsageError
 from darklens.fit import SmoothModel, fit
 from darklens.networks.equivariant import build_network
+from darklens.storage.run_record import RunRecord
 from darklens.survey.predict import predict_folder
 
 CLASSES = ["no", "sphere", "vort"]
@@ -32,7 +33,7 @@ def new(size: int = 39, scale: float | None = 0.05, **changes) -> Classifier:
     """Untrained: sees a window of so many pixels of the image."""
     torch.manual_seed(0)
     network = build_network({"arch": "compact", "head": "lifted", "size": size, "sym_group": "Dihyderal", **changes})
-    record = {"lenses": {"image": {"pixel_scale": scale}}} if scale else {}
+    record = RunRecord(simulation={"image": {"pixel_scale": scale}} if scale else None)
     return Classifier(network, CLASSES, default_preprocess(size), record=record)
 
 

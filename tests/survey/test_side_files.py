@@ -1,0 +1,74 @@
+"""One noise map, PSF or name that is wrong costs one row its figures or gives it a flag, and no survey its table."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import darklens
+from darklens.classifier.classifier import Classifier
+from darklens.survey.predict import predict_folder
+
+Y, X = np.mgrid[-7:8, -7:8]
+KERNEL = np.exp(-(X**2 + Y**2) / 5.8)
+
+
+@pytest.fixture(scope="module")
+def network() -> Classifier:
+    return darklens.load("compact-f")
+
+
+@pytest.fixture
+def survey(tmp_path) -> Path:
+    """Three images, a noise map and a PSF of theirs."""
+    for number, image in enumerate(darklens.simulate("f", "sphere", range(3))):
+        np.save(tmp_path / f"l{number}.npy", image)
+    np.save(tmp_path / "noise.npy", np.sqrt(np.maximum(np.load(tmp_path / "l1.npy"), 1.0)))
+    np.save(tmp_path / "psf.npy", KERNEL)
+    return tmp_path
+
+
+def table(network: Classifier, folder: Path, text: str, **options) -> list[dict[str, str]]:
+    (folder / "list.csv").write_text(text)
+    predict_folder(network, folder / "list.csv", folder / "out.csv", quiet=True, workers=0, **options)
+    with open(folder / "out.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("column", ["noise_map", "psf"])
+@pytest.mark.parametrize("shape", [(..., None), (None, ...)])
+def test_an_axis_of_one_changes_nothing(network, survey, column, shape):
+    name = column.removesuffix("_map")
+    np.save(survey / "other.npy", np.load(survey / f"{name}.npy")[shape])
+    plain, same = (
+        table(network, survey, f"file,{column}\nl0.npy,\nl1.npy,{file}.npy\nl2.npy,\n") for file in (name, "other")
+    )
+    assert plain == same and len(plain) == 3 and not any(row["flag"] for row in plain)
+
+
+@pytest.mark.parametrize("column", ["noise_map", "psf"])
+@pytest.mark.parametrize("bad", ["a\0.npy", "gone.npy", "l0.npy[SCI", "list.csv", ".", "cube.npy", "l1.npy/x.npy"])
+def test_a_bad_side_file_is_named_in_its_row(network, survey, column, bad):
+    np.save(survey / "cube.npy", np.ones((4, 150, 150)))
+    rows = table(network, survey, f"file,{column}\nl0.npy,\nl1.npy,{bad}\nl2.npy,\n")
+    assert [bool(row["class"]) for row in rows] == [True, True, True]
+    assert [column in row["flag"] for row in rows] == [False, True, False]
+
+
+@pytest.mark.parametrize("bad", ["a\0.npy", "\0", "l1\0.npy", "x" * 300 + ".npy"])
+def test_a_name_that_no_file_can_have_is_rejected_in_its_row(network, survey, bad):
+    rows = table(network, survey, f"file\nl0.npy\n{bad}\nl2.npy\n")
+    assert [bool(row["class"]) for row in rows] == [True, False, True] and rows[1]["flag"]
+
+
+def test_noise_of_1e16_is_no_weight_when_images_are_resampled(network, survey):
+    """Euclid's mark for bad pixels, beside NaN: the same row."""
+    noise, rows = np.load(survey / "noise.npy"), []
+    for mark in (np.nan, 1e16):
+        noise[60:64, 40:46] = mark
+        np.save(survey / "marked.npy", noise)
+        text = "file,noise_map,pixel_scale\nl1.npy,marked.npy,0.04\nl0.npy,,\n"
+        rows.append(table(network, survey, text, resample=True)[0])
+    assert rows[0] == rows[1] and float(rows[0]["chi_square"]) > 0.5
+    assert "24 pixels have no weight by their noise map" in rows[0]["note"]
