@@ -73,7 +73,7 @@ def measure(run, every: int) -> np.ndarray:
     def after_epoch(curves: dict, learning_rate: float) -> None:
         epoch = len(curves["train_loss"])
         due = epoch % every == 0
-        run.plotted = -np.inf if due else np.inf  # the curves are drawn, or not, right after this
+        run.plotted_at = -np.inf if due else np.inf  # the curves are drawn, or not, right after this
         if due:
             found.append((epoch, resident()))
 

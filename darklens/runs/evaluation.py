@@ -13,6 +13,7 @@ from darklens.data.batches import Batches
 from darklens.data.folder import LensFolder, Split, scan
 from darklens.errors import DataError, ResultsError
 from darklens.machine import choose_precision
+from darklens.page.run_page import write_run_page
 from darklens.posterior.training import coverage_details
 from darklens.reports import report as reports
 from darklens.reports.equivariance import equivariance_of, multiplications, sample_size
@@ -62,6 +63,7 @@ def test(trained: TrainedNetwork, config: TestConfig) -> tuple[Path, str]:
     symmetry = equivariance_of(classifier, tested)
     metrics = reports.write_report(target, classifier, logits, tested.split, details, symmetry)
     _look_closer(trained, folder, tested.split, logits, target, config)
+    write_run_page(target)
     return target, reports.table(metrics)
 
 

@@ -12,6 +12,7 @@ from darklens.classifier.saved import load_model, save_model
 from darklens.data.batches import Batches
 from darklens.data.folder import Split
 from darklens.networks.conv import set_convolution
+from darklens.page.run_page import write_run_page
 from darklens.posterior import training as posterior
 from darklens.reports import report as reports
 from darklens.runs.data import RunData
@@ -32,6 +33,7 @@ def report(run: Run, data: RunData, batches: dict[str, Batches], trainer: Traine
     details = reports.details(best.record, trainer.timing()) | _posterior(run, best, data, split)
     metrics = reports.write_report(run.folder, best, logits, split, details)
     run.log(reports.table(metrics))
+    write_run_page(run.folder)
     run.log(f"results: {run.folder}")
     if run.board:
         run.board.finish(metrics)

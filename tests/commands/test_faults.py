@@ -197,6 +197,7 @@ def test_malformed_folders(data, capsys, fault):
 @pytest.mark.parametrize("place", [".", "train", "val/vort"])
 def test_unreadable_folders(elsewhere, capsys, place):
     (elsewhere / "images_t" / place).chmod(0)
+    elsewhere.chmod(0o777)  # for the results
     try:
         with as_nobody():
             line = refusal(capsys, *TRAIN)

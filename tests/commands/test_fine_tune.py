@@ -208,7 +208,7 @@ def test_balanced_run_resumes_to_the_same_bits(here, monkeypatch):
     def stop(self, batch):
         steps.append(1)
         if len(steps) == 3:
-            self.received.append(15)
+            self.signals.append(15)
         return real(self, batch)
 
     with monkeypatch.context() as patch:

@@ -77,7 +77,7 @@ def test_resumed_run_is_the_unbroken_one(here, monkeypatch):
     def stop(self, batch):
         steps.append(1)
         if len(steps) == 5:
-            self.received.append(15)
+            self.signals.append(15)
         return real(self, batch)
 
     with monkeypatch.context() as patch:
