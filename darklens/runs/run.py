@@ -56,6 +56,7 @@ def open_run(config: TrainingConfig) -> Iterator[Run]:
         check()
     with processes.ranks(_device(config)) as ranks:
         config = config.replace(quiet=config.quiet or not ranks.first)
+        existing = runs.nearest_existing(Path(config.results_dir))
         folder = folder or ranks.broadcast(lambda: _new_folder(config))
         board = Board(folder) if config.tensorboard and ranks.first else None
         try:
@@ -66,7 +67,7 @@ def open_run(config: TrainingConfig) -> Iterator[Run]:
                     yield run
         finally:
             if ranks.first:
-                runs.remove_empty(folder)
+                runs.remove_empty(folder, existing)
 
 
 def _device(config: TrainingConfig) -> torch.device:

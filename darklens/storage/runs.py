@@ -61,9 +61,14 @@ def make_run_folder(results_dir: str | Path, name: str, now: datetime | None = N
     return folder
 
 
-def remove_empty(folder: Path) -> None:
-    """Remove the folder of a run that has written nothing, and the one above it if no other run is there."""
-    for path in (folder, folder.parent):
+def nearest_existing(path: Path) -> Path:
+    """The path, or the first of the folders above it that is there."""
+    return next((folder for folder in (path, *path.parents) if folder.exists()), path)
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Remove the folder of a run that has written nothing, and those above it that are empty then, below `top`."""
+    for path in itertools.takewhile(lambda path: path != top, (folder, *folder.parents)):
         try:
             path.rmdir()
         except OSError:
