@@ -222,7 +222,7 @@ def test_runs_that_differ_in_the_seed_make_a_group(tmp_path, undrawn):
 
 @pytest.mark.parametrize(
     "other",
-    [{"lr": 0.01}, {"data_dir": "images_j"}, {"use_cuda": True}, {"group": ("Circular", 8)}, {"seed": 0}],
+    [{"lr": 0.01}, {"data_dir": "images_j"}, {"use_cuda": False}, {"group": ("Circular", 8)}, {"seed": 0}],
 )
 def test_other_runs_make_none(tmp_path, undrawn, other):
     """Other settings are another method; the same seed twice is one seed."""
@@ -230,7 +230,7 @@ def test_other_runs_make_none(tmp_path, undrawn, other):
 
 
 def test_runs_without_a_record_make_none(tmp_path, undrawn):
-    runs = [replace(run(k), record={}) for k in range(2)]
+    runs = [replace(run(k), record=RunRecord()) for k in range(2)]
     found = compared(runs, tmp_path, 10)
     assert found["groups"] == [] and found["runs"][0]["group"] == "Circular" and found["runs"][0]["recipe"] is None
     assert [row["name"] for row in found["runs"]] == [f"C4 2026-11-22-10-30-0{k}" for k in range(2)]
@@ -240,7 +240,7 @@ def test_names_say_what_differs_and_no_more():
     runs = [run(0), run(1, seed=1, recipe="seed"), run(2, group=("Dihyderal", 8)), run(3, group=("CNN", None))]
     assert analysis_runs.unique(analysis_runs.label_runs(runs), runs) == [
         "C4 fast seed 0",
-        "C4 seed seed 1",
+        "C4 original seed 1",
         "D8",
         "ResNet-18",
     ]
