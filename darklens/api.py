@@ -10,10 +10,10 @@ from darklens.classifier.saved import find_weights, load_model
 from darklens.fit import DetectionMap, Fit
 from darklens.fit import detect as detection
 from darklens.fit.arrays import fit_arrays as fit
-from darklens.fit.detect import MASSES
+from darklens.fit.detect import MASSES, TOTAL_MASS
 from darklens.metrics.posterior import Posterior
 from darklens.posterior import population as populations
-from darklens.posterior.population import Population
+from darklens.posterior.population import FRACTIONS, Population
 from darklens.runs import train as training
 from darklens.simulation import render
 from darklens.simulation.recipes import load_recipe
@@ -40,25 +40,37 @@ def simulate(model: str, class_name: str, indices: Iterable[int], seed: int = 0,
 
 
 def detect(
-    found: Fit, masses: Sequence[float] = MASSES, positions: np.ndarray | None = None, **settings: object
+    fits: Fit,
+    masses: Sequence[float] = MASSES,
+    positions: np.ndarray | None = None,
+    *,
+    total_mass: float | np.ndarray = TOTAL_MASS,
+    profile: str = "point",
+    device: str = "cpu",
 ) -> DetectionMap:
-    """Where one subhalo of each mass (Msun) would be seen in each of the fits, and where the residual asks for one.
+    """Where one subhalo of each mass (Msun) would be seen in each of the fits, and where the residual favours one.
 
-    positions: (G, 2) arcsec from the image's centre, y up; None: a grid. settings: `total_mass` within the Einstein
-    radius (1e12 Msun), `profile` ("point" or "sis"), `device`. The result has `positions`, `expected` (n, M, G) delta
+    positions: (G, 2) arcsec from the image's centre, y up; None: a grid. total_mass: within the Einstein radius, Msun,
+    of all lenses or of each (n,). profile: "point" or "sis". The result has `positions`, `expected` (n, M, G) delta
     chi-square, `observed` (n, M, G) standard deviations. Raises ValueError for what doesn't fit. docs/where.md.
     """
-    return detection(found, masses, positions, **settings)
+    return detection(fits, masses, positions, total_mass, profile=profile, device=device)
 
 
-def population(posterior: Posterior, model: str, class_name: str = "sphere", **grid: object) -> Population:
+def population(
+    posterior: Posterior,
+    model: str,
+    class_name: str = "sphere",
+    *,
+    log_mean_fractions: np.ndarray = FRACTIONS,
+) -> Population:
     """What the lenses of a posterior, `net.infer(images)["sphere"]["log_mass_fraction"]`, say of their population.
 
-    model: "f", "j" or another recipe, whose class has the subhalos' limits of mass and their slope. grid:
-    log_mean_fractions, of the mean mass fraction's log10. The result has `interval()`: 16%, 50%, 84%. Raises
-    RecipeError for a recipe that has no such subhalos.
+    model: "f", "j" or another recipe, whose class has the subhalos' limits of mass and their slope.
+    log_mean_fractions: (A,) even grid, log10 of the mean mass fraction. The result has `interval()`: 16%, 50%, 84%.
+    Raises RecipeError for a recipe that has no such subhalos, UsageError for the posterior of another quantity.
     """
-    return populations.population(posterior, load_recipe(model), class_name, **grid)
+    return populations.population(posterior, load_recipe(model), class_name, log_mean_fractions)
 
 
 def train(data_dir: str | Path = "images_f", **settings: object) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -33,13 +34,15 @@ class Posterior:
         return np.concatenate([np.zeros((len(self), 1)), below / below[:, -1:]], axis=1)
 
     def quantile(self, level: float) -> np.ndarray:
-        """(n,) the value below which the quantity lies with this probability."""
+        """(n,) the value below which the quantity lies with this probability. Raises ValueError."""
+        check_level(level)
         return np.array([np.interp(level, row, self.edges) for row in self.cumulative])
 
     def below(self, value: float | np.ndarray) -> np.ndarray:
         """(n,) probability that the quantity is less than `value`, one for all lenses or (n,).
 
-        Where bins have no width, because the prior repeats a value, half of what lies at the value counts.
+        Where bins have no width, because the prior repeats a value, half of what lies at the value counts. Raises
+        ValueError for NaN.
         """
         return self._between(value, 0.5)
 
@@ -52,10 +55,12 @@ class Posterior:
 
     def _between(self, value: float | np.ndarray, share: float | np.ndarray) -> np.ndarray:
         values = np.broadcast_to(np.asarray(value, dtype=float), len(self))
+        if np.isnan(values).any():
+            raise ValueError(f"expected numbers to compare the {self.label} with, found NaN")
         less, not_more = self._below(values, "left"), self._below(values, "right")
         return less + share * (not_more - less)
 
-    def _below(self, values: np.ndarray, side: str) -> np.ndarray:
+    def _below(self, values: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
         """The distribution function, its limit from that side where it jumps."""
         rows, last = np.arange(len(self)), len(self.edges) - 1
         k = np.clip(np.searchsorted(self.edges, values, side=side) - 1, 0, last - 1)
@@ -69,7 +74,8 @@ class Posterior:
         return 1 - self.below(value)
 
     def width(self, level: float = 0.68) -> np.ndarray:
-        """(n,) width of the central interval of this probability, in the quantity's unit."""
+        """(n,) width of the central interval of this probability, in the quantity's unit. Raises ValueError."""
+        check_level(level)
         return self.quantile(0.5 + level / 2) - self.quantile(0.5 - level / 2)
 
     def prior(self) -> Posterior:
@@ -79,6 +85,15 @@ class Posterior:
     def bin_of(self, values: np.ndarray) -> np.ndarray:
         """(n,) int: the bin of each value (`bins_of`)."""
         return bins_of(self.edges, values)
+
+
+def check_level(level: float | np.ndarray) -> None:
+    """Raise ValueError unless these are probabilities."""
+    levels = np.asarray(level, dtype=float)
+    if not ((levels >= 0) & (levels <= 1)).all():
+        raise ValueError(
+            f"expected a probability from 0 to 1, found {levels[~((levels >= 0) & (levels <= 1))].flat[0]:g}"
+        )
 
 
 def bins_of(edges: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from darklens.errors import RecipeError
-from darklens.metrics.posterior import Posterior
+from darklens.errors import RecipeError, UsageError
+from darklens.metrics.posterior import Posterior, check_level
 from darklens.simulation.draw import mean_mass, power_law
-from darklens.simulation.posterior_targets import MIN_FRACTION
+from darklens.simulation.posterior_targets import LABELS, MASS, MIN_FRACTION
 from darklens.simulation.recipe_tables import SimulationConfig, Subhalos
 
 DRAWS, CHUNK = 20_000, 2_500  # lenses drawn for each p(theta | h), and as many at a time
@@ -42,19 +42,21 @@ class Population:
     lenses: int
 
     def quantile(self, level: float | np.ndarray) -> np.ndarray:
-        """Quantiles of log10 of the mean mass fraction; its prior is flat on the grid."""
+        """Quantiles of log10 of the mean mass fraction; its prior is flat on the grid. Raises ValueError."""
+        check_level(level)
         from scipy.interpolate import CubicSpline
 
-        ends, steps = self.log_mean_fractions[[0, -1]], len(self.log_mean_fractions) - 1
-        grid = np.linspace(*ends, FINER * steps + 1)
+        low, high, steps = self.log_mean_fractions[0], self.log_mean_fractions[-1], len(self.log_mean_fractions) - 1
+        grid = np.linspace(low, high, FINER * steps + 1)
         values = CubicSpline(self.log_mean_fractions, self.log_likelihood)(grid)
         density = np.exp(values - values.max())
         cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
         return np.interp(level, cumulative / cumulative[-1], grid)
 
     def interval(self, level: float = 0.68) -> tuple[float, float, float]:
-        """Lower end, median and upper end of the central interval."""
-        return tuple(self.quantile(np.array([0.5 - level / 2, 0.5, 0.5 + level / 2])).tolist())
+        """Lower end, median and upper end of the central interval. Raises ValueError."""
+        low, middle, high = self.quantile(np.array([0.5 - level / 2, 0.5, 0.5 + level / 2])).tolist()
+        return low, middle, high
 
 
 def population(
@@ -66,8 +68,13 @@ def population(
     """The mean mass fraction in subhalos of the lenses of a posterior.
 
     posterior: of log_mass_fraction, of N lenses. recipe: whose class says which masses subhalos have, and how often.
-    log_mean_fractions: (A,) even grid, log10. Raises RecipeError for subhalos that it cannot draw.
+    log_mean_fractions: (A,) even grid, log10. Raises RecipeError for subhalos that it cannot draw, UsageError for the
+    posterior of another quantity.
     """
+    if posterior.label != LABELS[MASS]:
+        raise UsageError(
+            f"a population takes the posterior of {MASS} ({LABELS[MASS]}), found that of {posterior.label}"
+        )
     density = subhalo_density(recipe, class_name, posterior.edges, log_mean_fractions)
     return combine(posterior, np.asarray(log_mean_fractions, dtype=float), density)
 

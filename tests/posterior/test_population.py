@@ -5,10 +5,11 @@ import pytest
 from scipy.stats import norm
 
 import darklens
-from darklens.errors import RecipeError
+from darklens.errors import RecipeError, UsageError
 from darklens.metrics.posterior import Posterior
 from darklens.posterior.population import combine, population, subhalo_density
 from darklens.simulation.draw import draw
+from darklens.simulation.posterior_targets import LABELS, MASS
 from darklens.simulation.recipes import RECIPES, changed
 
 EDGES = norm.ppf(np.linspace(1e-6, 1 - 1e-6, 101))  # of a prior: the standard normal
@@ -20,7 +21,7 @@ def lenses(mean, count, seed):
     rng = np.random.default_rng(seed)
     seen = mean + 0.5 * rng.standard_normal(count) + NOISE * rng.standard_normal(count)
     shares = np.diff(norm.cdf(EDGES, seen[:, None] / (1 + NOISE**2), NOISE / np.sqrt(1 + NOISE**2)), axis=1)
-    return Posterior("x", EDGES, shares / shares.sum(1, keepdims=True))
+    return Posterior(LABELS[MASS], EDGES, shares / shares.sum(1, keepdims=True))
 
 
 DENSITY = np.diff(norm.cdf(EDGES, MEANS[:, None], 0.5), axis=1)  # (9, 100)
@@ -59,9 +60,36 @@ def test_mass_fractions_are_drawn_as_the_simulator_does(slope):
 
 
 def test_the_function_of_the_package():
-    prior = Posterior("x", np.linspace(-2.5, -0.5, 41), np.full((3, 40), 1 / 40))
+    prior = Posterior(LABELS[MASS], np.linspace(-2.5, -0.5, 41), np.full((3, 40), 1 / 40))
     found = darklens.population(prior, "j", log_mean_fractions=[-1.6, -1.4, -1.2])
     assert found.log_likelihood.shape == (3,) and found.lenses == 3
     assert np.ptp(found.log_likelihood) < 1e-9  # posteriors that are the prior know nothing
     with pytest.raises(RecipeError, match=r"classes\.vort"):
         population(prior, RECIPES["j"], "vort")
+
+
+@pytest.mark.parametrize("quantity", [name for name in LABELS if name != MASS])
+def test_the_posterior_of_another_quantity_is_refused_by_its_label(quantity):
+    other = lenses(0, 4, 0)
+    other = Posterior(LABELS[quantity], other.edges, other.probabilities)
+    with pytest.raises(UsageError, match="takes the posterior of log_mass_fraction") as caught:
+        darklens.population(other, "j")
+    assert LABELS[quantity] in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("level", [1.5, -0.1, np.nan, np.array([0.5, 1.01])])
+def test_levels_beyond_probabilities_are_refused(level):
+    for distribution in (lenses(0, 4, 0), combine(lenses(0, 4, 0), MEANS, DENSITY)):
+        with pytest.raises(ValueError, match="expected a probability from 0 to 1, found"):
+            distribution.quantile(level)
+    if np.ndim(level) == 0 and level != -0.1:
+        with pytest.raises(ValueError, match="expected a probability"):
+            lenses(0, 4, 0).width(level)
+        with pytest.raises(ValueError, match="expected a probability"):
+            combine(lenses(0, 4, 0), MEANS, DENSITY).interval(level)
+
+
+def test_nothing_is_compared_with_nan():
+    with pytest.raises(ValueError, match="found NaN"):
+        lenses(0, 4, 0).above(np.nan)
+    assert (lenses(0, 4, 0).below(np.inf) == 1).all()
