@@ -31,6 +31,14 @@ class Sides(NamedTuple):
     psf: PerImage = None
 
 
+class ImageSides(NamedTuple):
+    """The same of one image."""
+
+    noise: np.ndarray | None
+    mask: np.ndarray | None
+    psf: np.ndarray | None
+
+
 def classify_images(
     predictor: Predictor, preprocess: Preprocess, channels: int, images: Images, sides: Sides, batch_size: int
 ) -> list[Prediction]:
@@ -43,7 +51,7 @@ def classify_images(
     for start in range(0, len(arrays), batch_size):
         numbers = range(start, min(start + batch_size, len(arrays)))
         rows = [
-            _read(preprocess.window, channels, f"image {n}", arrays[n], Sides(*(side[n] for side in each)))
+            _read(preprocess.window, channels, f"image {n}", arrays[n], ImageSides(*(side[n] for side in each)))
             for n in numbers
         ]
         predictions += predictor(*_look(preprocess, rows, predictor.outliers is not None))
@@ -70,11 +78,12 @@ def classify_residuals(
     """See `Classifier.classify_residual`."""
     if preprocess.view != "residual":
         raise UsageError(f"this network sees the {preprocess.view} view, expected one that sees residuals alone")
-    array, (rows, flags) = _residual_array(residual, preprocess.crop), ([], [])
+    array = _residual_array(residual, preprocess.crop)
+    rows: list[dict[str, float]] = [{}] * len(array)
+    flags: list[list[str]] = [[]] * len(array)
     if isinstance(residual, Fit):
         rows, fit_texts = fit_rows(residual, preprocess)
         flags = [_scale_flags(residual, preprocess) + fit_flags(text) for text in fit_texts]
-    rows, flags = rows or [{}] * len(array), flags or [[]] * len(array)
     predictions: list[Prediction] = []
     for start in range(0, len(array), batch_size):
         part = slice(start, start + batch_size)
@@ -93,11 +102,11 @@ def _one_each(name: str, value: PerImage, count: int) -> Sequence[np.ndarray | N
     if array.ndim == 2:
         return [array] * count
     if array.ndim == 3 and len(array) == count:
-        return array
+        return list(array)
     raise DataError(f"{name}: expected one of shape (H, W), or {count}, one for each image; found shape {array.shape}")
 
 
-def _read(window: int, channels: int, name: str, image: object, sides: Sides) -> tuple[Picture, FitInput]:
+def _read(window: int, channels: int, name: str, image: object, sides: ImageSides) -> tuple[Picture, FitInput]:
     """The checked picture, and what a fit is given of it."""
     array = plain_array(name, image)
     shape = (layout(array.shape) or array.shape)[-2:]
@@ -139,7 +148,9 @@ def _kernel(name: str, psf: np.ndarray | None) -> Kernel | None:
 
 
 def _flags(picture: Picture, window: int) -> list[str]:
-    pixels = picture.pixels[(..., *central(*picture.pixels.shape[1:], window))]
+    height, width = picture.pixels.shape[1:]
+    rows, columns = central(height, width, window)
+    pixels = picture.pixels[:, rows, columns]
     return [CONSTANT] * bool(pixels.min() == pixels.max()) + [FILLED] * bool(picture.masked)
 
 
@@ -156,8 +167,9 @@ def _residual_array(residual: np.ndarray | torch.Tensor | Fit, crop: int) -> np.
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.dtype.kind not in "uif" or min(array.shape[1:]) < crop:
         raise DataError(f"residual: expected (n, H, W) of {crop} pixels or more a side, found {array.shape}")
-    side = min(array.shape[1:])
-    array = array[(slice(None), *central(*array.shape[1:], crop + (crop - side) % 2))]
+    height, width = array.shape[1:]
+    rows, columns = central(height, width, crop + (crop - min(height, width)) % 2)
+    array = array[:, rows, columns]
     if not np.isfinite(array).all():
         raise DataError(
             "residual: expected finite standard deviations, 0 where a pixel does not count; found NaN or infinity"

@@ -87,7 +87,9 @@ def fill_weightless(array: np.ndarray, weightless: np.ndarray) -> np.ndarray:
 
 def with_psf(model: SmoothModel | None, psf: Kernel | None) -> SmoothModel | None:
     """The smooth lens seen through another PSF."""
-    return model and psf and dataclasses.replace(model, psf_kernel=psf, psf_beta=None, free_psf=False)
+    if model is None or psf is None:
+        return None
+    return dataclasses.replace(model, psf_kernel=psf, psf_beta=None, free_psf=False)
 
 
 def fit_rows(fit: Fit, preprocess: Preprocess) -> tuple[list[dict[str, float]], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,16 +78,16 @@ def binary_problems(logits: np.ndarray, labels: np.ndarray) -> dict[Any, tuple[n
     return dict(enumerate(one_against_rest(logits, labels))) | micro
 
 
-def without_substructure(classes: list[str]) -> int | None:
+def without_substructure(classes: Sequence[str]) -> int | None:
     """Number of the class without substructure, if the data set has one."""
     return next((k for k, name in enumerate(classes) if re.sub(r"[\W_]", "", name.lower()) in NO_SUBSTRUCTURE), None)
 
 
 def macro_average(values: list) -> np.ndarray:
     """Mean over the classes (first axis) whose AUC is defined."""
-    values = np.asarray(values, dtype=np.float64)
-    defined = np.isfinite(values).sum(axis=0)
-    return np.divide(np.nansum(values, axis=0), defined, out=np.full(defined.shape, np.nan), where=defined > 0)
+    stacked = np.asarray(values, dtype=np.float64)
+    defined = np.isfinite(stacked).sum(axis=0)
+    return np.divide(np.nansum(stacked, axis=0), defined, out=np.full(defined.shape, np.nan), where=defined > 0)
 
 
 def point_estimate(scores: np.ndarray, positive: np.ndarray) -> float:

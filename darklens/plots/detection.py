@@ -37,7 +37,7 @@ def plot_detection(
         _draw_row(axes[k], images[k], fits, maps, k, mass)
         axes[k, 0].set_title(titles[k], fontsize=9, loc="left")
         for axis, colour in zip(axes[k], ("w", "w", "k"), strict=True):
-            _draw_pieces(axis, () if pieces is None else pieces[k], colour)
+            _draw_pieces(axis, [] if pieces is None else list(pieces[k]), colour)
     for axis, name in zip(axes[0], COLUMNS, strict=True):
         axis.text(0.5, 1.14, name, transform=axis.transAxes, ha="center", weight="bold")
     return save_figure(figure, folder, "detection")

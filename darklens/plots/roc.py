@@ -87,7 +87,8 @@ def plot_compare(folder: str | Path, networks: list[dict[str, Any]], labels: np.
         `{"value", "interval"}`; `colour`, a number that those drawn in one colour share (dashes tell them apart).
     labels : (n,) int.
     """
-    curves, colours = [], Counter()
+    curves: list[tuple] = []
+    colours: Counter[int] = Counter()
     names = tick_labels([network["name"] for network in networks], 32)
     for name, network in zip(names, networks, strict=True):
         colour = network["colour"] % len(COLOURS)

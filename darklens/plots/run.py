@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from darklens.metrics.intervals import wilson
 from darklens.plots import style
 from darklens.plots.style import NAMES, class_colour, is_enabled, new_figure, tick_labels
 
+BARE: dict[str, list] = {"xticks": [], "yticks": []}  # axes of images
 BINS = 15  # of the reliability diagram
 GALLERY = 16  # mistakes shown
 SPREAD = {  # of the symmetry report
@@ -176,7 +178,7 @@ def _draw_turned(axis, turned: list[dict]) -> None:
 @style.picture("mistakes")
 def plot_mistakes(
     folder: str | Path,
-    images: np.ndarray,
+    images: Sequence[np.ndarray] | np.ndarray,
     true: np.ndarray,
     predicted: np.ndarray,
     probability: np.ndarray,
@@ -194,8 +196,7 @@ def plot_mistakes(
     worst = wrong[np.argsort(-np.asarray(probability)[wrong], kind="stable")][:GALLERY]
     rows, names = -(-len(worst) // 4), tick_labels(classes, 16)
     figure = new_figure(8.8, 0.7 + 2.6 * rows)
-    bare = {"xticks": [], "yticks": []}
-    axes = figure.subplots(rows, 4, squeeze=False, subplot_kw=bare).ravel() if rows else []
+    axes: Any = figure.subplots(rows, 4, squeeze=False, subplot_kw=BARE).ravel() if rows else []
     for axis in axes[len(worst) :]:
         axis.remove()
     for axis, k in zip(axes, worst, strict=False):

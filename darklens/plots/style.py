@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, folder: str | Path, stem: str) -> Path:
     """Write `stem.png` and `stem.pdf`, empty the figure, return the path of the PNG."""
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "png": {"dpi": DPI},
         "pdf": {"metadata": {"CreationDate": None}},
     }  # undated: same data, same file

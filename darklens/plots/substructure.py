@@ -1,13 +1,14 @@
 """Completeness against the mass of the substructure."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from darklens.plots import style
 from darklens.plots.style import new_figure, tick_labels
 
-CRITERIA = {  # name -> legend, style
+CRITERIA: dict[str, tuple[str, dict[str, Any]]] = {  # name -> legend, style
     "classified": ("classified as its own class", {"color": "#3f90da", "marker": "s", "markersize": 4}),
     "detected": ("told from no substructure, 1% false positives", {"color": "#bd1f01", "marker": "o", "markersize": 5}),
 }

@@ -23,6 +23,7 @@ from darklens.errors import RecipeError, UsageError
 from darklens.metrics.posterior import Posterior, check_level
 from darklens.simulation.draw import mean_mass, power_law
 from darklens.simulation.posterior_targets import LABELS, MASS, MIN_FRACTION
+from darklens.simulation.priors import Prior
 from darklens.simulation.recipe_tables import SimulationConfig, Subhalos
 
 DRAWS, CHUNK = 20_000, 2_500  # lenses drawn for each p(theta | h), and as many at a time
@@ -51,7 +52,7 @@ class Population:
         values = CubicSpline(self.log_mean_fractions, self.log_likelihood)(grid)
         density = np.exp(values - values.max())
         cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-        return np.interp(level, cumulative / cumulative[-1], grid)
+        return np.asarray(np.interp(level, cumulative / cumulative[-1], grid))
 
     def interval(self, level: float = 0.68) -> tuple[float, float, float]:
         """Lower end, median and upper end of the central interval. Raises ValueError."""
@@ -100,11 +101,11 @@ def subhalo_density(
     """
     from scipy.stats import poisson
 
-    table = _subhalos(recipe, class_name)
+    table, total_mass = _subhalos(recipe, class_name)
     counts = np.zeros((len(log_mean_fractions), len(edges) - 1))
     for chunk in range(DRAWS // CHUNK):
         rng = np.random.default_rng([0, chunk])
-        total, uniform = recipe.lens.total_mass.draw(rng, CHUNK), rng.random(CHUNK)
+        total, uniform = total_mass.draw(rng, CHUNK), rng.random(CHUNK)
         numbers = 10.0 ** np.asarray(log_mean_fractions)[:, None] * total / mean_mass(*table.mass, table.slope)
         number = poisson.ppf(uniform, numbers).astype(int)  # (A, CHUNK)
         masses = _cumulative_mass(table, number.max(), chunk)[number, np.arange(CHUNK)]  # (A, CHUNK)
@@ -120,11 +121,11 @@ def _cumulative_mass(table: Subhalos, count: int, chunk: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, CHUNK)), np.cumsum(masses, axis=0)])
 
 
-def _subhalos(recipe: SimulationConfig, class_name: str) -> Subhalos:
-    """The class's subhalos, if they are what `subhalo_density` can draw. Raises RecipeError."""
+def _subhalos(recipe: SimulationConfig, class_name: str) -> tuple[Subhalos, Prior]:
+    """The class's subhalos and the total mass, if they are what `subhalo_density` can draw. Raises RecipeError."""
     kind = recipe.classes.get(class_name)
     table = kind and kind.subhalos
     if not table or table.profile == "tnfw" or table.half_mode_mass or recipe.lens.total_mass is None:
         requirement = 'subhalos of profile "point" or "sis" without half_mode_mass, and a lens.total_mass'
         raise RecipeError(f"classes.{class_name} of recipe {recipe.name}: a population needs {requirement}")
-    return table
+    return table, recipe.lens.total_mass

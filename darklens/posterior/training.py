@@ -62,7 +62,7 @@ def check_inferable(classifier: Classifier, data: LensFolder) -> list[int]:
 
 def _truth(root: Path, split: Split, label: int) -> Truth:
     """What is in the lenses of a class."""
-    names = [split.images.name(i) for i in np.flatnonzero(split.labels == label)]
+    names = [split.images.name(int(i)) for i in np.flatnonzero(split.labels == label)]
     return read_truth(root, split.name, names)
 
 
@@ -123,10 +123,11 @@ def check_coverage(classifier: Classifier, root: Path, split: Split, folder: Pat
     Returns class -> quantity -> `coverage_report`, for `metrics.json`. The slices are of what is known without the
     truth: the size of the ring, and its signal-to-noise ratio (fitted Einstein radius over its standard deviation).
     """
-    report = {}
-    for name in classifier.inference.heads:
+    report: dict[str, dict] = {}
+    inference = classifier.inference
+    for name in inference.heads if inference else ():
         one = observed(classifier, root, split, classifier.classes.index(name), quiet)
-        posteriors = classifier.inference.posteriors(one.features, one.fits)[name]
+        posteriors = inference.posteriors(one.features, one.fits)[name]
         radius = one.fits["einstein_radius"]
         slices = {"signal-to-noise": radius / one.fits["einstein_radius_sd"], "Einstein radius (arcsec)": radius}
         report[name] = {

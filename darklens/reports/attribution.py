@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from darklens.classifier.classifier import Classifier
 from darklens.data.transforms import Preprocess
+from darklens.networks.equivariant import Equivariant_Network
 from darklens.simulation.truth import Truth, vortex_ends
 
 
@@ -74,7 +75,7 @@ def _frozen(network: nn.Module, images: Tensor, precision: torch.dtype) -> tuple
     """A copy of the network in evaluation mode, as plain convolutions if it is equivariant, and images to match."""
     frozen = copy.deepcopy(network).eval().to(precision)
     with torch.no_grad():
-        frozen = frozen.folded() if hasattr(frozen, "folded") else frozen
+        frozen = frozen.folded() if isinstance(frozen, Equivariant_Network) else frozen
     return frozen.requires_grad_(False), images.detach().to(next(frozen.parameters()).device, precision)
 
 
@@ -114,8 +115,8 @@ def segments(truth: Truth, heavy: float = HEAVY) -> list[np.ndarray]:
 def to_pixels(truth: Truth, preprocess: Preprocess, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Column and row in the network's window of places in arcsec from the image's middle (row 0 is +y)."""
     image = truth.recipe.image
-    spare = image.pixels - preprocess.window
-    spare = spare // 2 if preprocess.view == "image" else spare / 2  # a view has the lens on its central pixel
+    margin = image.pixels - preprocess.window
+    spare = margin // 2 if preprocess.view == "image" else margin / 2  # a view has the lens on its central pixel
     centre = (image.pixels - 1) / 2 - spare
     return centre + x / image.pixel_scale, centre - y / image.pixel_scale
 

@@ -46,7 +46,7 @@ def _group(run: Run) -> str:
 
 def _groups(runs: Sequence[Run], rows: list[dict]) -> list[dict]:
     """Mean and spread over the seeds of runs that differ only in the seed; a seed that was run twice counts once."""
-    members = defaultdict(dict)
+    members: dict[str, dict] = defaultdict(dict)
     for run, row in zip(runs, rows, strict=True):
         members[_group(run)].setdefault(row["seed"], (run, row))
     groups = [list(seeds.values()) for seeds in members.values() if len(seeds) > 1]

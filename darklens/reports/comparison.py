@@ -61,7 +61,8 @@ def _minus(row: dict, other: dict, key: str) -> float | None:
 
 def _test_classes(first: Predictions, second: Predictions) -> dict[str, dict]:
     """DeLong's test of the AUC of each class against the rest, None where a side has fewer than two images."""
-    scores, tests = [probabilities.log_odds(predictions.logits) for predictions in (first, second)], {}
+    scores = [probabilities.log_odds(predictions.logits) for predictions in (first, second)]
+    tests: dict[str, dict] = {}
     for k, name in enumerate(first.classes):
         positive = first.labels == k
         if min(positive.sum(), (~positive).sum()) < 2:

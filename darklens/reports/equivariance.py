@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from darklens.classifier.classifier import Classifier, evaluator
 from darklens.data.batches import Batches
 from darklens.data.views import network_inputs
 from darklens.networks.basis import Symmetry
+from darklens.networks.equivariant import Equivariant_Network
 from darklens.networks.grid import transform
 
 STEP = 15  # degrees, of the interpolated turns
@@ -36,7 +38,7 @@ def measure_equivariance(run: Callable[[Tensor], Tensor], images: Tensor, symmet
     reference = run(images)
     group_elements = symmetry.exact_elements() if symmetry else [(False, 0)]
     elements = [(mirror, turns) for mirror in (False, True) for turns in range(4) if mirror or turns]
-    exact = []
+    exact: list[dict[str, Any]] = []
     for element in elements:
         change = _change(run(transform(images, *element)), reference)
         exact.append({"name": _name(*element), "in_group": element in group_elements, **change})
@@ -74,7 +76,7 @@ def equivariance_of(classifier: Classifier, batches: Batches) -> dict:
 
     Where it sees residuals, it is the image that is turned, and the fit of the smooth lens is part of what is measured.
     """
-    config, source, view = classifier.network.config, batches.split.images, classifier.preprocess.view
+    config, source, view = classifier.config, batches.split.images, classifier.preprocess.view
     run = evaluator(classifier.network, batches.device, "fp32")
     count = min(len(source), sample_size(multiplications(classifier)), MOST if view == "image" else FITTED)
     chosen = np.linspace(0, len(source) - 1, count).astype(int)
@@ -91,8 +93,8 @@ def equivariance_of(classifier: Classifier, batches: Batches) -> dict:
 
 def multiplications(classifier: Classifier) -> float:
     """Of one image's way through the network, its convolutions counted as dense ones."""
-    config, network = classifier.network.config, classifier.network
-    plain = network.folded(plain=True) if hasattr(network, "folded") else network
+    config, network = classifier.config, classifier.network
+    plain = network.folded(plain=True) if isinstance(network, Equivariant_Network) else network
     example = torch.zeros(1, config["channels"], config["size"], config["size"])
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         plain(example.to(next(network.parameters()).device))

@@ -19,6 +19,7 @@ References
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import NETWORKS
 from darklens.data.folder import Split
 from darklens.fit import detect, fit
+from darklens.fit.detect import TOTAL_MASS
 from darklens.metrics.probabilities import softmax
 from darklens.plots.detection import SHOWN, plot_detection
 from darklens.plots.fits import MOST_ROWS, plot_fits
@@ -87,7 +89,13 @@ def explain(
     Raises DataError for bad images or parameters, ResultsError where the folder can't be written.
     """
     attributed = functools.partial(attribute, steps=steps, batch_size=batch_size, precision=precision)
-    report = {"split": split.name, "method": "gradients", "steps": steps, "heavy_msun": HEAVY, "near_arcsec": NEAR}
+    report: dict[str, Any] = {
+        "split": split.name,
+        "method": "gradients",
+        "steps": steps,
+        "heavy_msun": HEAVY,
+        "near_arcsec": NEAR,
+    }
     report["gallery"] = gallery(classifier, split, np.asarray(logits), folder, choose, attributed)
     if classifier.preprocess.smooth_model:
         _draw_fits(classifier, split, choose(split.labels, softmax(np.asarray(logits))), folder)
@@ -105,19 +113,19 @@ def explain(
 def _draw_fits(classifier: Classifier, split: Split, rows: list[list[int]], folder: str | Path) -> None:
     """What was fitted to the images of the gallery, `fits.png`, and where that asks for subhalos, `detection.png`."""
     chosen = [i for row in rows for i in row]
-    images = np.stack([split.images.read(i).values.astype(float) for i in chosen])  # (m, 1, H, W)
-    fits = fit(images[:, 0], classifier.preprocess.smooth_model)
+    images = np.stack([split.images.read(i).values.astype(float) for i in chosen])[:, 0]  # (m, H, W)
+    fits = fit(images, classifier.preprocess.smooth_model)
     titles = [split.images.name(i) for i in chosen]
-    plot_fits(folder, images[:, 0], fits, titles)
+    plot_fits(folder, list(images), fits, titles)
     fits, truth = fits[:MOST_ROWS], load_truth(split, chosen[:MOST_ROWS])
-    total_mass = None if truth is None else truth.parameters["lens.total_mass"]
-    maps = detect(fits, (SHOWN,), **({} if total_mass is None else {"total_mass": total_mass}))
-    plot_detection(folder, images[:, 0], fits, maps, titles, truth and segments(truth))
+    total_mass = TOTAL_MASS if truth is None else truth.parameters["lens.total_mass"]
+    maps = detect(fits, (SHOWN,), total_mass=total_mass)
+    plot_detection(folder, list(images), fits, maps, titles, None if truth is None else segments(truth))
 
 
 def _score(classifier: Classifier, split: Split, chosen: np.ndarray, truth: Truth, attributed: Callable) -> dict:
     """The alignment of the maps of some images' true class with their dark matter."""
-    images, targets = load_images(classifier, split, chosen), split.labels[chosen]
+    images, targets = load_images(classifier, split, chosen.tolist()), split.labels[chosen]
     on_matter = distances(truth, classifier.preprocess) < NEAR
     maps = attributed(classifier, images, targets).cpu()
     error = _completeness_error(classifier, images, targets, maps)
@@ -134,7 +142,7 @@ def _untrained(classifier: Classifier, seed: int = 0) -> Classifier:
     """The same network with the weights it may have begun with."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = NETWORKS[classifier.kind](classifier.network.config)
+        network = NETWORKS[classifier.kind](classifier.config)
     network.to(next(classifier.network.parameters()).device)
     return Classifier(network, classifier.classes, classifier.preprocess)
 
@@ -144,7 +152,7 @@ def _completeness_error(classifier: Classifier, images: Tensor, targets: np.ndar
 
     Small for integrated gradients with enough steps.
     """
-    targets = torch.as_tensor(targets)
-    logits, blank = (contrast(outputs(classifier, x).cpu(), targets) for x in (images, torch.zeros_like(images)))
+    numbers = torch.as_tensor(targets)
+    logits, blank = (contrast(outputs(classifier, x).cpu(), numbers) for x in (images, torch.zeros_like(images)))
     change = logits - blank
     return ((maps.sum((1, 2)) - change).abs().max() / change.abs().mean().clamp(min=1e-30)).item()

@@ -77,7 +77,7 @@ def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split
     )
 
 
-class _Images:
+class _Images(Sequence[np.ndarray]):
     """The images (H, W), channels averaged, read when they are asked for."""
 
     def __init__(self, images: ImageSource, window: int):

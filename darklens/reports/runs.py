@@ -54,9 +54,9 @@ def evaluate_runs(
     options: as `Batches` takes them. Images are read once for each kind of preprocessing. Raises ResultsError for a
     network that is not made for such data, CheckpointError, DataError.
     """
-    folders = [Path(folder) for folder in folders]
-    classifiers = [load_model(folder / "best-model-parameters.pt", device) for folder in folders]
-    for folder, classifier in zip(folders, classifiers, strict=True):
+    paths = [Path(folder) for folder in folders]
+    classifiers = [load_model(folder / "best-model-parameters.pt", device) for folder in paths]
+    for folder, classifier in zip(paths, classifiers, strict=True):
         _check_fit(folder, classifier, data)
     split = data.splits.get("test", data.splits["val"])
     kinds = {classifier.preprocess for classifier in classifiers}
@@ -64,7 +64,7 @@ def evaluate_runs(
         kind: open_batches(data, (split.name,), kind, batch_size, device, **options)[split.name] for kind in kinds
     }
     runs = []
-    for folder, classifier in zip(folders, classifiers, strict=True):
+    for folder, classifier in zip(paths, classifiers, strict=True):
         logits = evaluate.evaluate(classifier.network, batches[classifier.preprocess], precision)
         network = {"kind": classifier.kind, **classifier.config}
         predictions = report.predictions_of(logits, split, data.classes)

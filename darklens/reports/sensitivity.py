@@ -13,6 +13,7 @@ References
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def completeness(values: np.ndarray, passed: dict[str, np.ndarray]) -> dict:
     """
     bins = _equal_count(values)
     images = np.array([len(b) for b in bins])
-    curve = {"low": [values[b[0]] for b in bins], "high": [values[b[-1]] for b in bins]}
+    curve: dict[str, Any] = {"low": [values[b[0]] for b in bins], "high": [values[b[-1]] for b in bins]}
     curve |= {"median": [np.median(values[b]) for b in bins], "images": images}
     for name, flags in passed.items():
         curve[name] = _share(np.array([flags[b].sum() for b in bins], dtype=int), images)
@@ -108,14 +109,15 @@ def sensitivity(
     labels, logits = _checked(names, labels, logits, classes)
     truth = read_truth(data_root, split_name, names)
     passed, detection = _criteria(labels, logits, classes)
+    kinds: dict[str, dict] = {}
     report = {"split": split_name, "level_of_intervals": LEVEL, "near_ring_arcsec": NEAR, "detection": detection}
-    report["classes"] = {}
+    report["classes"] = kinds
     for k in np.unique(labels):
         rows = np.flatnonzero(labels == k)
         members = Truth(truth.parameters[rows], truth.recipe)
         if members.parameters["substructure.mass"].any():
-            report["classes"][classes[k]] = _measure(members, {name: flags[rows] for name, flags in passed.items()})
-    if not report["classes"]:
+            kinds[classes[k]] = _measure(members, {name: flags[rows] for name, flags in passed.items()})
+    if not kinds:
         raise DataError(f"{data_root}: expected images with dark-matter substructure in {split_name}, found none")
     save_json(Path(folder) / "sensitivity.json", report)
     plot_sensitivity(folder, report)

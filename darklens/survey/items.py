@@ -100,7 +100,9 @@ class SurveyReader(Dataset):
             item.reason, item.flags = "; ".join([reason, *item.flags]), []
             return item, None
         pixels, noise = _resampled(picture.pixels, noise, window, step)
-        middle = pixels[(..., *central(*pixels.shape[1:], window))]
+        height, width = pixels.shape[1:]
+        rows, columns = central(height, width, window)
+        middle = pixels[:, rows, columns]
         item.flags = [CONSTANT] * bool(middle.min() == middle.max()) + [FILLED] * bool(picture.masked) + item.flags
         item.note = "; ".join(filter(None, (picture.note, item.note)))
         if not fitted:
@@ -112,10 +114,11 @@ class SurveyReader(Dataset):
         self, item: Item, pixels: np.ndarray, noise: np.ndarray | None, step: tuple[float, float]
     ) -> FitInput:
         """What is fitted: the window alone, as odd or even as the image."""
-        model, side = self.preprocess.smooth_model, min(pixels.shape[1:])
-        window = central(*pixels.shape[1:], model.size(side, side))
+        model, (height, width) = self.preprocess.smooth_model, pixels.shape[1:]
+        side = min(height, width)
+        rows, columns = central(height, width, model.size(side, side) if model else side)
         psf = _psf(item, self.survey.root, step)
-        return FitInput(pixels[(..., *window)], None if noise is None else noise[window], psf)
+        return FitInput(pixels[:, rows, columns], None if noise is None else noise[rows, columns], psf)
 
 
 def _describe(item: Item, contents: Read, reading: Reading) -> tuple[float, float]:
@@ -129,7 +132,7 @@ def _describe(item: Item, contents: Read, reading: Reading) -> tuple[float, floa
     item.scale = format_cell(mean_scale(sides))
     if reading.scale is None:
         return step
-    ratio = tuple(reading.scale / side for side in sides)
+    ratio = reading.scale / sides[0], reading.scale / sides[1]
     off = max(abs(1 / r - 1) for r in ratio)
     pixels = " x ".join(dict.fromkeys(f"{side:.4g}" for side in sides))
     if reading.resample and off > SAME:
@@ -166,7 +169,7 @@ def _picture(path: str, contents: Read, noise: np.ndarray | None, window: int) -
     """The checked picture; pixels to which the noise map gives no weight hold the median, not what was wrong there."""
     array, notes = contents.array, contents.notes
     weightless = None if noise is None else np.isnan(noise)
-    if weightless is not None and weightless.any() and array.size == noise.size:
+    if weightless is not None and weightless.any() and array.size == weightless.size:
         array = fill_weightless(array, weightless)
         notes = (*notes, f"{weightless.sum()} pixels have no weight by their noise map")
     return make_picture(path, array, contents.unit, notes, window, contents.scale)
@@ -179,7 +182,8 @@ def _resampled(
     if step == (1.0, 1.0):
         return pixels, noise
     pixels = around_centre(pixels, window, step)
-    into = tuple(new_size(n, s, window) for n, s in zip(pixels.shape[1:], step, strict=True))
+    height, width = (new_size(n, s, window) for n, s in zip(pixels.shape[1:], step, strict=True))
+    into = height, width
     if noise is not None:
         noise = around_centre(noise, window, step)
         bad = np.isnan(noise)

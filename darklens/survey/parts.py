@@ -37,9 +37,9 @@ def part_name(path: str | Path, part: tuple[int, int]) -> Path:
 def origin_of(classifier: Classifier, survey: Catalogue, flags: Mapping[str, object]) -> dict[str, object]:
     """What decides the rows of a part, but for the pixels in the files: network, list and flags."""
     network = hashlib.sha256()
-    described = [classifier.classes, classifier.temperature, classifier.preprocess.to_dict()]
+    described: list[object] = [classifier.classes, classifier.temperature, classifier.preprocess.to_dict()]
     extras = (classifier.novelty, classifier.inference)
-    described += [classifier.network.config, *(extra and extra.to_dict() for extra in extras)]
+    described += [classifier.config, *(extra and extra.to_dict() for extra in extras)]
     network.update(repr(described).encode())
     for name, values in sorted(classifier.network.state_dict().items()):
         network.update(name.encode() + values.detach().cpu().contiguous().numpy().tobytes())

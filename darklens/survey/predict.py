@@ -29,9 +29,9 @@ finite. Smaller ones, or with another number of channels, are rejected.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ def predict_folder(
         chunks = [np.arange(i, min(i + batch_size, len(reader))) for i in range(rows_before, len(reader), batch_size)]
         batches = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
         predictor = classifier.predictor(precision, device)
-        with contextlib.closing(batches):
+        with contextlib.closing(cast(Generator[list[Item]], batches)) as batches:
             for items in batches:
                 _classify(predictor, items)
                 writer.write(items)
@@ -143,10 +143,10 @@ def predict_folder(
 
 def _classify(predictor: Predictor, items: Sequence[Item]) -> None:
     """Give items that have an image their predictions."""
-    items = [item for item in items if item.image is not None]
-    if not items:
+    images = [item.image for item in items if item.image is not None]
+    if not images:
         return
-    views = torch.from_numpy(np.stack([item.image for item in items]))
+    items, views = [item for item in items if item.image is not None], torch.from_numpy(np.stack(images))
     predictions = predictor(views, [item.fit_row for item in items], [item.flags for item in items])
     for item, prediction in zip(items, predictions, strict=True):
         item.prediction = prediction

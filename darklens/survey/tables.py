@@ -62,7 +62,7 @@ class TableWriter:
             file.flush()
 
     def _features(self, item: Item) -> np.ndarray:
-        features = item.prediction and item.prediction.features
+        features = None if item.prediction is None else item.prediction.features
         return np.full(self.width, np.nan, "<f4") if features is None else features
 
 
