@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from darklens.fit import Fit
-from darklens.plots.style import new_figure, picture, save_figure
+from darklens.plots.style import RESIDUAL, new_figure, picture, save_figure
 
-LIMIT = 5.0  # standard deviations, the ends of the residual's colours
 MOST_ROWS = 12
 
 
@@ -37,7 +36,7 @@ def _draw_row(figure, axes: np.ndarray, image: np.ndarray, fits: Fit, k: int, ti
     scale = {"cmap": "inferno", "vmin": low, "vmax": max(high, low + 1e-30)}
     axes[0].imshow(window, **scale)
     axes[1].imshow(model, **scale)
-    shown = axes[2].imshow(residual, cmap="RdBu_r", vmin=-LIMIT, vmax=LIMIT)
+    shown = axes[2].imshow(residual, **RESIDUAL)
     figure.colorbar(shown, ax=axes[2], fraction=0.05)
     table = {name: values[k] for name, values in fits.table().items()}
     axes[0].set_title(title, fontsize=9, loc="left")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,32 +178,42 @@ def _draw_turned(axis, turned: list[dict]) -> None:
 @style.picture("mistakes")
 def plot_mistakes(
     folder: str | Path,
-    images: Sequence[np.ndarray] | np.ndarray,
+    show: Callable[[int], tuple[np.ndarray, np.ndarray | None]],
     true: np.ndarray,
     predicted: np.ndarray,
     probability: np.ndarray,
     classes: list[str],
 ) -> Path:
-    """mistakes.png: the images that the network got wrong and was most sure of.
+    """mistakes.png: the images that the network got wrong and was most confident of, with the residuals that it saw.
 
     Parameters
     ----------
-    images : m images (H, W) or (1, H, W), by index; only those shown are asked for. true, predicted : (m,) int.
-        Those that agree are left out.
+    show : an image (S, S) and the residual (S', S') in standard deviations, or None, by index; only those drawn are
+        asked for.
+    true, predicted : (m,) int. Those that agree are left out.
     probability : (m,) of the predicted class.
     """
     wrong = np.flatnonzero(np.asarray(true) != np.asarray(predicted))
     worst = wrong[np.argsort(-np.asarray(probability)[wrong], kind="stable")][:GALLERY]
-    rows, names = -(-len(worst) // 4), tick_labels(classes, 16)
-    figure = new_figure(8.8, 0.7 + 2.6 * rows)
-    axes: Any = figure.subplots(rows, 4, squeeze=False, subplot_kw=BARE).ravel() if rows else []
-    for axis in axes[len(worst) :]:
+    names, cells = tick_labels(classes, 16), []
+    for k in worst:
+        image, residual = show(int(k))
+        cells.append((f"true: {names[true[k]]}\nsays: {names[predicted[k]]} {probability[k]:.1%}", image, residual))
+    rows, panels = -(-len(cells) // 4), 1 if all(residual is None for *_, residual in cells) else 2
+    figure = new_figure(8.8 if panels == 1 else 15.2, 0.7 + 2.6 * rows)
+    axes: Any = figure.subplots(rows, 4 * panels, squeeze=False, subplot_kw=BARE).ravel() if rows else []
+    for axis in axes[len(cells) * panels :]:
         axis.remove()
-    for axis, k in zip(axes, worst, strict=False):
-        image = np.asarray(images[k])
-        axis.imshow(image.reshape(image.shape[-2:]), cmap="inferno")
-        says = f"{names[predicted[k]]} {probability[k]:.1%}"
-        axis.set_title(f"true: {names[true[k]]}\nsays: {says}", fontsize=9)
-    title = f"the {len(worst)} most confident of {len(wrong)} mistakes" if rows else "no mistakes"
-    figure.suptitle(f"{title} in {len(true)} images")
+    for number, (title, image, residual) in enumerate(cells):
+        _draw_mistake(axes[panels * number : panels * (number + 1)], title, image, residual)
+    title = f"the {len(cells)} most confident of {len(wrong)} mistakes" if rows else "no mistakes"
+    note = "; residuals from -5 (blue) to 5 standard deviations (red)" if panels == 2 else ""
+    figure.suptitle(f"{title} in {len(true)} images{note}")
     return style.save_figure(figure, folder, "mistakes")
+
+
+def _draw_mistake(axes: Any, title: str, image: np.ndarray, residual: np.ndarray | None) -> None:
+    axes[0].imshow(image, cmap="inferno")
+    axes[0].set_title(title, fontsize=9, loc="left" if len(axes) > 1 else "center")
+    if residual is not None:
+        axes[1].imshow(residual, **style.RESIDUAL)

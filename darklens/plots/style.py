@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURES = "LENS_PICTURES"  # the environment variable
+RESIDUAL: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -5.0, "vmax": 5.0}  # in standard deviations
 DPI = 160
 NAMES = {"test": "val"}  # the curve `test_loss`, named as in the original, is of the split val
 COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd")

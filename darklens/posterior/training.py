@@ -125,7 +125,9 @@ def check_coverage(classifier: Classifier, root: Path, split: Split, folder: Pat
     """
     report: dict[str, dict] = {}
     inference = classifier.inference
-    for name in inference.heads if inference else ():
+    if inference is None:
+        raise ValueError("this network has no posterior of the dark matter")
+    for name in inference.heads:
         one = observed(classifier, root, split, classifier.classes.index(name), quiet)
         posteriors = inference.posteriors(one.features, one.fits)[name]
         radius = one.fits["einstein_radius"]

@@ -15,6 +15,7 @@ from darklens.metrics.probabilities import softmax
 from darklens.plots import style
 from darklens.plots.style import new_figure, tick_labels
 from darklens.reports.attribution import HEAVY, NEAR, SMOOTH, segments, to_pixels
+from darklens.reports.shown import show
 from darklens.simulation.truth import Truth, is_simulated, read_truth
 
 
@@ -54,7 +55,9 @@ def gallery(
     for n, i in enumerate(chosen):
         title = f"true: {names[split.labels[i]]}\nsays: {names[predicted[n]]} {probabilities[i].max():.1%}"
         correct = predicted[n] == split.labels[i]
-        cells[i] = {"image": images[n].mean(0).numpy(), "map": maps[n], "title": title, "correct": correct} | pieces[n]
+        image, residual = show(split.images, i, classifier.preprocess)
+        picture = {"image": image, "residual": residual, "map": maps[n]}
+        cells[i] = {**picture, "title": title, "correct": correct, **pieces[n]}
     _draw_gallery(folder, [[cells[i] for i in row] for row in rows])
     return [
         {
@@ -81,29 +84,38 @@ def _pieces(split: Split, chosen: Sequence[int], preprocess: Preprocess) -> list
 
 @style.picture("explain")
 def _draw_gallery(folder: str | Path, rows: list[list[dict]]) -> Path:
-    """explain.png: pairs of an image and its map; circles and lines are the simulator's dark matter."""
+    """explain.png: an image, the residual that the network saw of it, and the map; circles and lines are the
+    simulator's dark matter."""
+    panels = 3 if any(cell["residual"] is not None for row in rows for cell in row) else 2
     width = max(map(len, rows), default=1)
-    figure = new_figure(3.7 * width, 0.4 + 2.25 * len(rows))
-    axes = figure.subplots(max(len(rows), 1), 2 * width, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
+    figure = new_figure(1.85 * panels * width, 0.4 + 2.25 * len(rows))
+    axes = figure.subplots(max(len(rows), 1), panels * width, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for line, row in zip(axes, rows, strict=False):
         for number, cell in enumerate(row):
-            _draw_pair(line[2 * number], line[2 * number + 1], cell)
+            _draw_cell(line[panels * number : panels * (number + 1)], cell)
     for axis in (axis for axis in axes.ravel() if not axis.images):
         axis.remove()
     simulated = any("columns" in cell for row in rows for cell in row)
     limit = f"$10^{{{np.log10(HEAVY):.0f}}}\\,M_\\odot$"
     note = f"; circles: subhalos above {limit}, lines: vortices" if simulated else ""
-    figure.suptitle(f"red speaks for the predicted class, blue against it{note}")
+    middle = ", residual (blue -5 to red 5 standard deviations)" if panels == 3 else ""
+    figure.suptitle(f"image{middle}, map: red speaks for the predicted class, blue against it{note}")
     return style.save_figure(figure, folder, "explain")
 
 
-def _draw_pair(image_axis, map_axis, cell: dict) -> None:
+def _draw_cell(axes: np.ndarray, cell: dict) -> None:
+    """The image on the axes of the network's window, whose middle it shares; the residual, if any; the map."""
     smooth = gaussian_filter(cell["map"], SMOOTH)
     limit = np.percentile(abs(smooth), 99.8) or 1.0
-    image_axis.imshow(cell["image"], cmap="inferno")
-    map_axis.imshow(smooth, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    image_axis.set_title(cell["title"], fontsize=9, color="black" if cell["correct"] else "#bd1f01", loc="left")
-    for axis, colour in ((image_axis, "white"), (map_axis, "black")):
+    spare, size = (len(cell["image"]) - len(smooth)) / 2, len(smooth)
+    axes[0].imshow(
+        cell["image"], cmap="inferno", extent=(-0.5 - spare, size - 0.5 + spare, size - 0.5 + spare, -0.5 - spare)
+    )
+    if cell["residual"] is not None:
+        axes[1].imshow(cell["residual"], **style.RESIDUAL)
+    axes[-1].imshow(smooth, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes[0].set_title(cell["title"], fontsize=9, color="black" if cell["correct"] else "#bd1f01", loc="left")
+    for axis, colour in zip(axes, ("white", *["black"] * (len(axes) - 1)), strict=True):
         _draw_pieces(axis, cell, colour)
 
 

@@ -16,6 +16,7 @@ from darklens.errors import DataError, ResultsError
 from darklens.metrics import coverage, summary
 from darklens.metrics.probabilities import softmax
 from darklens.plots import roc, run
+from darklens.reports.shown import Shown, show
 from darklens.storage import files, records
 from darklens.storage.records import PIXELS, Predictions
 from darklens.storage.run_record import RunRecord
@@ -66,25 +67,12 @@ def _draw(folder: Path, classifier: Classifier, logits: np.ndarray, split: Split
     roc.plot_roc(folder, probabilities, split.labels, classifier.classes, metrics)
     run.plot_confusion(folder, metrics["confusion_matrix"], classifier.classes)
     run.plot_reliability(folder, probabilities, split.labels, metrics, calibrated)
-    sureness, predicted = probabilities.max(1), probabilities.argmax(1)
-    run.plot_mistakes(
-        folder,
-        _Images(split.images, classifier.preprocess.window),
-        split.labels,
-        predicted,
-        sureness,
-        classifier.classes,
-    )
+    confidence, predicted = probabilities.max(1), probabilities.argmax(1)
 
+    def show_image(index: int) -> Shown:
+        return show(split.images, index, classifier.preprocess)
 
-class _Images(Sequence[np.ndarray]):
-    """The images (H, W), channels averaged, read when they are asked for."""
-
-    def __init__(self, images: ImageSource, window: int):
-        self.images, self.window = images, window
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.images.read(index, self.window).values.mean(0)
+    run.plot_mistakes(folder, show_image, split.labels, predicted, confidence, classifier.classes)
 
 
 def table(metrics: dict) -> str:

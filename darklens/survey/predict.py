@@ -127,9 +127,11 @@ def predict_folder(
     workers, reason = machine.usable_cores() if workers is None else workers, ""
     with table as (writer, rows_before), progress(len(reader), "predicting", quiet=quiet, start=rows_before) as bar:
         chunks = [np.arange(i, min(i + batch_size, len(reader))) for i in range(rows_before, len(reader), batch_size)]
-        batches = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
+        batches = cast(
+            Generator[list[Item]], read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
+        )
         predictor = classifier.predictor(precision, device)
-        with contextlib.closing(cast(Generator[list[Item]], batches)) as batches:
+        with contextlib.closing(batches):
             for items in batches:
                 _classify(predictor, items)
                 writer.write(items)

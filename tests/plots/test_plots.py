@@ -199,25 +199,40 @@ def test_symmetry_says_what_is_interpolated(figure):
 @QUIET
 @pytest.mark.parametrize("wrong, height", [(0, 0.7), (1, 3.3), (20, 11.1)])
 def test_mistakes(tmp_path, wrong, height):
-    images = np.random.default_rng(0).random((20, 1, 9, 9))
+    images = np.random.default_rng(0).random((20, 9, 9))
     predicted = np.where(np.arange(20) < wrong, 1, 0)
     true, probability = np.zeros(20, dtype=int), np.linspace(0.5, 1, 20)
-    check(run.plot_mistakes(tmp_path, images, true, predicted, probability, ["no", "vort"]), 8.8, height)
+    check(
+        run.plot_mistakes(tmp_path, lambda k: (images[k], None), true, predicted, probability, ["no", "vort"]),
+        8.8,
+        height,
+    )
 
 
 def test_mistakes_are_the_most_confident(figure):
     images = np.arange(5)[:, None, None] * np.ones((5, 3, 3))
     true, predicted = np.array([0, 1, 1, 0, 1]), np.array([1, 1, 0, 1, 0])
     probability = np.array([0.6, 0.99, 0.9, 0.7, 0.8])
-    drawn = run.plot_mistakes(".", images, true, predicted, probability, ["no", "vort"])
+    drawn = run.plot_mistakes(".", lambda k: (images[k], None), true, predicted, probability, ["no", "vort"])
     assert [axis.images[0].get_array().max() for axis in drawn.axes] == [2, 4, 3, 0]
     assert drawn.axes[0].get_title() == "true: vort\nsays: no 90.0%"
     assert drawn.get_suptitle() == "the 4 most confident of 4 mistakes in 5 images"
 
 
+def test_residuals_stand_beside_the_images_of_mistakes(figure):
+    images, residuals = np.arange(4)[:, None, None] * np.ones((4, 3, 3)), -np.ones((4, 3, 3))
+    true, predicted, probability = np.zeros(4, int), np.array([1, 0, 1, 1]), np.array([0.6, 0.99, 0.9, 0.7])
+    drawn = run.plot_mistakes(
+        ".", lambda k: (images[k], k * residuals[k]), true, predicted, probability, ["no", "vort"]
+    )
+    shown = [axis.images[0].get_array().max() for axis in drawn.axes]
+    assert shown == [2, -2, 3, -3, 0, 0] and drawn.axes[1].images[0].get_clim() == (-5, 5)
+    assert drawn.axes[0].get_title(loc="left").startswith("true: no") and "standard deviations" in drawn.get_suptitle()
+
+
 def test_no_mistakes_without_images(figure):
     none = np.empty(0, dtype=int)
-    drawn = run.plot_mistakes(".", np.empty((0, 9, 9)), none, none, none, ["no", "vort"])
+    drawn = run.plot_mistakes(".", pytest.fail, none, none, none, ["no", "vort"])
     assert drawn.get_suptitle() == "no mistakes in 0 images" and drawn.axes == []
 
 
