@@ -124,8 +124,10 @@ def _further_light(recipe: SimulationConfig, uniform: Callable[[int, int], np.nd
             keys.remove("a4")
         if keys:
             u = dict(zip(LIGHT_KEYS, uniform(LIGHT + number, len(LIGHT_KEYS)).T, strict=True))
-            drawn = {field.name: _quantile(getattr(light, field.name), field, column) for field, column in u.items()}
-            values |= {f"{light_name(number)}.{key}": drawn[key] for key in drawn if key in keys}
+            component = {
+                field.name: _quantile(getattr(light, field.name), field, column) for field, column in u.items()
+            }
+            values |= {f"{light_name(number)}.{key}": component[key] for key in component if key in keys}
     return values
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from darklens.errors import RecipeError
-from darklens.simulation.physics import einstein_radius
+from darklens.simulation.physics import comoving_distance, einstein_radius
 from darklens.simulation.priors import mean_mass
 from darklens.simulation.recipe_tables import LensClass, SimulationConfig, Subhalos
 
+MIN_GAP = 1e-3  # of the source's distance: its least from the lens
 MANY = 10_000  # subhalos of a lens
 TOP = 0.999  # quantile of a prior: a normal one has no end
 
@@ -76,8 +77,9 @@ def _lens(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
     for key in ("z_lens", "z_source"):
         open_end = getattr(lens, key).kind == "normal" and not getattr(lens, key).is_fixed
         yield open_end, f"lens.{key}: a normal prior has no ends, and redshifts need them; did you mean [low, high]?"
-    in_front = f"lens.z_lens reaches {z_lens:g}, not in front of the source (lens.z_source from {z_source:g})"
-    yield z_lens >= z_source, in_front
+    in_front = f"lens.z_lens reaches {z_lens:g}, not well in front of the source (lens.z_source from {z_source:g})"
+    d_l, d_s = comoving_distance(z_lens), comoving_distance(z_source)
+    yield d_s - d_l < MIN_GAP * d_s, in_front
 
 
 def _source(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:

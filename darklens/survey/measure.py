@@ -69,18 +69,18 @@ def measure(folder: str | Path) -> Survey:
     cutouts, notes = _read([p for p in paths if not any(word in p.name.lower() for word in SIDE_FILES)])
     cutouts = _alike(folder, cutouts, notes)
     sky, noise = np.array([_background(cutout.pixels, cutout.valid) for cutout in cutouts]).T
-    usual = _usual_noise(noise, notes)
-    cutouts, sky, noise = [cutouts[i] for i in usual], sky[usual], noise[usual]
+    alike = _alike_noise(noise, notes)
+    cutouts, sky, noise = [cutouts[i] for i in alike], sky[alike], noise[alike]
     images, files = np.stack([cutout.pixels for cutout in cutouts]), [cutout.path for cutout in cutouts]
     maps = [_noise_map(path, paths) for path in files]
     floors = [None if noise_map is None else np.percentile(noise_map, 1) for noise_map in maps]
     noise = np.array([n if floor is None else floor for n, floor in zip(noise, floors, strict=True)])
     light = images - sky[:, None, None]
-    own = np.stack([_without_neighbours(*one) for one in zip(light, noise, [c.valid for c in cutouts], strict=True)])
-    correlation = _correlation(images, noise, own)
-    slope = _variance_per_unit(light, noise, maps, own, correlation)
-    rings = np.array([_ring(*one) for one in zip(light, noise, own, strict=True)])
-    peak = np.array([_peak(image, ring, mask) for image, ring, mask in zip(light, rings, own, strict=True)])
+    valid = np.stack([_without_neighbours(*one) for one in zip(light, noise, [c.valid for c in cutouts], strict=True)])
+    correlation = _correlation(images, noise, valid)
+    slope = _variance_per_unit(light, noise, maps, valid, correlation)
+    rings = np.array([_ring(*one) for one in zip(light, noise, valid, strict=True)])
+    peak = np.array([_peak(image, ring, mask) for image, ring, mask in zip(light, rings, valid, strict=True)])
     scales = [cutout.scale for cutout in cutouts if cutout.scale]
     return Survey(
         images=images,
@@ -133,8 +133,8 @@ def _alike(folder: str | Path, cutouts: list[Cutout], notes: list[str]) -> list[
     same_size = [cutout for cutout in cutouts if len(cutout.pixels) == size]
     if others := len(cutouts) - len(same_size):
         notes.append(f"{others} of {len(cutouts)} images are not {size} x {size} pixels and were left out")
-    for what, key in (("pixel scales", _scale_key), ("units", _unit_key)):
-        same_size = _of_one_kind(folder, same_size, notes, what, key)
+    for kind, key in (("pixel scales", _scale_key), ("units", _unit_key)):
+        same_size = _of_one_kind(folder, same_size, notes, kind, key)
     useful = [cutout for cutout in same_size if cutout.valid.mean() >= MIN_VALID]
     if blank := len(same_size) - len(useful):
         notes.append(f"{blank} of {len(same_size)} images are blank, or for the most part padding, and were left out")
@@ -146,18 +146,20 @@ def _alike(folder: str | Path, cutouts: list[Cutout], notes: list[str]) -> list[
 
 
 def _of_one_kind(
-    folder: str | Path, cutouts: list[Cutout], notes: list[str], what: str, key: Callable[[Cutout], str | None]
+    folder: str | Path, cutouts: list[Cutout], notes: list[str], kind: str, key: Callable[[Cutout], str | None]
 ) -> list[Cutout]:
     """Those whose key is that of most, or that have none; a note of the others. Raises DataError if none has most."""
     values = Counter(filter(None, map(key, cutouts)))
     if len(values) < 2:
         return cutouts
-    ((usual, number),) = values.most_common(1)
+    ((majority, number),) = values.most_common(1)
     if 2 * number <= values.total():
         several = " and ".join(f"{value} ({number} images)" for value, number in values.most_common(3))
-        raise DataError(f"{folder}: images of {len(values)} {what}, {several}: measure those of one at a time")
-    notes.append(f"{values.total() - number} of {len(cutouts)} images have other {what} than {usual} and were left out")
-    return [cutout for cutout in cutouts if key(cutout) in (usual, None)]
+        raise DataError(f"{folder}: images of {len(values)} {kind}, {several}: measure those of one at a time")
+    notes.append(
+        f"{values.total() - number} of {len(cutouts)} images have other {kind} than {majority} and were left out"
+    )
+    return [cutout for cutout in cutouts if key(cutout) in (majority, None)]
 
 
 def _scale_key(cutout: Cutout) -> str | None:
@@ -168,15 +170,15 @@ def _unit_key(cutout: Cutout) -> str | None:
     return " ".join(cutout.unit.lower().split()) if cutout.unit else None
 
 
-def _usual_noise(noise: np.ndarray, notes: list[str]) -> np.ndarray:
+def _alike_noise(noise: np.ndarray, notes: list[str]) -> np.ndarray:
     """Numbers of the images whose noise is not another's as that of other units is; a note of those left out."""
-    usual = np.abs(np.log(noise / np.median(noise))) <= math.log(UNEQUAL)
-    if strangers := int((~usual).sum()):
+    alike = np.abs(np.log(noise / np.median(noise))) <= math.log(UNEQUAL)
+    if strangers := int((~alike).sum()):
         notes.append(
             f"{strangers} of {len(noise)} images have a noise {UNEQUAL:g} times as large or small as the median, as if "
             "their unit were another, and were left out"
         )
-    return np.flatnonzero(usual)
+    return np.flatnonzero(alike)
 
 
 def _border(image: np.ndarray) -> np.ndarray:
