@@ -24,6 +24,8 @@ def write_sheet(path: str | Path, recipe: SimulationConfig, seed: int = 0, devic
         row, column = rng.integers(room), rng.integers(room)
         (image,) = simulate(recipe, class_name, [index], seed, "train", device)
         image = image[row : row + 128, column : column + 128]
+        if recipe.lens_light is not None:  # or the lens galaxy's middle would be all that is seen
+            image = stretched(image)
         axes.imshow(image, cmap="gray", vmin=min(image.min(), 0), vmax=np.percentile(image, 99.9))
         axes.set_title(recipe.classes[class_name].title or class_name)
         axes.set_axis_off()
@@ -31,3 +33,10 @@ def write_sheet(path: str | Path, recipe: SimulationConfig, seed: int = 0, devic
     figure.savefig(buffer, format="png", dpi=60)
     with replacing(path, "wb", sync=False) as file:
         file.write(buffer.getvalue())
+
+
+def stretched(image: np.ndarray) -> np.ndarray:
+    """arcsinh of the image over three times the scatter of its pixels about their median: faint and bright are seen."""
+    middle = np.median(image)
+    scatter = 1.4826 * np.median(np.abs(image - middle))
+    return np.arcsinh((image - middle) / max(3 * float(scatter), 1e-30))

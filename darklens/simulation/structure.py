@@ -3,10 +3,9 @@
 Lengths are in effective radii of the disc, surface brightness is a density: its sum over the lattice is 1. A source of
 such structure is lensed as a stamp of a real galaxy is (`stamps.stamp_light`).
 
-References: Sersic 1963, BAAA 6, 41; logarithmic spirals: Binney & Tremaine 2008, Galactic Dynamics, eq. 6.4; clumps of
-a tenth of the light and more in distant discs: Guo et al. 2015, ApJ 800, 39; log-normal brightness of a power-law
-spectrum: Elmegreen et al. 2003, ApJ 590, 271 (flocculent discs, slopes of 2D power spectra near -2.7 to -4).
-`benchmarks/structure.py` compares them with real galaxies.
+References: Sersic 1963, BAAA 6, 41; logarithmic spirals: Binney & Tremaine 2008, Galactic Dynamics, section 6.1.3;
+clumps in distant galaxies: Guo et al. 2015, ApJ 800, 39; power-law power spectra of flocculent discs: Elmegreen,
+Elmegreen & Leitner 2003, ApJ 590, 271. `benchmarks/structure.py` compares them with real galaxies.
 """
 
 import dataclasses

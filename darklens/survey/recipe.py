@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from darklens.simulation.psf import load_kernel
 from darklens.simulation.recipe_tables import SimulationConfig
 from darklens.simulation.render import simulate
 from darklens.storage.files import replacing
@@ -91,9 +92,14 @@ def _how(s: Survey) -> str:
 
 
 def _psf(s: Survey, scale: float) -> list[str]:
-    if s.psf is not None:
-        return ['kind = "file"', *tomli_w.dumps({"file": str(s.psf.resolve())}).splitlines(), 'fwhm = "none"']
-    return [f'fwhm = {2 * scale:.3g}  # arcsec: NOT MEASURED, two pixels; or kind = "file" with a kernel of your own']
+    width = f'fwhm = {2 * scale:.3g}  # arcsec: NOT MEASURED, two pixels; or kind = "file" with a kernel of your own'
+    if s.psf is None:
+        return [width]
+    try:
+        load_kernel(s.psf)
+    except (OSError, ValueError) as error:
+        return [f"# The PSF beside the images cannot be used: {' '.join(str(error).split())}", width]
+    return ['kind = "file"', *tomli_w.dumps({"file": str(s.psf.resolve())}).splitlines(), 'fwhm = "none"']
 
 
 def _lens(ring: np.ndarray, n: int) -> list[str]:

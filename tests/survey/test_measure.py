@@ -207,3 +207,11 @@ def test_any_path_of_a_psf_can_be_read_back(tmp_path, name):
     survey = cutouts(folder, EUCLID[:3])
     (tmp_path / "x.toml").write_text(recipe_text(survey, "x"), encoding="utf-8")
     assert load_recipe(tmp_path / "x.toml").psf.file == str(folder / "psf.fits")
+
+
+def test_a_psf_that_cannot_be_used_is_said(tmp_path):
+    fits.writeto(tmp_path / "psf.fits", np.exp(-(np.mgrid[-7:9, -7:9] ** 2).sum(0) / 4.0))
+    text = recipe_text(cutouts(tmp_path, EUCLID[:3]), "x")
+    (tmp_path / "x.toml").write_text(text)
+    assert "# The PSF beside the images cannot be used" in text and "16 pixels wide" in text
+    assert load_recipe(tmp_path / "x.toml").psf.kind == "gaussian"
