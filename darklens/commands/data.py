@@ -106,7 +106,23 @@ def _summary(record: dict, dst: str) -> str:
     filled = sum("NaN" in entry.get("note", "") for entry in record["files"].values())
     filled = f"; a border of NaN filled in {filled}" if filled else ""
     size = f"{record['size']} x {record['size']} pixels, channels {record['channels']}"
-    return f"{dst}: {size}; {counts}{strays}{filled}{_taken(record)}"
+    return f"{dst}: {size}; {counts}{strays}{_beside(record)}{filled}{_taken(record)}{_copies(record)}"
+
+
+def _beside(record: dict) -> str:
+    """Files that by their names are no images."""
+    files = record.get("side_files", ())
+    named = ", ".join(files[:2]) + (", ..." if len(files) > 2 else "")
+    return f"; {len(files)} masks, noise maps, PSFs or the like passed over by their names ({named})" if files else ""
+
+
+def _copies(record: dict) -> str:
+    """Images that are there more than once."""
+    left, several = len(record.get("left_out", ())), record.get("in_several_classes", 0)
+    copies = record.get("copies", 0)
+    parts = [f"; {copies} images are copies of others, kept on one side of the split"] * bool(copies)
+    parts += [f", {left} of them left out, being in val or test too"] * bool(left)
+    return "".join(parts) + (f"; {several} images are in several classes" if several else "")
 
 
 def _taken(record: dict) -> str:

@@ -11,14 +11,16 @@ labels.py) of images in a folder, its own unless --images names one. DST, which 
 empty, receives DST/{train,val,test}/CLASS/*.npy, plain arrays in their own number type, and DST/convert.json: where
 each came from, its mass, and what was done. SRC is only read.
 
-The split is made class by class. What decides where an image goes is the SHA-256 of seed, class and file name, so it
-depends on nothing else; equal calls give equal bytes. DST appears when it is complete: until then the work is in a
-hidden folder beside it, `.DST.<random>.partial`, which goes away however the program ends, but for SIGKILL.
+Masks, noise maps, PSFs and other files that lie beside an image by their names (side_names.py) are passed over. The
+split is made class by class. What decides where an image goes is the SHA-256 of seed, class and file name, so it
+depends on nothing else; equal calls give equal bytes. Copies of an image, pixel for pixel, go to one split; where the
+splits were there before, what is in test is left out of val, and what is in either out of train. DST appears when it is
+complete: until then the work is in a hidden folder beside it, `.DST.<random>.partial`, which goes away however the
+program ends, but for SIGKILL.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -34,22 +36,51 @@ from darklens.data.image import Picture
 from darklens.data.labels import read_labels
 from darklens.data.listing import entries, is_file, is_folder, names
 from darklens.data.pickles import MAX_PICKLE, read_pair
+from darklens.data.side_names import side_files
+from darklens.data.split import SPLITS, draw_split, separate
 from darklens.errors import DataError, UsageError
 from darklens.storage.progress import progress
 
-SPLITS = ("train", "val", "test")
+UNSORTED = "unsorted"  # folder of images that are written, but in no split yet
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {
     name: name for name in SPLITS
 }
 
 
 class Source(NamedTuple):
-    """An image to convert, and where to: `target` is SPLIT/CLASS/NAME.npy. hdu: where its own name asks for one."""
+    """An image to convert. name: below SRC; file: what it will be called; hdu: where its name asks for one.
+
+    key: decides where it goes when that is drawn; split: where it goes; None: to be drawn.
+    """
 
     path: Path
     name: str
-    target: str
+    label: str
+    file: str
+    key: str
+    split: str | None = None
     hdu: str | None = None
+
+
+class Sources(NamedTuple):
+    """All images to convert, in order of split, class and name. val, test: fractions that are drawn from train.
+
+    strays: the number of other entries; side_files: names of masks, noise maps, PSFs and the like, passed over.
+    """
+
+    images: list[Source]
+    val: float
+    test: float
+    strays: int = 0
+    side_files: tuple[str, ...] = ()
+
+
+class Converted(NamedTuple):
+    """An image that is written. shape (C, S, S); mark: the fingerprint of its pixels; record: for convert.json."""
+
+    shape: tuple[int, ...]
+    mark: str
+    record: dict[str, object]
 
 
 def convert(
@@ -71,13 +102,18 @@ def convert(
     """
     src, dst = Path(src), Path(os.path.realpath(dst))
     _check_call(src, dst, val, test, images)
-    sources, skipped = find_sources(src, val, test, seed, images)
+    sources = find_sources(src, val, test, images)
     part = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.partial")
     try:
-        channels, size, files = _write_images(sources, part, quiet, hdu)
+        converted = _write_images(sources.images, part / UNSORTED, quiet, hdu)
+        targets = _targets(sources, converted, seed)
+        _sort(part, targets)
+        channels, size, _ = converted[0].shape
         record = {"source": str(src), "seed": seed, "val": val, "test": test, "channels": channels, "size": size}
         record |= {"hdu": hdu} if hdu else {}
-        record |= {"skipped": skipped, "images": _count(sources), "files": files}
+        record |= {"skipped": sources.strays, **_passed_over(sources, converted, targets)}
+        record["images"] = _count([target for target in targets if target])
+        record["files"] = {target: one.record for target, one in zip(targets, converted, strict=True) if target}
         (part / "convert.json").write_text(json.dumps(record, indent=1) + "\n")
         if os.name == "nt" and dst.is_dir():  # elsewhere an empty folder gives way
             dst.rmdir()
@@ -108,64 +144,62 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() == ".csv" and path.is_file()
 
 
-def find_sources(
-    src: Path, val: float, test: float, seed: int, images: str | Path | None = None
-) -> tuple[list[Source], int]:
-    """All images under `src` in order of split, class and name, with their splits, and the number of strays.
-
-    images: the folder of the files in a table of labels, which `src` may be, too.
-    """
+def find_sources(src: Path, val: float, test: float, images: str | Path | None = None) -> Sources:
+    """All images under `src`. images: the folder of the files in a table of labels, which `src` may be, too."""
     if is_table(src):
-        return _labelled_sources(src, images, val, test, seed), 0
+        return Sources(_labelled_sources(src, images, val, test), val, test)
     folders, skipped = names(src, is_folder)
     splits = {ALIASES[folder.lower()]: folder for folder in folders if folder.lower() in ALIASES}
     if not ({"train", "val"} <= splits.keys() or (folders and len(splits) == len(folders))):
-        return _find_classes(src, "train", val, test, seed)
+        return _find_classes(src, None, val, test)
     if "train" not in splits:
         raise DataError(f"{src}: expected train among the splits, found {', '.join(folders)}")
-    skipped, sources = skipped + len(folders) - len(splits), []
+    drawn = 0 if "val" in splits else val, 0 if {"val", "test"} & splits.keys() else test
+    parts = []
     for split in (split for split in SPLITS if split in splits):
-        alone = split == "train" and "val" not in splits  # then that is taken out of it
-        parts = val if alone else 0, test if alone and "test" not in splits else 0
-        in_split, strays = _find_classes(src / splits[split], split, *parts, seed)
-        sources += [source._replace(name=f"{splits[split]}/{source.name}") for source in in_split]
-        skipped += strays
-    _check_classes(src, sources)
-    return sources, skipped
+        is_drawn = split == "train" and "val" not in splits  # then that is taken out of it
+        part = _find_classes(src / splits[split], None if is_drawn else split, *(drawn if is_drawn else (0, 0)))
+        named = [source._replace(name=f"{splits[split]}/{source.name}") for source in part.images]
+        parts.append(part._replace(images=named, side_files=tuple(f"{splits[split]}/{n}" for n in part.side_files)))
+    _check_classes(src, parts)
+    strays = skipped + len(folders) - len(splits) + sum(part.strays for part in parts)
+    joined = [source for part in parts for source in part.images]
+    return Sources(joined, *drawn, strays, tuple(name for part in parts for name in part.side_files))
 
 
-def _check_classes(src: Path, sources: Sequence[Source]) -> None:
+def _check_classes(src: Path, parts: Sequence[Sources]) -> None:
     """Every split must hold every class."""
-    classes = {split: set(counts) for split, counts in _count(sources).items()}
+    classes = {part.images[0].split or "train": {source.label for source in part.images} for part in parts}
     for split, present in classes.items():
         if lacking := sorted(set.union(*classes.values()) - present):
             raise DataError(f"{src}: expected the same classes in all splits, {split} has no {', '.join(lacking)}")
 
 
-def _find_classes(folder: Path, split: str, val: float, test: float, seed: int) -> tuple[list[Source], int]:
-    """The images of the class folders in `folder`. split: where they go but for the fractions val and test."""
-    classes, skipped = names(folder, is_folder)
+def _find_classes(folder: Path, split: str | None, val: float, test: float) -> Sources:
+    """The images of the class folders in `folder`. split: where they go (None: to be drawn)."""
+    classes, strays = names(folder, is_folder)
     if len(classes) < 2:
         listing = ", ".join(classes) or "none"
         raise DataError(f"{folder}: expected two or more folders, one for each class, found {listing}")
-    sources = []
+    sources, side = [], []
     for name in classes:
-        files, strays = names(folder / name, lambda entry: is_file(entry, image.find_extension))
-        splits = _split(files, name, val, test, seed)
-        if "train" not in splits.values():
-            needed = ", ".join([split, *(part for part, share in (("val", val), ("test", test)) if share)])
-            counted = _describe(folder / name, files)
+        files, others = names(folder / name, lambda entry: is_file(entry, image.find_extension))
+        beside = set(side_files(files))
+        files = [file for file in files if file not in beside]
+        if "train" not in draw_split(files, name, val, test, 0).values():
+            needed = ", ".join([split or "train", *(part for part, share in (("val", val), ("test", test)) if share)])
+            counted = _describe(folder / name, files, len(beside))
             raise DataError(f"{folder / name}: expected images for {needed} in this class, {counted}")
-        places = [split if splits[file] == "train" else splits[file] for file in files]
+        targets = zip(files, _rename(files), strict=True)
         sources += [
-            Source(folder / name / file, f"{name}/{file}", f"{place}/{name}/{target}")
-            for file, place, target in zip(files, places, _rename(files), strict=True)
+            Source(folder / name / file, f"{name}/{file}", name, target, file, split) for file, target in targets
         ]
-        skipped += strays
-    return sources, skipped
+        side += [f"{name}/{file}" for file in sorted(beside)]
+        strays += others
+    return Sources(sources, val, test, strays, tuple(side))
 
 
-def _labelled_sources(src: Path, images: str | Path | None, val: float, test: float, seed: int) -> list[Source]:
+def _labelled_sources(src: Path, images: str | Path | None, val: float, test: float) -> list[Source]:
     """The images of a table of labels, by class and name."""
     labelled = sorted(read_labels(src, images), key=lambda one: (one.label, one.name))
     classes = sorted({one.label for one in labelled})
@@ -173,35 +207,20 @@ def _labelled_sources(src: Path, images: str | Path | None, val: float, test: fl
         raise DataError(f"{src}: expected two or more labels, found {', '.join(classes) or 'none'}")
     sources = []
     for name in classes:
-        files = {one.name: one for one in labelled if one.label == name}
-        splits = _split(list(files), name, val, test, seed)
-        if "train" not in splits.values():
-            needed = 1 + sum(map(bool, (val, test)))
+        files = [one for one in labelled if one.label == name]
+        needed = 1 + sum(map(bool, (val, test)))
+        if "train" not in draw_split([one.name for one in files], name, val, test, 0).values():
             raise DataError(f"{src}: expected {needed} images or more with the label {name}, found {len(files)}")
-        targets = _rename([one.path.name for one in files.values()])
-        sources += [
-            Source(one.path, one.name, f"{splits[one.name]}/{name}/{target}", one.hdu)
-            for one, target in zip(files.values(), targets, strict=True)
-        ]
+        targets = zip(files, _rename([one.path.name for one in files]), strict=True)
+        sources += [Source(one.path, one.name, name, target, one.name, hdu=one.hdu) for one, target in targets]
     return sources
 
 
-def _describe(folder: Path, files: Sequence[str]) -> str:
+def _describe(folder: Path, files: Sequence[str], beside: int) -> str:
     """How many images were found, and why others are none, for error messages."""
     unread = [entry.name for entry in entries(folder) if is_file(entry, image.unread_kind)]
-    return f"found {len(files)}" + (f"; {unread[0]}: {image.unread_kind(unread[0])}" if unread else "")
-
-
-def _split(files: Sequence[str], class_name: str, val: float, test: float, seed: int) -> dict[str, str]:
-    """File name -> split."""
-
-    def key(file: str) -> bytes:
-        return hashlib.sha256(os.fsencode(f"{seed}/{class_name}/{file}")).digest()
-
-    counts = {name: max(1, round(part * len(files))) if part else 0 for name, part in (("val", val), ("test", test))}
-    splits = [name for name, count in counts.items() for _ in range(count)]
-    splits += ["train"] * max(0, len(files) - len(splits))
-    return dict(zip(sorted(files, key=key), splits, strict=False))
+    counted = f"found {len(files)}" + (f"; {unread[0]}: {image.unread_kind(unread[0])}" if unread else "")
+    return counted + (f"; {beside} are masks, noise maps or PSFs by their names: rename them if not" if beside else "")
 
 
 def _rename(files: Sequence[str]) -> list[str]:
@@ -216,35 +235,81 @@ def _rename(files: Sequence[str]) -> list[str]:
     return names
 
 
-def _count(sources: Sequence[Source]) -> dict[str, dict[str, int]]:
-    """{split: {class: images}}"""
+def _count(targets: Sequence[str]) -> dict[str, dict[str, int]]:
+    """{split: {class: images}}, of SPLIT/CLASS/FILE."""
     counts: dict[str, dict[str, int]] = {}
-    for split, name in (source.target.split("/")[:2] for source in sources):
+    for split, name in (target.split("/")[:2] for target in targets):
         counts.setdefault(split, {}).setdefault(name, 0)
         counts[split][name] += 1
     return {split: counts[split] for split in SPLITS if split in counts}
 
 
-def _write_images(
-    sources: Sequence[Source], part: Path, quiet: bool, hdu: str | None
-) -> tuple[int, int, dict[str, dict]]:
-    """Write every image below `part`; (channels, size, {target: its record})."""
-    for folder in {(part / source.target).parent for source in sources}:
-        folder.mkdir(parents=True, exist_ok=True)
-    expected: tuple[int, ...] = ()
-    records = {}
+def _write_images(sources: Sequence[Source], folder: Path, quiet: bool, hdu: str | None) -> list[Converted]:
+    """Write every image into `folder`, under its number."""
+    folder.mkdir(parents=True)
+    converted: list[Converted] = []
     for source in progress(len(sources), "converting", "img", quiet, leave=True).over(sources):
         picture, mass = read_source(source.path, source.hdu or hdu)
         pixels, shape = image.as_square(picture.pixels), picture.pixels.shape
-        expected = expected or pixels.shape
+        expected = converted[0].shape if converted else pixels.shape
         if pixels.shape != expected:
             raise DataError(f"{source.path}: expected {expected} in its middle, like {sources[0].name}, found {shape}")
-        np.save(part / source.target, pixels[0] if len(pixels) == 1 else pixels)
+        np.save(folder / f"{len(converted)}.npy", pixels[0] if len(pixels) == 1 else pixels)
         cropped = "" if pixels.shape == shape else f"the middle of {shape[1]} x {shape[2]} pixels"
         note = "; ".join(filter(None, (picture.note, cropped)))
         entry = {"source": source.name, "mass": mass, "unit": picture.unit, "note": note}
-        records[source.target] = {key: value for key, value in entry.items() if value not in (None, "")}
-    return expected[0], expected[1], records
+        record = {key: value for key, value in entry.items() if value not in (None, "")}
+        converted.append(Converted(pixels.shape, image.fingerprint(pixels), record))
+    return converted
+
+
+def _targets(sources: Sources, converted: Sequence[Converted], seed: int) -> list[str | None]:
+    """SPLIT/CLASS/FILE of each image; None where it is left out, since it is in another split too."""
+    images, marks = sources.images, [one.mark for one in converted]
+    splits = [source.split or "train" for source in images]
+    placed: dict[str, str] = {}
+    for label in sorted({source.label for source in images if source.split is None}):
+        numbers = [i for i, source in enumerate(images) if source.split is None and source.label == label]
+        copies = {images[i].key: marks[i] for i in numbers}
+        drawn = draw_split(list(copies), label, sources.val, sources.test, seed, copies=copies, placed=placed)
+        placed |= {mark: drawn[key] for key, mark in copies.items()}
+        needed, different = 1 + sum(map(bool, (sources.val, sources.test))), len(set(copies.values()))
+        if len(set(drawn.values())) < needed:
+            where = images[numbers[0]].path.parent
+            raise DataError(f"{where}: expected {needed} different images or more in class {label}, found {different}")
+        for i in numbers:
+            splits[i] = drawn[images[i].key]
+    stay = separate(splits, [source.label for source in images], marks)
+    return [
+        f"{split}/{source.label}/{source.file}" if stays else None
+        for source, split, stays in zip(images, splits, stay, strict=True)
+    ]
+
+
+def _sort(part: Path, targets: Sequence[str | None]) -> None:
+    """Put the images where they belong."""
+    for folder in {(part / target).parent for target in targets if target}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for number, target in enumerate(targets):
+        if target:
+            (part / UNSORTED / f"{number}.npy").rename(part / target)
+    shutil.rmtree(part / UNSORTED)
+
+
+def _passed_over(
+    sources: Sources, converted: Sequence[Converted], targets: Sequence[str | None]
+) -> dict[str, list[str] | int]:
+    """What convert.json says of files beside images, and of copies; nothing where there are none."""
+    labels: dict[str, set[str]] = {}
+    for source, one in zip(sources.images, converted, strict=True):
+        labels.setdefault(one.mark, set()).add(source.label)
+    values: dict[str, list[str] | int] = {
+        "side_files": list(sources.side_files),
+        "copies": len(converted) - len(labels),
+        "left_out": [source.name for source, target in zip(sources.images, targets, strict=True) if target is None],
+        "in_several_classes": sum(len(classes) > 1 for classes in labels.values()),
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def read_source(path: str | Path, hdu: str | None = None) -> tuple[Picture, float | None]:

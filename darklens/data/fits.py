@@ -1,8 +1,8 @@
 """FITS images: which HDU is the image, every number in its header checked before astropy acts upon it.
 
-SCI, DATA, IMAGE and then the primary HDU are preferred to other names; masks, errors, weights and PSFs, and what is
-too small, are passed over. Only the cards that say where pixels lie and what they are worth reach astropy: a damaged
-unit or name is no reason to refuse them.
+SCI, DATA, IMAGE and then the primary HDU are preferred to other names; masks, errors, weights, PSFs, models and the
+like (side_names.py), and what is too small, are passed over. Only the cards that say where pixels lie and what they are
+worth reach astropy: a damaged unit or name is no reason to refuse them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from darklens.data.checks import (
     layout,
 )
 from darklens.data.pixel_scale import header_scale
+from darklens.data.side_names import PRIMARY, image_rank
 from darklens.errors import DataError
 
 MAX_UNPACKED = 8 * MAX_PIXELS + 2**20  # bytes of an unpacked file
@@ -43,9 +44,6 @@ MAX_BLOCKS = 1000  # of a header: 36,000 cards
 MAX_COUNT = 999  # axes or columns, by the standard
 # Those whose decoders bear damaged data: astropy's for HCOMPRESS_1 was seen to write beyond its buffer.
 CODECS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2")
-PREFERRED = ("SCI", "DATA", "IMAGE", "PRIMARY")  # how names of images begin, the first before the others
-WORDS = "MASK|MSK|DQ|ERR|NOISE|RMS|SIGMA|STD|UNC|VAR|IVAR|IVM|WHT|WGT|WEIGHT|PSF|KERNEL|CTX|FLAG|BAD|SEG|EXPTIME|EXPMAP"
-NO_IMAGE = re.compile(rf"(^|[^A-Z])({WORDS})|({WORDS})([^A-Z]|$)|^CON$")  # the begin or end of a word in a name
 ESSENTIAL = re.compile(  # keywords, of an image or of the table that holds a compressed one
     rb"(SIMPLE|XTENSION|EXTEND|BITPIX|NAXIS\d*|[PG]COUNT|GROUPS|BSCALE|BZERO|BLANK|TFIELDS|THEAP|Z[A-Z0-9]+"
     rb"|T(TYPE|FORM|SCAL|ZERO|NULL|DIM)\d+|END) *$"
@@ -81,10 +79,10 @@ class Unit(NamedTuple):
         return min(full[1:]) if full else 0
 
     @property
-    def rank(self) -> int:
-        """The lower the better."""
-        places = (number for number, word in enumerate(PREFERRED) if self.name.startswith(word))
-        return min(next(places, len(PREFERRED)), len(PREFERRED) if self.number else PREFERRED.index("PRIMARY"))
+    def rank(self) -> int | None:
+        """How good a choice it is, the lower the better; None: by its name it is no image."""
+        rank = image_rank(self.name)
+        return rank if rank is None or self.number else min(rank, PRIMARY)
 
 
 def read_fits(
@@ -179,13 +177,13 @@ def _choose(path: str | Path, units: list[Unit], request: Request) -> Unit:
     if request.names is not None:
         return _named(path, units, request.names)
     images = [unit for unit in units if unit.is_image]
-    named = [image for image in images if not NO_IMAGE.search(image.name)]
-    if not named:
-        why = "; by their names these are masks, errors, weights or PSFs" if images else ""
+    ranked = [(image.rank, image.number, image) for image in images if image.rank is not None]
+    if not ranked:
+        why = "; by their names these are masks, errors, weights, PSFs or the like; --hdu NAME takes one" * bool(images)
         raise DataError(f"{path}: expected an image of 1 or 3 planes in one of its HDUs, found {_list(units)}{why}")
     for min_size in (request.window or MIN_SIZE, MIN_SIZE, 0):
-        if fitting := [image for image in named if image.side >= min_size]:
-            return min(fitting, key=lambda image: (image.rank, image.number))
+        if fitting := [place for place in ranked if place[-1].side >= min_size]:
+            return min(fitting)[-1]
     raise AssertionError("an image of no size at all")
 
 

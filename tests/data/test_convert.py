@@ -21,6 +21,7 @@ from darklens.commands import data as commands_data
 from darklens.data import convert
 from darklens.data import folder as data_folder
 from darklens.data.image import read_image
+from darklens.data.split import SPLITS, draw_split
 from darklens.errors import DataError, UsageError
 
 
@@ -97,14 +98,14 @@ def test_equal_calls_give_equal_bytes_whatever_the_order_of_the_folder(tmp_path,
 )
 def test_fractions(count, val, test, expected):
     files = [f"{i}.npy" for i in range(count)]
-    splits = convert._split(files, "cdm", val, test, 0)
-    assert tuple(list(splits.values()).count(name) for name in convert.SPLITS) == expected
+    splits = draw_split(files, "cdm", val, test, 0)
+    assert tuple(list(splits.values()).count(name) for name in SPLITS) == expected
     assert set(splits) == set(files)
 
 
 def test_the_split_is_random_and_differs_between_classes():
     files = [f"{i}.npy" for i in range(4000)]
-    chosen = [{f for f, s in convert._split(files, name, 0.25, 0, 0).items() if s == "val"} for name in ("a", "b")]
+    chosen = [{f for f, s in draw_split(files, name, 0.25, 0, 0).items() if s == "val"} for name in ("a", "b")]
     assert len(chosen[0]) == len(chosen[1]) == 1000
     assert abs(len(chosen[0] & chosen[1]) - 250) < 5 * 12  # hypergeometric: standard deviation 11.9
     assert abs(np.mean([int(file[:-4]) for file in chosen[0]]) - 2000) < 5 * 32
@@ -151,7 +152,7 @@ def test_number_types_are_kept(tmp_path):
     src = make_source(tmp_path / "src", 3)
     for index, dtype in enumerate(["u1", ">i2", "<f2"]):
         np.save(src / "cdm" / f"cdm_{index}.npy", (scene(index) % 100).astype(dtype))
-    np.save(src / "axion" / "axion_0.npy", pair(np.asfortranarray(scene(1)).astype(">f4"), 1), allow_pickle=True)
+    np.save(src / "axion" / "axion_0.npy", pair(np.asfortranarray(scene(7)).astype(">f4"), 1), allow_pickle=True)
     record = convert.convert(src, tmp_path / "dst", 0.1, 0.1)
     kinds = {e["source"]: np.load(tmp_path / "dst" / name).dtype.str for name, e in record["files"].items()}
     assert [kinds[f"cdm/cdm_{index}.npy"] for index in range(3)] == ["|u1", "<i2", "<f2"]
@@ -406,7 +407,7 @@ sys.exit(data.main(["convert", "src", "dst"]))
 def test_signals_leave_nothing(tmp_path, name, status, environment):
     make_source(tmp_path / "src", 40)
     process = subprocess.Popen([sys.executable, "-c", SLOW], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
-    while not list(tmp_path.glob(".dst.*.partial/train/axion")) and process.poll() is None:
+    while not list(tmp_path.glob(".dst.*.partial/unsorted")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(getattr(signal, f"SIG{name}"))
     assert len(process.communicate(timeout=30)[1].splitlines()) <= 1
