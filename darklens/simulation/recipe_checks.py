@@ -99,6 +99,11 @@ def _source(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
         yield True, "source.stamps and source.structure: only one of them"
     if s.structure is not None:
         yield s.brightness is not None, "source.brightness is a Sersic's: give a source.magnitude with source.structure"
+    yield from _source_position(recipe)
+
+
+def _source_position(recipe: SimulationConfig) -> Iterator[tuple[bool, str]]:
+    s = recipe.source
     half = recipe.image.pixels * recipe.image.pixel_scale / 2
     for key in ("offset", "x", "y"):
         place = getattr(s, key)

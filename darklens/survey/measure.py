@@ -25,6 +25,7 @@ SIDE_FILES = ("noise", "rms", "psf", "weight", "mask", "wht", "ivar")  # in name
 TREND = 4.0  # pixels
 GALAXY = 0.3  # of the rest: above, the light in the middle is a lens galaxy's
 MIN_VALID = 0.4  # of an image's pixels: with less of the sky in it, it is left out
+FLAT = 5  # pixels
 BRIGHT = 5.0  # standard deviations of the sky: what is brighter is light of something
 SMOOTH = 0.15  # of the bright pixels, those of the least curvature: where the noise is told from structure
 CHI2_MEDIAN = 0.4549  # of a chi-square with one degree of freedom
@@ -72,7 +73,7 @@ def measure(folder: str | Path) -> Survey:
     alike = _alike_noise(noise, notes)
     cutouts, sky, noise = [cutouts[i] for i in alike], sky[alike], noise[alike]
     images, files = np.stack([cutout.pixels for cutout in cutouts]), [cutout.path for cutout in cutouts]
-    maps = [_noise_map(path, paths) for path in files]
+    maps = [_noise_map(path, paths, notes) for path in files]
     floors = [None if noise_map is None else np.percentile(noise_map, 1) for noise_map in maps]
     noise = np.array([n if floor is None else floor for n, floor in zip(noise, floors, strict=True)])
     light = images - sky[:, None, None]
@@ -117,12 +118,12 @@ def _read(paths: list[Path]) -> tuple[list[Cutout], list[str]]:
 def _padding(image: np.ndarray) -> np.ndarray:
     """Where an image (S, S) repeats one value: pixels that nothing was observed in, or whose NaN were filled.
 
-    Those of a 3 x 3 block of equal values, which noise hardly makes.
+    Those of a block of FLAT x FLAT equal values, which noise hardly makes, even on a few levels.
     """
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    flat = maximum_filter(image, 3, mode="nearest") == minimum_filter(image, 3, mode="nearest")
-    return maximum_filter(flat, 3)
+    flat = maximum_filter(image, FLAT, mode="nearest") == minimum_filter(image, FLAT, mode="nearest")
+    return maximum_filter(flat, FLAT)
 
 
 def _alike(folder: str | Path, cutouts: list[Cutout], notes: list[str]) -> list[Cutout]:
@@ -248,10 +249,16 @@ def _correlation(images: np.ndarray, noise: np.ndarray, valid: np.ndarray) -> fl
     return float(1 / (2 * math.sqrt(-math.log(min(r, 0.95))))) if r > 0.05 else 0.0
 
 
-def _noise_map(path: Path, paths: list[Path]) -> np.ndarray | None:
-    """The noise map of a cutout: the file of its name with noise_map for data."""
+def _noise_map(path: Path, paths: list[Path], notes: list[str]) -> np.ndarray | None:
+    """The noise map of a cutout: the file of its name with noise_map for data; a note if it can't be read."""
     other = path.with_name(path.name.replace("data", "noise_map"))
-    return as_square(read_picture(other).pixels).mean(0).astype(float) if other != path and other in paths else None
+    if other == path or other not in paths:
+        return None
+    try:
+        return as_square(read_picture(other).pixels).mean(0).astype(float)
+    except DataError as error:
+        notes.append(f"noise map passed over: {error}")
+        return None
 
 
 def _variance_per_unit(
@@ -318,7 +325,8 @@ def _peak(light: np.ndarray, ring_and_central: np.ndarray, valid: np.ndarray) ->
     size, (ring, central) = len(light), ring_and_central
     rows, columns = np.indices(light.shape) - (size - 1) / 2
     inside = np.hypot(rows, columns) < (ring if np.isfinite(ring) else size / 4) / 2
-    return float(np.sort(light[valid & ~inside] if central > GALAXY else light[valid])[-5])
+    pixels = np.sort(light[valid & ~inside] if central > GALAXY else light[valid])
+    return float(pixels[-min(5, len(pixels))]) if len(pixels) else 0.0
 
 
 def _psf(paths: list[Path], files: list[Path]) -> Path | None:

@@ -20,31 +20,51 @@ SHOWN = 4  # images of each
 
 def recipe_text(survey: Survey, name: str) -> str:
     """A recipe (TOML) on the base of `euclid`: what was measured in numbers, what was not to be edited."""
-    s, n = survey, len(survey.images)
-    scale = s.pixel_scale or SCALE
-    scale_source = "from the files" if s.pixel_scale else "NOT KNOWN: put the pixel scale here"
-    low, high = np.percentile(s.peak_snr, [10, 90])
-    has_sky = abs(np.median(s.sky)) > np.median(s.noise) / 2 and np.median(s.sky) > 0
-    ring = s.ring[np.isfinite(s.ring)] * scale
+    scale, galaxy = survey.pixel_scale or SCALE, _galaxy(survey)
+    tables = [
+        _header(survey, name, galaxy),
+        ["[image]", *_image(survey, scale)],
+        ["[psf]", *_psf(survey, scale)],
+        ["[noise]", *_noise(survey)],
+        ["[lens]", *_lens(survey.ring[np.isfinite(survey.ring)] * scale, len(survey.images))],
+        ["[source]", 'magnitude = "none"  # noise.peak_snr sets it'],
+        _lens_light(galaxy),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in tables if lines) + "\n"
+
+
+def _galaxy(s: Survey) -> float:
+    """Light of the lens galaxy over the rest, 0 where none was seen."""
     central = s.central[np.isfinite(s.central)]
-    galaxy = len(central) and np.median(central) > GALAXY
-    lines = [
-        f"# Measured on {n} images of {s.images.shape[1]} x {s.images.shape[1]} pixels, unit {_unit(s)}.",
+    ratio = float(np.median(central)) if len(central) else 0.0
+    return ratio if ratio > GALAXY else 0.0
+
+
+def _header(s: Survey, name: str, galaxy: float) -> list[str]:
+    n, size = s.images.shape[:2]
+    return [
+        f"# Measured on {n} images of {size} x {size} pixels, unit {_unit(s)}.",
         "# Edit it; `simulate.py --recipe THIS --sheet FILE.png` draws it. Keys: darklens/simulation/recipe_tables.py.",
         *(f"# {' '.join(note.split())}" for note in s.notes),
         f'name = "{name}"',
         'base = "euclid"  # source, substructure and axes are its own until they are named here',
         *([] if galaxy else ['lens_light = "none"  # none was seen in the middle']),
-        "",
-        "[image]",
+    ]
+
+
+def _image(s: Survey, scale: float) -> list[str]:
+    scale_source = "from the files" if s.pixel_scale else "NOT KNOWN: put the pixel scale here"
+    return [
         f"pixels = {s.images.shape[1]}",
         f"pixel_scale = {scale:.5g}  # arcsec, {scale_source}",
         "centre_scatter = 1  # pixels",
-        "",
-        "[psf]",
-        *_psf(s, scale),
-        "",
-        "[noise]",
+    ]
+
+
+def _noise(s: Survey) -> list[str]:
+    low, high = np.percentile(s.peak_snr, [10, 90])
+    has_sky = abs(np.median(s.sky)) > np.median(s.noise) / 2 and np.median(s.sky) > 0
+    return [
         'sky_magnitude = "none"',
         'zero_point = "none"',
         'read_noise = "none"  # part of background_rms',
@@ -57,20 +77,18 @@ def recipe_text(survey: Survey, name: str) -> str:
         *([f"sky = {_prior(s.sky)}"] if has_sky else []),
         f"keep_sky = {str(bool(has_sky)).lower()}",
         'output = "rate"',
-        "",
-        "[lens]",
-        *_lens(ring, n),
-        "",
-        "[source]",
-        'magnitude = "none"  # noise.peak_snr sets it',
     ]
-    if galaxy:
-        ratio = float(np.median(central))
-        lines += ["", "[lens_light]", 'magnitude = "none"']
-        lines += [
-            f"flux_ratio = [{ratio / 2:.2g}, {2 * ratio:.2g}]  # of the source's flux in the image: a rough guess"
-        ]
-    return "\n".join(lines) + "\n"
+
+
+def _lens_light(ratio: float) -> list[str]:
+    if not ratio:
+        return []
+    span = f"[{ratio / 2:.2g}, {2 * ratio:.2g}]"
+    return [
+        "[lens_light]",
+        'magnitude = "none"',
+        f"flux_ratio = {span}  # of the source's flux in the image: a rough guess",
+    ]
 
 
 def _unit(s: Survey) -> str:
@@ -113,33 +131,41 @@ def write_comparison(path: str | Path, survey: Survey, recipe: SimulationConfig,
     """A picture of theirs above ours, with the pixels' histogram and the power spectrum. Raises OSError."""
     from matplotlib.figure import Figure
 
-    classes, count = list(recipe.classes), max(len(survey.images), 3 * SHOWN)
-    by_class = [simulate(recipe, c, range(-(-count // len(classes))), seed).astype(float) for c in classes]
-    simulated = np.stack(by_class, 1).reshape(-1, *by_class[0].shape[1:])  # (n, classes, S, S) -> (n * classes, S, S)
+    both = {"theirs": survey.images, "ours": _of_all_classes(recipe, max(len(survey.images), 3 * SHOWN), seed)}
     figure = Figure(figsize=(12, 10), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(2, 1.2))
     pictures, plots = parts
-    grid = pictures.subplots(2, SHOWN)
-    for row, (title, images) in zip(grid, (("theirs", survey.images), ("ours", simulated)), strict=True):
+    for row, (title, images) in zip(pictures.subplots(2, SHOWN), both.items(), strict=True):
         for axes, image in zip(row, images, strict=False):
             axes.imshow(image, cmap="gray", vmin=np.percentile(image, 1), vmax=np.percentile(image, 99.7))
             axes.set_title(title)
         for axes in row:
             axes.set_axis_off()
-    histogram, spectrum = plots.subplots(1, 2)
+    _plot_statistics(plots.subplots(1, 2), both, survey)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=70)
+    with replacing(path, "wb", sync=False) as file:
+        file.write(buffer.getvalue())
+
+
+def _of_all_classes(recipe: SimulationConfig, count: int, seed: int) -> np.ndarray:
+    """`count` or a few more images of a recipe, the classes in turn."""
+    classes = list(recipe.classes)
+    parts = [simulate(recipe, name, range(-(-count // len(classes))), seed).astype(float) for name in classes]
+    return np.stack(parts, 1).reshape(-1, *parts[0].shape[1:])  # (n, classes, S, S) -> (n * classes, S, S)
+
+
+def _plot_statistics(axes: Any, both: dict[str, np.ndarray], survey: Survey) -> None:
+    histogram, spectrum = axes
+    unit = np.median(survey.noise)
     edges = np.linspace(-5, max(30, float(np.percentile(survey.peak_snr, 90))), 71)
-    for label, images in (("theirs", survey.images), ("ours", simulated)):
-        unit = np.median(survey.noise)
+    for label, images in both.items():
         pixels = (images - np.median(images, (1, 2), keepdims=True)) / unit
         histogram.stairs(np.histogram(pixels, edges, density=True)[0], edges, label=label)
         spectrum.loglog(*power_spectrum(images / unit), label=label)
     histogram.set(xlabel="pixel value over the sky's noise", ylabel="density", yscale="log")
     spectrum.set(xlabel="cycles a pixel", ylabel="power")
     histogram.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=70)
-    with replacing(path, "wb", sync=False) as file:
-        file.write(buffer.getvalue())
 
 
 def power_spectrum(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
