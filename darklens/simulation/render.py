@@ -22,6 +22,8 @@ from darklens.simulation.noise import add_noise, image_dtype, noisy
 from darklens.simulation.recipe_tables import SimulationConfig
 from darklens.simulation.terms import Terms, columns, each
 
+CHUNK = 64  # lenses at a time whose sources have lattices of their own, half a megabyte each
+
 
 def _blurred(terms: Terms, recipe: SimulationConfig, widths: list) -> tuple[Tensor, Tensor | None]:
     """Light after the PSF (B, n, n): of the source and, where it is needed apart, of the lens, else both in one."""
@@ -87,6 +89,10 @@ def light_and_sky(
     x, y = grid(recipe, device, dtype)
     if not len(lenses):
         return x.new_zeros((0, recipe.image.pixels, recipe.image.pixels)), np.zeros(0)
+    if recipe.source.structure and len(lenses) > CHUNK:
+        chunks = (lenses[i : i + CHUNK] for i in range(0, len(lenses), CHUNK))
+        lights, skies = zip(*(light_and_sky(chunk, recipe, device, dtype) for chunk in chunks), strict=True)
+        return torch.cat(lights), np.concatenate(skies)
     return (_one_by_one if x.device.type == "cpu" else light_batch)(lenses, recipe, x, y)
 
 

@@ -9,7 +9,7 @@ from simulated import altered, edited, sersic_light
 
 from darklens.errors import RecipeError
 from darklens.fit.assumptions import is_smooth
-from darklens.simulation import structure
+from darklens.simulation import render, structure
 from darklens.simulation.draw import draw
 from darklens.simulation.recipes import RECIPES, changed
 from darklens.simulation.render import light_and_sky, simulate
@@ -92,6 +92,14 @@ def test_images_do_not_depend_on_their_company(name):
     assert np.array_equal(together[[3, 1]], simulate(recipe, "sphere", [3, 1], seed=1))
     assert not is_smooth(recipe) and len(recipe.lens_lights) == 2
     assert recipe.noise.correlation.bounds[1] >= 0.5
+
+
+def test_many_lenses_are_rendered_some_at_a_time():
+    recipe = edited("hst_sky", image={"pixels": 24, "supersample": 1})
+    count = render.CHUNK + 2
+    images = simulate(recipe, "vort", range(count))
+    assert len(images) == count
+    assert np.array_equal(images[-3:], simulate(recipe, "vort", range(count - 3, count)))
 
 
 def test_structure_leaves_the_lenses_as_they_are():
