@@ -181,6 +181,8 @@ def _find_classes(folder: Path, split: str | None, val: float, test: float) -> S
     if len(classes) < 2:
         listing = ", ".join(classes) or "none"
         raise DataError(f"{folder}: expected two or more folders, one for each class, found {listing}")
+    if len({name.strip() for name in classes}) < len(classes):
+        raise DataError(f"{folder}: expected folders whose names differ in more than blanks, found {classes}")
     sources, side = [], []
     for name in classes:
         files, others = names(folder / name, lambda entry: is_file(entry, image.find_extension))
@@ -192,7 +194,8 @@ def _find_classes(folder: Path, split: str | None, val: float, test: float) -> S
             raise DataError(f"{folder / name}: expected images for {needed} in this class, {counted}")
         targets = zip(files, _rename(files), strict=True)
         sources += [
-            Source(folder / name / file, f"{name}/{file}", name, target, file, split) for file, target in targets
+            Source(folder / name / file, f"{name}/{file}", name.strip(), target, file, split)
+            for file, target in targets
         ]
         side += [f"{name}/{file}" for file in sorted(beside)]
         strays += others

@@ -108,6 +108,11 @@ def _common_classes(root: Path, classes: dict[str, list[str]]) -> tuple[str, ...
     for name, folders in classes.items():
         if not folders:
             raise DataError(f"{root / name}: expected {LAYOUT}; no class folders here, {contents(root / name)}")
+        if padded := [folder for folder in folders if folder != folder.strip()]:
+            raise DataError(
+                f"{root / name}: its class folder {padded[0]!r} begins or ends with a blank: rename it to "
+                f"{padded[0].strip()!r}"
+            )
         if folders != train:
             train_only = ", ".join(sorted(set(train) - set(folders))) or "none"
             other = ", ".join(sorted(set(folders) - set(train))) or "none"

@@ -10,16 +10,26 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from darklens.data.image import find_extension
+from darklens.data.noise_psf import split_hdu
 from darklens.errors import DataError, UsageError
 from darklens.survey.image_files import find_pictures
 
 SIDE_FILES = "noise_map", "psf"
 SCALE = "pixel_scale"
+FIRST_ROWS = 100  # of a list, that tell whether a column has files
+SPELLINGS = {  # of columns that are read, as others name them: without capitals, blanks, - and _
+    "noise_map": {"noisemap", "noise", "noisefile", "noisepath", "rms", "rmsmap", "rmsfile", "err", "error", "errormap"}
+    | {"errmap", "sigma", "sigmamap"},
+    "psf": {"psf", "psffile", "psfpath", "psfmap", "psfimage", "psfkernel", "kernel"},
+    "pixel_scale": {"pixelscale", "pixscale", "pixelscalearcsec", "pixelsize"},
+}
 
 
 class Entry(NamedTuple):
@@ -38,7 +48,8 @@ class Entry(NamedTuple):
 class Catalogue(NamedTuple):
     """All images of a survey, or of a part of it. skipped: other files in a folder; columns: that pass through.
 
-    side_files: the columns of files for the fit that the list has.
+    side_files: the columns of files for the fit that the list has; misspelt: columns that pass through, and those that
+    seem to be meant.
     """
 
     root: str
@@ -46,6 +57,7 @@ class Catalogue(NamedTuple):
     columns: tuple[str, ...] = ()
     skipped: int = 0
     side_files: tuple[str, ...] = ()
+    misspelt: tuple[tuple[str, str], ...] = ()
 
     def part(self, number: int, parts: int) -> Catalogue:
         """The number-th, from 1, of contiguous parts that differ in length by one at most."""
@@ -77,9 +89,20 @@ def read_list(path: str | Path, file_column: str = "file") -> Catalogue:
     if not entries:
         raise DataError(f"{path}: expected a row for each image, found none below the columns' names")
     passed = tuple(name for name in header if name not in (file_column, *SIDE_FILES, SCALE))
-    return Catalogue(
-        os.path.dirname(path), entries, passed, side_files=tuple(name for name in SIDE_FILES if name in header)
-    )
+    files = tuple(name for name in SIDE_FILES if name in header)
+    return Catalogue(os.path.dirname(path), entries, passed, 0, files, _misspelt(header, passed, entries))
+
+
+def _misspelt(header: list[str], passed: tuple[str, ...], entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
+    """Columns that pass through although they seem to name noise maps, PSFs or scales, and how these are spelt."""
+    pairs = []
+    for place, name in enumerate(passed):
+        plain = re.sub(r"[\W_]+", "", name).lower()
+        for meant in (meant for meant, spellings in SPELLINGS.items() if plain in spellings and meant not in header):
+            files = any(find_extension(split_hdu(entry.cells[place].strip())[0]) for entry in entries[:FIRST_ROWS])
+            if files or meant == SCALE or plain in (meant.replace("_", ""), "noise"):
+                pairs.append((name, meant))
+    return tuple(pairs)
 
 
 def _header(path: str | Path, names: list[str], file_column: str) -> list[str]:

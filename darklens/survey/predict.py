@@ -44,7 +44,7 @@ from darklens.data.reader import read_ahead
 from darklens.errors import DataError, UsageError
 from darklens.storage.progress import progress
 from darklens.survey import tables
-from darklens.survey.catalogue import check_columns, find_survey
+from darklens.survey.catalogue import Catalogue, check_columns, find_survey
 from darklens.survey.items import Item, Reading, SurveyReader
 from darklens.survey.parts import Part, open_part, origin_of
 from darklens.survey.tables import Tally
@@ -54,7 +54,7 @@ class Counts(NamedTuple):
     """Files that were classified, those among them with a flag, files rejected; strays and hidden files skipped.
 
     rows_before: how many of them had been in the table before, of a part that was killed. unused: columns of the list
-    that are for a fit, of a network without one.
+    that are for a fit, of a network without one; misspelt: columns that are not read, and those that seem to be meant.
     """
 
     classified: int
@@ -63,10 +63,12 @@ class Counts(NamedTuple):
     skipped: int
     rows_before: int = 0
     unused: tuple[str, ...] = ()
+    misspelt: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, tally: Tally, skipped: int, rows_before: int, unused: tuple[str, ...]) -> Counts:
-        return cls(tally.classified, tally.flagged, tally.rejected, skipped, rows_before, unused)
+    def of(cls, tally: Tally, survey: Catalogue, rows_before: int, unused: tuple[str, ...]) -> Counts:
+        counts = tally.classified, tally.flagged, tally.rejected, survey.skipped
+        return cls(*counts, rows_before, unused, survey.misspelt)
 
     def summary(self) -> str:
         """One line for people."""
@@ -74,9 +76,10 @@ class Counts(NamedTuple):
         earlier = f"; {self.rows_before} rows were there before" if self.rows_before else ""
         names = " and ".join(self.unused)
         unused = f"; {names} of the list not used: this network sees the image, not a fit" if names else ""
+        unread = "".join(f"; the column {name} was not used: call it {meant} if it is" for name, meant in self.misspelt)
         return (
             f"{self.classified} images classified, {self.flagged} of them flagged; {self.rejected} rejected{why}; "
-            f"{self.skipped} other files and folders skipped{earlier}{unused}"
+            f"{self.skipped} other files and folders skipped{earlier}{unused}{unread}"
         )
 
 
@@ -140,7 +143,7 @@ def predict_folder(
         if not (part or writer.tally.classified):
             raise DataError(f"{folder}: no file of {len(reader)} is an image for this network; the first: {reason}")
     unused = () if classifier.preprocess.smooth_model else survey.side_files
-    return Counts.of(writer.tally, survey.skipped, rows_before, unused)
+    return Counts.of(writer.tally, survey, rows_before, unused)
 
 
 def _classify(predictor: Predictor, items: Sequence[Item]) -> None:

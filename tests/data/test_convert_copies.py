@@ -121,3 +121,13 @@ def test_number_types_do_not_hide_a_copy(tmp_path, kind):
         np.save(path.with_name(f"other_{path.name}"), np.load(path).astype(kind))
     record = convert(tmp_path / "src", tmp_path / "dst", quiet=True)
     assert record["copies"] == 12
+
+
+def test_a_blank_at_the_end_of_a_class_is_left_out(tmp_path):
+    write(tmp_path / "src", images=4)
+    (tmp_path / "src" / "no").rename(tmp_path / "src" / "no ")
+    assert set(convert(tmp_path / "src", tmp_path / "dst", quiet=True)["images"]["train"]) == {"no", "sphere"}
+    write(tmp_path / "other", images=4)
+    (tmp_path / "other" / "sphere").rename(tmp_path / "other" / "no ")
+    with pytest.raises(DataError, match="differ in more than blanks"):
+        convert(tmp_path / "other", tmp_path / "dst2", quiet=True)

@@ -162,3 +162,14 @@ def test_data_dir_that_is_a_file(tmp_path):
     with pytest.raises(DataError) as error:
         scan(tmp_path / "images_f")
     assert_one_line(error, tmp_path / "images_f", "cannot list")
+
+
+@pytest.mark.parametrize("name", ["no ", " no", "no\u00a0", "no\t"])
+@pytest.mark.parametrize("splits", [("train",), ("train", "val")])
+def test_a_blank_at_the_end_of_a_class_is_seen(tmp_path, name, splits):
+    make_folder(tmp_path)
+    for split in splits:
+        (tmp_path / split / "no").rename(tmp_path / split / name)
+    with pytest.raises(DataError) as error:
+        scan(tmp_path)
+    assert_one_line(error, "begins or ends with a blank: rename it to 'no'")

@@ -8,7 +8,8 @@ import pytest
 
 import darklens
 from darklens.classifier.classifier import Classifier
-from darklens.survey.predict import predict_folder
+from darklens.survey.catalogue import find_survey
+from darklens.survey.predict import Counts, predict_folder
 
 Y, X = np.mgrid[-7:8, -7:8]
 KERNEL = np.exp(-(X**2 + Y**2) / 5.8)
@@ -72,3 +73,32 @@ def test_noise_of_1e16_is_no_weight_when_images_are_resampled(network, survey):
         rows.append(table(network, survey, text, resample=True)[0])
     assert rows[0] == rows[1] and float(rows[0]["chi_square"]) > 0.5
     assert "24 pixels have no weight by their noise map" in rows[0]["note"]
+
+
+MISSPELT = {
+    "Noise_Map": ("noise.npy", "noise_map"),
+    "NOISE MAP": ("", "noise_map"),
+    "noise": ("0.3", "noise_map"),
+    "rms": ("noise.npy", "noise_map"),
+    "err": ("noise.fits[ERR]", "noise_map"),
+    "PSF": ("psf.npy", "psf"),
+    "psf_file": ("psf.fits", "psf"),
+    "PixelScale": ("0.05", "pixel_scale"),
+    "pixscale": ("0.05", "pixel_scale"),
+}
+
+
+@pytest.mark.parametrize("column", MISSPELT)
+def test_columns_that_seem_to_be_meant_are_named(tmp_path, column):
+    value, meant = MISSPELT[column]
+    (tmp_path / "list.csv").write_text(f"file,{column}\nl0.npy,\nl1.npy,{value}\n")
+    survey = find_survey(tmp_path / "list.csv")
+    assert survey.misspelt == ((column, meant),) and survey.columns == (column,)
+    summary = Counts(2, 0, 0, 0, misspelt=survey.misspelt).summary()
+    assert f"the column {column} was not used: call it {meant} if it is" in summary and "\n" not in summary
+
+
+@pytest.mark.parametrize("columns", ["id,ra,dec", "rms,id", "sigma_v,z", "noise_map,noise", "psf,PSF", "error,err_ra"])
+def test_other_columns_pass_through_in_silence(tmp_path, columns):
+    (tmp_path / "list.csv").write_text(f"file,{columns}\n" + "l0.npy" + ",0.3" * len(columns.split(",")) + "\n")
+    assert find_survey(tmp_path / "list.csv").misspelt == ()
