@@ -8,7 +8,8 @@ from darklens.simulation.priors import mean_mass
 from darklens.simulation.recipe_tables import LensClass, SimulationConfig, Subhalos
 
 MIN_GAP = 1e-3  # of the source's distance: its least from the lens
-MANY = 10_000  # subhalos of a lens
+LOGARITHMS = 20  # Msun: what masses are below when their logarithms were meant
+MANY = 200_000  # subhalos of a lens
 TOP = 0.999  # quantile of a prior: a normal one has no end
 
 
@@ -124,14 +125,15 @@ def _largest_mass(recipe: SimulationConfig) -> float:
     return float((lens.einstein_radius.quantile(TOP) / of_one) ** 2)
 
 
-def _subhalo_number(recipe: SimulationConfig, where: str, table: Subhalos) -> Iterator[tuple[bool, str]]:
-    """Whether a lens has so many subhalos that no memory would hold them, as of masses written as logarithms."""
+def _subhalo_masses(recipe: SimulationConfig, where: str, table: Subhalos) -> Iterator[tuple[bool, str]]:
+    """Whether masses were written as logarithms, or a lens has so many subhalos that no memory would hold them."""
+    low, high = table.mass
+    slip = f"{where}.mass = [{low:g}, {high:g}]: expected Msun; did you mean [1e{low:g}, 1e{high:g}]?"
+    yield high < LOGARITHMS, slip
     if table.mass_fraction is None:
         return
-    number = float(table.mass_fraction.quantile(TOP) * _largest_mass(recipe) / mean_mass(*table.mass, table.slope))
-    low, high = table.mass
-    hint = f"; did you mean [1e{low:g}, 1e{high:g}]?" if high < 20 else ""
-    many = f"{where}.mass = [{low:g}, {high:g}] (Msun) asks for {number:.1g} subhalos a lens, at most {MANY}{hint}"
+    number = float(table.mass_fraction.quantile(TOP) * _largest_mass(recipe) / mean_mass(low, high, table.slope))
+    many = f"{where}.mass = [{low:g}, {high:g}] (Msun) asks for {number:.1g} subhalos a lens: at most {MANY}"
     yield number > MANY, many
 
 
@@ -153,7 +155,7 @@ def _class(recipe: SimulationConfig, where: str, kind: LensClass) -> Iterator[tu
     if kind.subhalos is not None:
         sub = f"{where}.subhalos"
         yield _one_of(kind.subhalos, sub, "count", "mass_fraction")
-        yield from _subhalo_number(recipe, sub, kind.subhalos)
+        yield from _subhalo_masses(recipe, sub, kind.subhalos)
         wide = kind.subhalos.profile == "tnfw" and recipe.lens.distances != "angular"
         yield wide, f'{sub}.profile = "tnfw" needs lens.distances = "angular"'
     if kind.vortex is not None:

@@ -39,6 +39,8 @@ def test_each_key_says_its_unit(kind):
 
 
 SLIP = {"subhalos": {"mass": [8, 10], "radius": [0, 1], "mass_fraction": 0.03}}
+COUNTED = {"subhalos": {"mass": [6, 9], "radius": [0, 1], "count": 25}}
+TINY = {"subhalos": {"mass": [10, 1000], "radius": [0, 1], "mass_fraction": 0.03}}
 GALAXY = {"flux_ratio": 1.0, "effective_radius": 1.0}
 WRONG = [
     ("image", {"pixel_scal": 0.1}, "unknown key image.pixel_scal; did you mean 'pixel_scale'"),
@@ -71,7 +73,13 @@ WRONG = [
     ("classes", {"x": {"vortex": {"mass_fraction": 0.1}}}, "classes.x.vortex.length or .*: one of them"),
     ("classes", {"x": {"subhalos": {"mass": [1e6, 1e9], "radius": [0, 1]}}}, "classes.x.subhalos.count or"),
     ("classes", {"no": {}, "No": {}}, "classes.no and classes.No: on some disks these are one folder"),
-    ("classes", {"x": SLIP}, r"classes.x.subhalos.mass = .8, 10. .Msun. asks for .*; did you mean .1e8, 1e10.?"),
+    ("classes", {"x": SLIP}, r"classes.x.subhalos.mass = .8, 10.: expected Msun; did you mean .1e8, 1e10.?"),
+    ("classes", {"x": COUNTED}, r"classes.x.subhalos.mass = .6, 9.: expected Msun; did you mean .1e6, 1e9.?"),
+    (
+        "classes",
+        {"x": TINY},
+        r"classes.x.subhalos.mass = .10, 1000. .Msun. asks for .* subhalos a lens: at most 200000",
+    ),
     (
         "source",
         {"offset": [0, 30]},
