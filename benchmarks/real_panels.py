@@ -1,7 +1,9 @@
 """How many real images of known class does a network get right?
 
-    python benchmarks/real_panels.py FOLDER                        # every .npz in it, with compact-f and compact-j
+    python benchmarks/real_panels.py FOLDER                        # every .npz in it, with the shipped networks
     python benchmarks/real_panels.py FOLDER --weights NETWORK.pt
+
+FOLDER may be one .npz too, as that of the 179 images of Model J rebuilt from public notebooks' figures.
 
 Each .npz holds `images` (n, 150, 150) or (n, 149, 150), of 8 bits or of any unit, and `labels` (n,), names of classes
 or their numbers. Of 149 rows the first or the last is missing: both are tried, and the smooth lens that fits better
@@ -13,10 +15,8 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import darklens
-from darklens.data.transforms import Preprocess
 from darklens.errors import DarkLensError
 from darklens.fit import SmoothModel, fit
 
@@ -34,40 +34,38 @@ def completed(images: np.ndarray, lens: SmoothModel) -> np.ndarray:
     return np.where(better[:, None, None] == 0, *ways)
 
 
-def classify(network, images: np.ndarray) -> np.ndarray:
-    """Probabilities (n, K); a missing row lies outside the window."""
-    preprocess: Preprocess = network.preprocess
-    if preprocess.view == "image":
-        images = np.where(np.isfinite(images), images, np.nanmedian(images, (1, 2), keepdims=True))
-        return network.predict(images)
-    inputs = preprocess(torch.from_numpy(images)[:, None])
-    network.network.eval()
-    with torch.inference_mode():
-        return (network.network(inputs) / (network.temperature or 1)).softmax(1).numpy()
-
-
 def numbers(labels: np.ndarray, classes: list[str]) -> np.ndarray:
     """Class numbers of names, or of numbers."""
     return np.array([classes.index(str(label)) if str(label) in classes else int(label) for label in labels])
 
 
 def report(path: Path, weights: str) -> None:
-    """Print the right answers per class of one file."""
+    """Print the right answers per class of one file, and how many of the right and wrong ones are flagged."""
     network, data = darklens.load(weights), np.load(path)
     if data["images"].shape[1:] not in ((SIZE, SIZE), (SIZE - 1, SIZE)):
         print(f"{path.name}: passed over, images of {data['images'].shape[1:]} pixels, not 150 x 150 or 149 x 150")
         return
-    lens = network.preprocess.smooth_model or SmoothModel()
-    images, labels = completed(data["images"], lens), numbers(data["labels"], network.classes)
-    said = classify(network, images).argmax(1)
-    rows = [f"{name} {(said[labels == k] == k).sum()}/{(labels == k).sum()}" for k, name in enumerate(network.classes)]
-    print(f"{path.name}, {weights}: {(said == labels).sum()} of {len(labels)} right ({', '.join(rows)})")
+    model = network.preprocess.smooth_model or SmoothModel()
+    images, labels = completed(data["images"], model), numbers(data["labels"], network.classes)
+    images = np.where(np.isfinite(images), images, np.nanmedian(images, (1, 2), keepdims=True))  # outside the window
+    table = network.classify(images)
+    correct, flagged = numbers(table["class"], network.classes) == labels, table["flag"] != ""
+    share = correct.mean()
+    error = np.sqrt(share * (1 - share) / len(labels))
+    rows = [f"{name} {correct[labels == k].sum()}/{(labels == k).sum()}" for k, name in enumerate(network.classes)]
+    print(
+        f"{path.name}, {weights}: {correct.sum()} of {len(labels)} right, {100 * share:.1f} +- {100 * error:.1f}% "
+        f"({', '.join(rows)}); flagged: {(flagged & ~correct).sum()} of {(~correct).sum()} wrong, "
+        f"{(flagged & correct).sum()} of {correct.sum()} right"
+    )
+    for said, name in zip(table["class"][~correct], data["labels"][~correct], strict=True):
+        print(f"    {name} taken for {said}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with .npz files, or one of them")
-    parser.add_argument("--weights", nargs="+", default=["compact-f", "compact-j"], metavar="NETWORK")
+    parser.add_argument("--weights", nargs="+", default=["compact-f", "compact-j", "compact-wide"], metavar="NETWORK")
     args = parser.parse_args()
     files = sorted(args.folder.glob("*.npz")) if args.folder.is_dir() else [args.folder]
     if not (files and files[0].is_file()):
