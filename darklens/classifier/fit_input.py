@@ -94,7 +94,7 @@ def with_psf(model: SmoothModel | None, psf: Kernel | None) -> SmoothModel | Non
 
 def fit_rows(fit: Fit, preprocess: Preprocess) -> tuple[list[dict[str, float]], list[str]]:
     """The smooth lens of each fit by column, NaN what was not fitted, and the flag of each."""
-    table, names = fit.table(), fit_columns(preprocess.smooth_model or fit.model)
+    table, names = fit.refitted() | fit.table(), fit_columns(preprocess.smooth_model or fit.model)
     rows = [
         {name: float(table[name][number]) if name in table else math.nan for name in names}
         for number in range(len(fit))

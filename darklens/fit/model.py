@@ -21,6 +21,8 @@ The amplitudes of source and lens galaxy and the sky are linear and never among 
 Pereyra 1973; Warren & Dye 2003, ApJ 590, 673).
 """
 
+import dataclasses
+
 import numpy as np
 
 from darklens.fit.components import BASE, reported_columns, table
@@ -77,6 +79,14 @@ class SmoothModel(ModelSettings):
         names = [name for column in reported_columns(self) for name in column.names]
         columns = [column for name in names for column in (name, f"{name}_sd")]
         return (*columns, *["light_amplitude"] * self.free_light, *FIT_COLUMNS)
+
+    @property
+    def refitted_columns(self) -> tuple[str, ...]:
+        """Names of the columns of `Fit.refitted`: what `refit_flagged` may free."""
+        if not self.refit_flagged:
+            return ()
+        freed = dataclasses.replace(self, free_centre=True, free_halo=True)
+        return tuple(name for column in reported_columns(freed) for name in column.names if name not in self.columns)
 
     def held(self) -> np.ndarray:
         """(Q,) what each parameter is while it isn't free."""

@@ -78,6 +78,19 @@ class Fit:
         table |= {"light_amplitude": self.light_amplitude} if self.model.free_light else {}
         return table | {name: getattr(self, name) for name in FIT_COLUMNS}
 
+    def refitted(self) -> dict[str, np.ndarray]:
+        """What `refit_flagged` has freed: columns (B,) as in `table`, without deviations, NaN where it was held."""
+        freed = dataclasses.replace(self.model, free_centre=True, free_halo=True)
+        names, table = self.model.refitted_columns, self.model.table
+        none = np.zeros((len(self), len(table), len(table)))
+        columns: dict[str, np.ndarray] = {}
+        for column in reported_columns(freed):
+            places = [table.index[name] for name in column.of]
+            pairs = KINDS[column.kind](Measured(freed, self.parameters, none), *places)
+            for name, (values, _) in zip(column.names, pairs, strict=True):
+                columns |= {name: np.where(self.fitted[:, places].all(1), values, np.nan)} if name in names else {}
+        return columns
+
     def _measured_columns(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Values and standard deviations (B,) by name."""
         table, free = self.model.table, list(self.model.free)

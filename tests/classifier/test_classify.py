@@ -10,6 +10,8 @@ from astropy.io import fits
 import darklens
 from darklens.errors import DataError, UsageError
 from darklens.fit import SmoothModel, fit_many
+from darklens.simulation.recipes import RECIPES, changed
+from darklens.simulation.render import simulate
 from darklens.survey.predict import predict_folder
 
 COUNT = 3
@@ -162,3 +164,16 @@ def test_networks_that_see_images_have_no_use_of_noise(images, tmp_path):
     with pytest.raises(UsageError, match="sees the image view"):
         classifier.classify_residual(images)
     assert classifier.classify(np.empty((0, 150, 150)))["class"].shape == (0,)
+
+
+def test_what_a_refit_has_freed_is_in_the_table(network):
+    """Elliptical halos are fitted again, their axis ratio free; round ones keep empty cells."""
+    recipe = changed(RECIPES["j"], {"lens.axis_ratio": 0.75, "lens.angle": [0, 360]})
+    images = np.concatenate([simulate(recipe, "no", range(4)), darklens.simulate("j", "no", range(2))]).astype("f4")
+    table = network.classify(images)
+    ratio, angle = table["halo_axis_ratio"], table["halo_angle"]
+    freed = np.isfinite(ratio)
+    assert freed[:4].sum() >= 3 and not freed[4:].any() and (freed == np.isfinite(angle)).all()
+    np.testing.assert_allclose(ratio[freed], 0.75, atol=0.03)
+    assert all("smooth lens" in flag for flag in table["flag"][freed])
+    assert np.isfinite(table["residual_significance"]).all() and {"noise_correlation", "noise_scale"} < set(table)
