@@ -113,6 +113,18 @@ def bootstrap_auc(problems: dict, correct: np.ndarray, resamples: int, seed: int
     return {key: np.concatenate(chunks) for key, chunks in samples.items()}
 
 
+def bootstrapped_auc(
+    scores: np.ndarray, positive: np.ndarray, resamples: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
+    """`{"value", "interval"}` of the AUC of one score (n,), both None where it is not defined; positive: (n,) bool."""
+    ranking = rank(scores, positive)
+    samples = [weighted_auc(ranking, counts) for counts in resample(len(scores), resamples, seed)]
+    return {
+        "value": json_number(point_estimate(scores, positive)),
+        "interval": interval(np.concatenate([np.empty(0), *samples])),
+    }
+
+
 def auc_report(problems: dict, samples: dict, classes: list[str]) -> dict[str, Any]:
     """Value and interval of each AUC, both None where it is not defined.
 

@@ -12,8 +12,10 @@ from darklens.data.checks import MIN_SIZE
 from darklens.data.folder import Split
 from darklens.data.image import fingerprint
 from darklens.data.source import ImageSource
+from darklens.data.views import Views
 from darklens.errors import DataError, ResultsError
 from darklens.metrics import coverage, summary
+from darklens.metrics.auc import bootstrapped_auc, without_substructure
 from darklens.metrics.probabilities import softmax
 from darklens.plots import roc, run
 from darklens.reports.shown import Shown, show
@@ -33,6 +35,7 @@ def write_report(
     """
     metrics = summary.evaluate(logits, split.labels, classifier.classes, temperature=classifier.temperature)
     metrics |= {"split": split.name, "best_epoch": classifier.epoch, **details}
+    metrics["auc"] |= _auc_without_training(split, classifier.classes)
     if symmetry is not None:
         metrics["symmetry"] = symmetry
         run.plot_symmetry(folder, symmetry)
@@ -40,6 +43,16 @@ def write_report(
     records.save_predictions(folder, predictions_of(logits, split, classifier.classes))
     _draw(folder, classifier, logits, split, metrics)
     return metrics
+
+
+def _auc_without_training(split: Split, classes: Sequence[str]) -> dict[str, dict]:
+    """How well the residuals' significance alone tells substructure from none, where the split has fits that say it."""
+    none = without_substructure(classes)
+    fits = split.images.fits() if isinstance(split.images, Views) else {}
+    scores = np.array(fits.get("residual_significance", []), dtype=float)
+    if none is None or len(scores) != len(split.labels) or not np.isfinite(scores).all():
+        return {}
+    return {"residual_significance": bootstrapped_auc(scores, split.labels != none)}
 
 
 def predictions_of(logits: np.ndarray, split: Split, classes: Sequence[str]) -> Predictions:
@@ -89,6 +102,9 @@ def table(metrics: dict) -> str:
     rows += [row(f"AUC {name}", one["value"], one["interval"]) for name, one in auc["per_class"].items()]
     if auc.get("substructure"):
         rows.append(row("AUC substructure or none", auc["substructure"]["value"], auc["substructure"]["interval"]))
+    if auc.get("residual_significance"):
+        untrained = auc["residual_significance"]
+        rows.append(row("the same, no training", untrained["value"], untrained["interval"]))
     rows += [row(name.replace("_", " "), metrics[name]) for name in ("log_loss", "expected_calibration_error")]
     if metrics.get("calibrated"):
         calibrated = metrics["calibrated"]

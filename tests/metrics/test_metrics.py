@@ -522,3 +522,15 @@ def test_holm_by_hand():
         and significance.holm([0.2]) == [0.2]
         and significance.holm([]) == []
     )
+
+
+def test_auc_of_one_score():
+    rng = np.random.default_rng(0)
+    positive = rng.random(300) < 0.4
+    scores = rng.normal(size=300) + positive
+    found = metrics_auc.bootstrapped_auc(scores, positive, resamples=400)
+    assert found["value"] == pytest.approx(sk.roc_auc_score(positive, scores))
+    deviation = np.std([sk.roc_auc_score(positive[i], scores[i]) for i in rng.integers(300, size=(200, 300))])
+    low, high = found["interval"]
+    assert low < found["value"] < high and high - low == pytest.approx(4 * deviation, rel=0.25)
+    assert metrics_auc.bootstrapped_auc(scores, np.zeros(300, bool), 10) == {"value": None, "interval": None}
