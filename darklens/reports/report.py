@@ -104,7 +104,7 @@ def table(metrics: dict) -> str:
         rows.append(row("AUC substructure or none", auc["substructure"]["value"], auc["substructure"]["interval"]))
     if auc.get("residual_significance"):
         untrained = auc["residual_significance"]
-        rows.append(row("the same, no training", untrained["value"], untrained["interval"]))
+        rows.append(row("AUC the same, no training", untrained["value"], untrained["interval"]))
     rows += [row(name.replace("_", " "), metrics[name]) for name in ("log_loss", "expected_calibration_error")]
     if metrics.get("calibrated"):
         calibrated = metrics["calibrated"]
