@@ -5,6 +5,7 @@
   python main.py --mode Test --test_time 2026-11-22-10-30-00               test what was trained then
   python main.py --resume latest                                           go on after an interruption
   python main.py --mode Predict --test_time latest --data_dir my_images    classify images without labels
+  python main.py --mode Fit --data_dir list.csv --output fits.csv          the lens in each image, without a network
   python main.py --mode Compare RUN RUN                                    is one network better than another?
   python main.py --list                                                    all runs
   torchrun --nproc_per_node=4 main.py --data_dir images_j                  train on four GPUs (docs/scale.md)

@@ -12,7 +12,7 @@ from darklens.storage import training_config
 from darklens.storage.setting_kinds import Choice, Switch
 from darklens.storage.training_config import KINDS, TrainingConfig
 
-MODES = "Train", "Test", "Predict", "Compare", "Infer"
+MODES = "Train", "Test", "Predict", "Fit", "Compare", "Infer"
 MODE = Choice(MODES)
 DEFAULTS = {
     **training_config.DEFAULTS,
@@ -130,7 +130,12 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     )
     add("--resume", **typed("resume", "TIMESTAMP"), help="the run to go on with: timestamp, folder, or latest")
     add("--export", **switch, help="with Test: also write the folded network as network.pt2 and network.onnx (False)")
-    add("--explain", **switch, help="with Test: also show which pixels decide, on some of the images (False)")
+    add(
+        "--explain",
+        **switch,
+        help="with Test: also show which pixels decide, on some of the images; with Fit: a picture of each lens "
+        "(False)",
+    )
     add("--list", **switch, help="show the runs that there are (False)")
     add("--results_dir", **typed("results_dir", "DIR"), help="where runs are kept (the current folder)")
 
@@ -174,6 +179,8 @@ def parse(manual: str, argv: list[str] | None = None, prog: str = "main.py") -> 
         parser.error(str(error))
     if named and "mode" not in flags:
         settings.mode = "Test"
+    if settings.mode == "Fit" and "output" not in flags:
+        settings.output = "fits.csv"
     if settings.mode == "Predict" and not (settings.test_time or settings.weights):
         settings.weights = USUAL
     for wrong, message in _contradictions(settings):
@@ -223,9 +230,13 @@ def _contradictions(settings: Settings) -> list[tuple[bool, str]]:
         (settings.infer and not training, f"--infer goes with --mode Train: not with --mode {mode}"),
         (settings.export and mode != "Test", "--export goes with --mode Test"),
         ("balance" in explicit and not training, "--balance goes with training"),
-        (settings.explain and mode != "Test", "--explain goes with --mode Test"),
+        (settings.explain and mode not in ("Test", "Fit"), "--explain goes with --mode Test or Fit"),
         *survey_flags.contradictions(settings),
-        (mode == "Predict" and "data_dir" not in explicit, "--mode Predict needs --data_dir FOLDER, the images"),
+        (
+            mode in ("Predict", "Fit") and "data_dir" not in explicit,
+            f"--mode {mode} needs --data_dir FOLDER, the images",
+        ),
+        (mode == "Fit" and weights, "--weights: --mode Fit takes no network"),
         (mode == "Compare" and len(settings.runs) < 2, "--mode Compare needs two or more runs: timestamps or folders"),
         (mode != "Compare" and bool(settings.runs), f"unrecognized arguments: {' '.join(settings.runs)}"),
     ]

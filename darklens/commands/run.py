@@ -15,7 +15,13 @@ from darklens.errors import DarkLensError, Interrupted, UsageError, one_line
 from darklens.storage.training_config import TrainingConfig
 
 MODULES = "torch", "torchvision", "e2cnn", "numpy", "sklearn", "matplotlib", "scipy", "tqdm"
-MODES = {"Test": "test", "Predict": "predict", "Compare": "compare", "Infer": "posterior"}  # modules of this room
+MODES = {
+    "Test": "test",
+    "Predict": "predict",
+    "Fit": "fit",
+    "Compare": "compare",
+    "Infer": "posterior",
+}  # modules of this room
 OTHERS = {"simulate": "simulate", "convert": "data", "pack": "data", "verify": "data"}  # commands with their own flags
 
 

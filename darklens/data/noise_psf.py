@@ -17,6 +17,7 @@ from darklens.simulation.psf import checked_kernel
 
 NOISE = re.compile("NOISE|ERR|RMS|SIGMA|STD|UNC")  # in names of HDUs
 PSF = re.compile("PSF|KERNEL")
+MASK = re.compile("MASK|DQ|FLAG|BAD")
 LIGHT, WIDEST = 0.999, 61  # of a PSF: what is kept of its light, pixels on a side at most; a fit's time grows with them
 NEAR = 0.25  # pixels
 MIN_PSF = 3  # pixels a side
@@ -53,6 +54,15 @@ def read_noise(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
         raise DataError(f"{path}: expected standard deviations above 0, found none")
     noise[noise > UNSEEN * np.nanquantile(noise, 0.1)] = np.nan
     return noise
+
+
+def read_mask(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool, True where a pixel of an image of that shape must not count: not 0 in the file. Raises DataError."""
+    path, hdu = split_hdu(name, root)
+    mask = read_plane(path, hdu, MASK)
+    if mask.shape != shape:
+        raise DataError(f"{path}: expected {shape[0]} x {shape[1]} pixels, as its image has, found {mask.shape}")
+    return ~(mask == 0)
 
 
 @functools.lru_cache(maxsize=64)

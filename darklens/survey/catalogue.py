@@ -1,8 +1,9 @@
 """Which images is a survey made of? Those of a folder, one file, or the rows of a table `list.csv`.
 
 The table has commas between its columns and names them in its first line: `file` (or another that is named), paths
-relative to the table's folder; `noise_map` and `psf`, files too, for the fit of the smooth lens; `pixel_scale`, arcsec,
-for files that don't say it; what else there is passes through to the table of predictions.
+relative to the table's folder; `noise_map`, `psf` and `mask` (not 0 where a pixel must not count), files too, for the
+fit of the smooth lens; `pixel_scale`, arcsec, for files that don't say it; what else there is passes through to the
+table of predictions, or of fits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from darklens.data.noise_psf import split_hdu
 from darklens.errors import DataError, UsageError
 from darklens.survey.image_files import find_pictures
 
-SIDE_FILES = "noise_map", "psf"
+SIDE_FILES = "noise_map", "psf", "mask"
 SCALE = "pixel_scale"
 FIRST_ROWS = 100  # of a list, that tell whether a column has files
 SPELLINGS = {  # of columns that are read, as others name them: without capitals, blanks, - and _
@@ -43,6 +44,7 @@ class Entry(NamedTuple):
     psf: str = ""
     pixel_scale: float | None = None
     cells: tuple[str, ...] = ()
+    mask: str = ""
 
 
 class Catalogue(NamedTuple):
@@ -123,8 +125,9 @@ def _entry(path: str | Path, line: int, header: list[str], row: list[str], file_
     if len(row) != len(header):
         raise DataError(f"{path}: line {line}: expected {len(header)} values, one a column, found {len(row)}")
     cells = dict(zip(header, row, strict=True))
-    file, noise_map, psf = cells.pop(file_column), *(cells.pop(name, "").strip() for name in SIDE_FILES)
-    return Entry(file, noise_map, psf, _scale(path, line, cells.pop(SCALE, "").strip()), tuple(cells.values()))
+    file, noise_map, psf, mask = cells.pop(file_column), *(cells.pop(name, "").strip() for name in SIDE_FILES)
+    scale = _scale(path, line, cells.pop(SCALE, "").strip())
+    return Entry(file, noise_map, psf, scale, tuple(cells.values()), mask)
 
 
 def _scale(path: str | Path, line: int, cell: str) -> float | None:

@@ -15,7 +15,7 @@ from darklens.classifier.fit_input import FitInput, Kernel, fill_weightless, fit
 from darklens.classifier.predictions import CONSTANT, FILLED, Prediction, format_cell
 from darklens.data.checks import Read, Request, central, layout
 from darklens.data.image import Picture, check_channels, make_picture, read_file
-from darklens.data.noise_psf import read_noise, read_psf, split_hdu
+from darklens.data.noise_psf import read_mask, read_noise, read_psf, split_hdu
 from darklens.data.pixel_scale import mean_scale
 from darklens.data.resample import around_centre, new_size, resample
 from darklens.errors import DataError
@@ -92,8 +92,11 @@ class SurveyReader(Dataset):
                 raise DataError("no file is named")
             contents = read_file(path, Request(hdu or self.reading.hdu, window))
             step = _describe(item, contents, self.reading)
-            noise = _noise(item, root, contents) if fitted else None
-            picture = _picture(path, contents, noise, math.ceil(window * max(step)))
+            noise, mask = _side_planes(item, root, contents) if fitted else (None, None)
+            if mask is not None and step != (1.0, 1.0):
+                item.flags.append("mask not used: with --resample it needs a noise_map beside it")
+                mask = None
+            picture = _picture(path, contents, noise, mask, math.ceil(window * max(step)))
             check_channels(path, len(picture.pixels), self.channels)
         except DataError as error:
             reason = str(error).removeprefix(str(DataError(f"{path}: ")))
@@ -108,17 +111,23 @@ class SurveyReader(Dataset):
         if not fitted:
             item.image = self.preprocess(torch.from_numpy(pixels)[None])[0].numpy()
             return item, None
-        return item, self._fit_input(item, pixels, noise, step)
+        return item, self._fit_input(item, pixels, noise, mask, step)
 
     def _fit_input(
-        self, item: Item, pixels: np.ndarray, noise: np.ndarray | None, step: tuple[float, float]
+        self,
+        item: Item,
+        pixels: np.ndarray,
+        noise: np.ndarray | None,
+        mask: np.ndarray | None,
+        step: tuple[float, float],
     ) -> FitInput:
         """What is fitted: the window alone, as odd or even as the image."""
         model, (height, width) = self.preprocess.smooth_model, pixels.shape[1:]
         side = min(height, width)
         rows, columns = central(height, width, model.size(side, side) if model else side)
         psf = _psf(item, self.survey.root, step)
-        return FitInput(pixels[:, rows, columns], None if noise is None else noise[rows, columns], psf)
+        noise, mask = (plane if plane is None else plane[rows, columns] for plane in (noise, mask))
+        return FitInput(pixels[:, rows, columns], noise, psf, mask)
 
 
 def _describe(item: Item, contents: Read, reading: Reading) -> tuple[float, float]:
@@ -165,13 +174,27 @@ def _noise(item: Item, root: str, contents: Read) -> np.ndarray | None:
         return None
 
 
-def _picture(path: str, contents: Read, noise: np.ndarray | None, window: int) -> Picture:
-    """The checked picture; pixels to which the noise map gives no weight hold the median, not what was wrong there."""
+def _side_planes(item: Item, root: str, contents: Read) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The noise map, NaN where there is no weight, and the mask that is not in it already."""
+    noise, shape, mask = _noise(item, root, contents), layout(contents.array.shape), None
+    if item.entry.mask and shape is not None:
+        try:
+            mask = read_mask(item.entry.mask, root, shape[1:])
+        except DataError as error:
+            item.flags.append(f"nothing masked: mask {error}")
+    if noise is None or mask is None:
+        return noise, mask
+    return np.where(mask, np.nan, noise), None
+
+
+def _picture(path: str, contents: Read, noise: np.ndarray | None, mask: np.ndarray | None, window: int) -> Picture:
+    """The checked picture; pixels that noise map or mask give no weight hold the median, not what was wrong there."""
     array, notes = contents.array, contents.notes
-    weightless = None if noise is None else np.isnan(noise)
+    weightless = mask if noise is None else np.isnan(noise)
     if weightless is not None and weightless.any() and array.size == weightless.size:
         array = fill_weightless(array, weightless)
-        notes = (*notes, f"{weightless.sum()} pixels have no weight by their noise map")
+        source = "mask" if noise is None else "noise map"
+        notes = (*notes, f"{weightless.sum()} pixels have no weight by their {source}")
     return make_picture(path, array, contents.unit, notes, window, contents.scale)
 
 

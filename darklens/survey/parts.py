@@ -43,10 +43,13 @@ def origin_of(classifier: Classifier, survey: Catalogue, flags: Mapping[str, obj
     network.update(repr(described).encode())
     for name, values in sorted(classifier.network.state_dict().items()):
         network.update(name.encode() + values.detach().cpu().contiguous().numpy().tobytes())
-    entries = hashlib.sha256(
-        repr((survey.columns, list(map(tuple, survey.entries)))).encode("utf-8", "backslashreplace")
-    )
-    return {"network": network.hexdigest(), **flags, "list": entries.hexdigest()}
+    return {"network": network.hexdigest(), **flags, "list": list_digest(survey)}
+
+
+def list_digest(survey: Catalogue) -> str:
+    """Of the columns and entries of a list; an entry without a mask as before there were masks."""
+    entries = [tuple(entry) if entry.mask else tuple(entry)[:-1] for entry in survey.entries]
+    return hashlib.sha256(repr((survey.columns, entries)).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Part:
     origin: Mapping[str, object]
     output: Path
     embeddings: Path | None = None
+    answer: str = "class"  # the column that is full where an image has an answer
 
 
 @contextlib.contextmanager
@@ -72,7 +76,7 @@ def open_part(part: Part) -> Iterator[tuple[TableWriter, int]]:
         _check_origin(output, part.origin)
         if output.exists():
             _finish(part.embeddings)
-            writer = TableWriter(io.StringIO(), None, part.columns, part.width)
+            writer = TableWriter(io.StringIO(), None, part.columns, part.width, answer=part.answer)
             yield writer, len(_read_rows(part, output.read_bytes(), writer)[1])
             return
         save_json(output.with_name(output.name + ".json"), part.origin)
@@ -126,7 +130,7 @@ def _go_on(part: Part, table: IO[bytes], features: IO[bytes] | None) -> tuple[Ta
     if features is not None:
         rows = max(features.seek(0, os.SEEK_END) - len(header), 0) // row_bytes
     text = io.TextIOWrapper(table, "utf-8", newline="", write_through=True)
-    writer = TableWriter(text, features, part.columns, part.width)
+    writer = TableWriter(text, features, part.columns, part.width, answer=part.answer)
     head, ends = _read_rows(part, table.read(), writer, rows)
     table.seek(0)
     table.truncate(ends[-1] if ends else head)

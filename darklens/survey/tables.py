@@ -28,26 +28,30 @@ def table_columns(classifier: Classifier, listed: Sequence[str] = ()) -> list[st
 
 @dataclass
 class Tally:
-    """Rows of a table: classified, those among them with a flag, rejected."""
+    """Rows of a table: with an answer, those among them with a flag, rejected. answer: the column that then is full."""
 
     classified: int = 0
     flagged: int = 0
     rejected: int = 0
+    answer: str = "class"
 
     def count(self, row: Mapping[str, str]) -> None:
         """One row more."""
-        self.classified += bool(row["class"])
-        self.rejected += not row["class"]
-        self.flagged += bool(row["class"] and row["flag"])
+        answered = bool(row[self.answer])
+        self.classified += answered
+        self.rejected += not answered
+        self.flagged += bool(answered and row["flag"])
 
 
 class TableWriter:
     """Writes rows, and the features of each, (D,) float32; counts them."""
 
-    def __init__(self, table: IO[str], features: IO[bytes] | None, columns: Sequence[str], width: int):
+    def __init__(
+        self, table: IO[str], features: IO[bytes] | None, columns: Sequence[str], width: int, *, answer: str = "class"
+    ):
         self.table, self.features, self.width = csv.DictWriter(table, columns, restval=""), features, width
         self.files: list[IO] = [file for file in (features, table) if file is not None]
-        self.tally = Tally()
+        self.tally = Tally(answer=answer)
 
     def write(self, items: Sequence[Item]) -> None:
         """Append items; features of rejected ones are NaN."""
@@ -55,7 +59,7 @@ class TableWriter:
             rows = [self._features(item) for item in items]
             self.features.write(np.stack(rows).astype("<f4").tobytes())
         for item in items:
-            row = {"class": "", **item.as_row()}
+            row = {self.tally.answer: "", **item.as_row()}
             self.table.writerow(row)
             self.tally.count(row)
         for file in self.files:
@@ -100,7 +104,13 @@ def check_embeddings(path: str | Path | None, output: str | Path, folder: str | 
 
 @contextlib.contextmanager
 def open_table(
-    output: str | Path, embeddings: str | Path | None, columns: Sequence[str], rows: int, width: int
+    output: str | Path,
+    embeddings: str | Path | None,
+    columns: Sequence[str],
+    rows: int,
+    width: int,
+    *,
+    answer: str = "class",
 ) -> Iterator[tuple[TableWriter, int]]:
     """A writer of both files, which take their names when all is written; no row is there. Raises ResultsError."""
     path = output
@@ -111,7 +121,7 @@ def open_table(
                 path = embeddings
                 features = stack.enter_context(replacing(embeddings, "wb"))
                 features.write(npy_header(rows, width))
-            writer = TableWriter(table, features, columns, width)
+            writer = TableWriter(table, features, columns, width, answer=answer)
             writer.table.writeheader()
             yield writer, 0
     except OSError as error:

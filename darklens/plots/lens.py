@@ -1,0 +1,57 @@
+"""One fitted lens: the image, the galaxy's light, the arcs, the source, and what the model leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from darklens.plots.style import new_figure
+from darklens.storage.files import write
+
+DPI = 110
+LIMIT = 5.0  # standard deviations: the ends of the residual's colours
+PANELS = "image", "lens galaxy", "image less galaxy", "arcs", "source", "residual / σ"
+
+
+class Pictures(Protocol):
+    """Images (n, n) of a window, its half in arcsec, and the source in its own plane; see `survey.lens_fit`."""
+
+    data: np.ndarray
+    light: np.ndarray
+    arcs: np.ndarray
+    residual: np.ndarray
+    source: np.ndarray | None
+    half: float
+    source_half: float
+
+
+def plot_lens(folder: str | Path, stem: str, lens: Pictures, values: Mapping[str, float | str], title: str) -> Path:
+    """`stem`.png in the folder: six panels. values: of the table's row. Raises ResultsError."""
+    figure = new_figure(13.5, 2.9)
+    axes = figure.subplots(1, len(PANELS), subplot_kw={"xticks": [], "yticks": []})
+    box = (-lens.half, lens.half, -lens.half, lens.half)
+    rest = lens.data - lens.light
+    top = float(np.nanmax(np.abs(lens.arcs))) or 1.0
+    stretch = {"cmap": "inferno", "extent": box}
+    axes[0].imshow(np.arcsinh(lens.data / top * 3), **stretch)
+    axes[1].imshow(np.arcsinh(lens.light / top * 3), **stretch)
+    axes[2].imshow(rest, vmin=-0.2 * top, vmax=top, **stretch)
+    axes[3].imshow(lens.arcs, vmin=-0.2 * top, vmax=top, **stretch)
+    if lens.source is not None:
+        side = lens.source_half
+        axes[4].imshow(lens.source, cmap="inferno", origin="lower", extent=(-side, side, -side, side))
+    axes[5].imshow(lens.residual, cmap="RdBu_r", vmin=-LIMIT, vmax=LIMIT, extent=box)
+    for axis, name in zip(axes, PANELS, strict=True):
+        axis.set_title(name, fontsize=9)
+    names = "einstein_radius", "einstein_radius_sd", "chi_square"
+    radius, deviation, chi2 = (values.get(name, np.nan) for name in names)
+    text = f"{title}\nθ_E {radius:.3f} ± {deviation:.3f}″, χ²/pixel {chi2:.2f}"
+    figure.suptitle(text.replace("$", r"\$"), fontsize=9)
+    buffer, path = BytesIO(), Path(folder) / f"{stem}.png"
+    figure.savefig(buffer, format="png", dpi=DPI)
+    write(path, buffer.getvalue())
+    return path

@@ -1,0 +1,193 @@
+"""The fit of one image of a survey, at its own pixel scale and with its own PSF: no network has a part in it.
+
+Where the image shows the lens galaxy, `fit.observed` models its light; where it does not, the smooth lens of Models F
+and J is fitted with its centre, its shape and the source's Sersic index free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+
+from darklens.fit import Fit, SmoothModel, fit, noise
+from darklens.fit.cosmic_rays import cosmic_rays
+from darklens.fit.lens_galaxy import shows_galaxy
+from darklens.fit.observed.result import ObservedFit
+from darklens.fit.observed.run import fit_observed
+from darklens.simulation.psf import FWHM, gaussian_taps
+
+LENS_LIGHT = "auto", "mge", "none"
+COLUMNS = (
+    "einstein_radius",
+    "einstein_radius_sd",
+    "shear",
+    "shear_angle",
+    "halo_axis_ratio",
+    "halo_angle",
+    "centre_x",
+    "centre_y",
+    "source_x",
+    "source_y",
+    "source_radius",
+    "source_axis_ratio",
+    "source_angle",
+    "source_index",
+    "chi_square",
+    "residual_significance",
+    "noise_scale",
+    "noise_correlation",
+    "lens_light",
+)
+SMOOTH_NAMES = {"axis_ratio": "source_axis_ratio", "sersic_index": "source_index"}  # columns of `Fit.table`, as here
+WINDOW, WIDE = 5.25, 1.7  # arcsec; half a window over the Einstein radius: where it is less, a larger one is fitted
+MAX_PIXELS = 301  # on a side of the window
+HUGE = 1e3  # times the median of a noise map: the mark of a bad pixel
+PSF_PIXELS = 2.2  # FWHM of the Gaussian that stands for a PSF which nobody knows
+
+
+@dataclasses.dataclass(frozen=True)
+class LensImage:
+    """What is known of one image. Pixels that are not finite do not count."""
+
+    pixels: np.ndarray  # (H, W) float64
+    pixel_scale: float  # arcsec
+    noise: np.ndarray | None = None  # (H, W) standard deviations
+    psf: np.ndarray | None = None  # (k, k), odd
+    mask: np.ndarray | None = None  # (H, W) bool, True where a pixel does not count
+
+
+@dataclasses.dataclass(frozen=True)
+class LensPictures:
+    """What the fit says of the image, (n, n) each, in its unit; the source in its own plane."""
+
+    data: np.ndarray
+    light: np.ndarray
+    arcs: np.ndarray
+    residual: np.ndarray  # in standard deviations, NaN where masked
+    source: np.ndarray | None
+    half: float  # arcsec from the window's middle to its edge
+    source_half: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class LensFit:
+    """A fitted image: the cells of its row by column, what to beware of, what was done to it, pictures."""
+
+    values: dict[str, float | str]
+    flags: list[str]
+    notes: list[str]
+    pictures: LensPictures | None
+
+
+def fit_lens(image: LensImage, lens_light: str = "auto", pictures: bool = False) -> LensFit:
+    """The fit of an image. lens_light: one of LENS_LIGHT. Raises ValueError for what can't be fitted."""
+    notes: list[str] = []
+    good = _good_pixels(image, notes)
+    psf = image.psf if image.psf is not None else _assumed_psf(notes)
+    sigma = _noise(image, good, notes)
+    struck = cosmic_rays(np.where(good, image.pixels, 0.0), sigma, psf, good)
+    if struck.any():
+        notes.append(f"{struck.sum()} pixels struck by cosmic rays masked")
+        good = good & ~struck
+    if lens_light == "auto":
+        lens_light = "mge" if shows_galaxy(image.pixels, image.pixel_scale, good) else "none"
+    ready = LensImage(np.where(good, image.pixels, np.nan), image.pixel_scale, sigma, psf, ~good)
+    if lens_light == "mge":
+        return _of_observed(fit_observed(ready.pixels, sigma, psf, image.pixel_scale, ~good), notes, pictures)
+    return _of_smooth(fit_smooth(ready, image.noise is not None), ready, notes, pictures)
+
+
+def _good_pixels(image: LensImage, notes: list[str]) -> np.ndarray:
+    """(H, W) bool: finite, not masked, of a usable noise."""
+    good = np.isfinite(image.pixels)
+    if not good.all():
+        notes.append(f"{(~good).sum()} pixels are not finite")
+    if image.mask is not None:
+        notes.append(f"{(image.mask & good).sum()} pixels masked as listed")
+        good = good & ~image.mask
+    if image.noise is not None:
+        usable = np.isfinite(image.noise) & (image.noise > 0)
+        usable &= image.noise < HUGE * (np.median(image.noise[usable]) if usable.any() else 0)
+        if (good & ~usable).any():
+            notes.append(f"{(good & ~usable).sum()} pixels without weight in the noise map")
+        good = good & usable
+    return good
+
+
+def _assumed_psf(notes: list[str]) -> np.ndarray:
+    notes.append(f"no PSF: a Gaussian of {PSF_PIXELS} pixels assumed")
+    taps = gaussian_taps(PSF_PIXELS / FWHM)
+    return np.outer(taps, taps)
+
+
+def _noise(image: LensImage, good: np.ndarray, notes: list[str]) -> np.ndarray:
+    """(H, W) standard deviations, of the map, or measured: the sky's and what grows with the signal."""
+    if image.noise is not None:
+        return np.where(good, image.noise, 1.0)
+    notes.append("noise measured in the image")
+    span = float(np.abs(image.pixels[good]).max(initial=0.0)) or 1.0
+    sky = float(np.median(image.pixels[good])) if good.any() else 0.0
+    data = torch.as_tensor(np.where(good, image.pixels - sky, 0.0) / span)[None]
+    there = torch.as_tensor(good)[None]
+    smooth = noise.smooth(data, there)
+    filled, level = torch.where(there, data, smooth), smooth.clamp(min=0)
+    v0, k = noise.measure(filled, level, there, torch.full((1,), 1e-12, dtype=data.dtype), kind="data")
+    return span * (v0[:, None, None] + k[:, None, None] * level).sqrt()[0].numpy()
+
+
+def fit_smooth(image: LensImage, known_noise: bool) -> Fit:
+    """The smooth lens without a lens galaxy, in a window that follows its Einstein radius."""
+    side = min(image.pixels.shape)
+    top, left = ((n - side) // 2 for n in image.pixels.shape)
+    square = (slice(top, top + side), slice(left, left + side))
+    window, largest = WINDOW, min(side, MAX_PIXELS)
+    while True:
+        pixels = min(max(int(window / image.pixel_scale) | 1, 9), largest)
+        model = SmoothModel(
+            pixel_scale=image.pixel_scale,
+            window=pixels,
+            psf_kernel=tuple(map(tuple, image.psf.tolist())) if image.psf is not None else None,
+            free_index=True,
+            free_centre=True,
+            free_halo=True,
+        )
+        result = fit(image.pixels[square], model, noise=image.noise[square] if known_noise else None)
+        radius = float(result.parameters[0, model.table.index["einstein_radius"]])
+        if pixels >= largest or model.half_window >= WIDE * radius or result.flag[0] == "no lens found":
+            return result
+        window = 2 * WIDE * radius * 1.05
+
+
+def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) -> LensFit:
+    table = {SMOOTH_NAMES.get(name, name): column[0] for name, column in result.table().items()}
+    values = {name: table[name] for name in COLUMNS if name in table} | {"lens_light": "none"}
+    flag = str(table["flag"])
+    drawn = None
+    if pictures:
+        size, amplitude = result.residual.shape[-1], result.image[0] - result.sky[0]
+        top, left = ((n - size) // 2 for n in image.pixels.shape)
+        data = image.pixels[top : top + size, left : left + size]
+        residual = np.where(result.mask[0], np.nan, result.residual[0])
+        light = np.full_like(amplitude, result.sky[0])
+        drawn = LensPictures(data, light, amplitude, residual, None, size * image.pixel_scale / 2)
+    return LensFit(values, [flag] * bool(flag), notes, drawn)
+
+
+def _of_observed(result: ObservedFit, notes: list[str], pictures: bool) -> LensFit:
+    row = result.row()
+    values = {name: _radians(name, row[name]) for name in COLUMNS if name in row} | {"lens_light": "mge"}
+    notes = [*notes, str(row["note"])] if row["note"] else notes
+    drawn = None
+    if pictures:
+        cutout, half = result.cutout, result.cutout.half
+        data = np.where(cutout.good, cutout.data, np.nan)
+        drawn = LensPictures(data, result.light, result.arcs, result.residual, result.source, half, result.source_half)
+    return LensFit(values, str(row["flag"]).split(), notes, drawn)
+
+
+def _radians(name: str, value: float | str) -> float | str:
+    """Angles as the table of predictions has them."""
+    return math.radians(value) if name.endswith("_angle") and not isinstance(value, str) else value
