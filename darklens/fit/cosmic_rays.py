@@ -14,13 +14,16 @@ ROUNDS = 3  # a strike is often several pixels long, whose brightest hide the ne
 INNER, OUTER = 2, 4  # pixels: the squares about a pixel that it is compared with
 
 
-def contrast(psf: np.ndarray) -> float:
-    """How far the middle of a star exceeds the median 2 pixels away, over how far that exceeds the one 4 away."""
-    middle = len(psf) // 2
-    padded = np.pad(psf, max(OUTER - middle, 0))
-    middle = len(padded) // 2
-    near, far = (_ring_median(padded, reach)[middle, middle] for reach in (INNER, OUTER))
-    return float((padded[middle, middle] - near) / max(near - far, 1e-6 * padded[middle, middle]))
+def contrast(psf: np.ndarray) -> tuple[float, float]:
+    """How far a pixel of a star exceeds its surroundings at most: over the median 2 pixels away, as a share of what
+    that exceeds the one 4 away by; and over the lower of both, as a share of what its neighbours exceed that by."""
+    padded = np.pad(psf, OUTER)
+    beside, near, far = (_edge_median(padded, reach) for reach in (1, INNER, OUTER))
+    base, least = np.minimum(near, far), 1e-6 * padded.max()
+    bright = padded > 0.05 * padded.max()
+    wide = (padded - near) / np.maximum(near - far, least)
+    sharp = (padded - base) / np.maximum(beside - base, least)
+    return float(wide[bright].max()), float(sharp[bright].max())
 
 
 def cosmic_rays(image: np.ndarray, noise: np.ndarray, psf: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -28,12 +31,14 @@ def cosmic_rays(image: np.ndarray, noise: np.ndarray, psf: np.ndarray, good: np.
 
     image, noise: (H, W) and its standard deviations; psf: (k, k), odd; good: (H, W) bool, pixels that count.
     """
-    limit = SLACK * contrast(psf)
+    wide, sharp = (SLACK * limit for limit in contrast(psf))
     struck = np.zeros(image.shape, dtype=bool)
     for _ in range(ROUNDS):
         values = np.where(good & ~struck, image, np.nan)
-        near, far = _ring_median(values, INNER), _ring_median(values, OUTER)
-        excess = image - near - limit * np.maximum(near - far, 0.0)
+        beside, near, far = (_edge_median(values, reach) for reach in (1, INNER, OUTER))
+        base = np.minimum(near, far)
+        excess = image - near - wide * np.maximum(near - far, 0.0)
+        excess = np.minimum(excess, image - base - sharp * np.maximum(beside - base, 0.0))
         new = good & ~struck & (excess > THRESHOLD * noise)  # False where it is not a number
         if not new.any():
             break
@@ -41,7 +46,7 @@ def cosmic_rays(image: np.ndarray, noise: np.ndarray, psf: np.ndarray, good: np.
     return struck
 
 
-def _ring_median(values: np.ndarray, reach: int) -> np.ndarray:
+def _edge_median(values: np.ndarray, reach: int) -> np.ndarray:
     """(H, W) median of the edge of the square of 2 reach + 1 pixels about each, without what is not a number."""
     padded = np.pad(values, reach, mode="reflect")
     height, width = values.shape

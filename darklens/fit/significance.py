@@ -139,10 +139,10 @@ def tail_sigma(statistic: np.ndarray, mean: np.ndarray, variance: np.ndarray, th
     """Normal quantiles of the chance of a statistic at least as large, by the chi-square of these cumulants."""
     from scipy import special
 
-    freedom = 8 * variance**3 / np.maximum(third, 1e-300) ** 2
-    x = freedom + np.sqrt(2 * freedom) * (statistic - mean) / np.sqrt(variance)
-    a, half = freedom / 2, np.maximum(x, 0) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of images that are blank or all masked
+        freedom = 8 * variance**3 / np.maximum(third, 1e-300) ** 2
+        x = freedom + np.sqrt(2 * freedom) * (statistic - mean) / np.sqrt(variance)
+        a, half = freedom / 2, np.maximum(x, 0) / 2
         logarithm = np.log(special.gammaincc(a, half))
         far = (a - 1) * np.log(half) - half - special.gammaln(a) - np.log1p((1 - a) / half)
     logarithm = np.where(np.isfinite(logarithm) & (logarithm > -600), logarithm, far)

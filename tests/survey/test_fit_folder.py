@@ -16,7 +16,7 @@ from darklens.fit.cosmic_rays import contrast, cosmic_rays
 from darklens.fit.lens_galaxy import shows_galaxy
 from darklens.simulation.draw import draw
 from darklens.simulation.psf import gaussian_taps
-from darklens.simulation.recipes import RECIPES
+from darklens.simulation.recipes import RECIPES, changed
 from darklens.simulation.render import simulate
 from darklens.survey.fit_folder import FitOptions, fit_columns, fit_folder
 from darklens.survey.lens_fit import LensImage, fit_lens
@@ -106,7 +106,7 @@ def test_a_list_says_what_lies_beside(survey):
 
 def test_what_cannot_be_used_is_named_in_its_row(survey):
     np.save(survey / "small.npy", np.ones((10, 10)))
-    np.save(survey / "cube.npy", np.ones((40, 40, 40)))
+    np.save(survey / "cube.npy", np.ones((3, 40, 40)))
     np.save(survey / "nan.npy", np.full((60, 60), np.nan))
     np.save(survey / "flat.npy", np.ones((60, 60)))
     (survey / "text.npy").write_text("no array")
@@ -119,7 +119,7 @@ def test_what_cannot_be_used_is_named_in_its_row(survey):
     rows += [good | {"pixel_scale": ""}, good | {"noise_map": "survey/shape.npy", "mask": "survey/shape.npy"}]
     rows += [good | {"psf": "survey/nan.npy"}, {"file": "", "pixel_scale": SCALE}]
     counts, found = run(write_list(survey, rows), FitOptions())
-    words = ["21 x 21", "one plane", "nothing to fit", "nothing to fit", "text.npy", "gone", "pixel scale"]
+    words = ["21 x 21", "one plane", "nothing to fit", "nothing to fit", "a .npy file", "No such file", "pixel scale"]
     for row, word in zip(found, words, strict=False):
         assert word in row["flag"], row
     assert [bool(row["einstein_radius"]) for row in found[-4:]] == [False, True, True, False]
@@ -193,13 +193,11 @@ def test_a_lens_galaxy_is_seen_and_modelled():
 
 def test_the_window_follows_the_ring():
     """A ring of 2.6 arcsec does not fit the usual window of 5.25."""
-    recipe = fit_data.F
-    from darklens.simulation.recipes import changed
-
-    wide = changed(recipe, {"lens.einstein_radius": 2.6, "image.pixels": 201})
-    image, truth = fit_data.images(wide, "no", 1)
+    mass = fit_data.F.lens.total_mass.values[0] * (2.6 / lenses()[1].mean()) ** 2
+    image, truth = fit_data.images(changed(fit_data.F, {"lens.total_mass": mass, "image.pixels": 201}), "no", 1)
     result = fit_lens(LensImage(image[0].astype(float), SCALE, None, PSF), "none", pictures=True)
-    assert 2 * result.pictures.half > 8.5 and float(result.values["einstein_radius"]) == pytest.approx(2.6, abs=0.02)
+    assert truth[0, 0] == pytest.approx(2.6, abs=0.2) and 2 * result.pictures.half > 8
+    assert float(result.values["einstein_radius"]) == pytest.approx(truth[0, 0], abs=0.02)
 
 
 def test_cosmic_rays_are_found_and_stars_are_not():
@@ -211,7 +209,7 @@ def test_cosmic_rays_are_found_and_stars_are_not():
     clean = signal.convolve2d(stars, PSF, "same")
     image = clean + rng.normal(size=(n, n))
     good = np.ones((n, n), dtype=bool)
-    assert not cosmic_rays(image, noise, PSF, good).any() and contrast(PSF) > 1
+    assert not cosmic_rays(image, noise, PSF, good).any() and min(contrast(PSF)) > 1
     struck = np.zeros((n, n), dtype=bool)
     struck[rng.integers(0, n, 30), rng.integers(0, n, 30)] = True
     struck[40, 40:45] = True  # a long one
