@@ -94,7 +94,7 @@ def homes(name: str, kind: type) -> list[ModuleType]:
 
 
 def flags() -> ModuleType:
-    (module,) = (module for module in modules() if module.__name__.split(".")[-1] == "flags")
+    (module,) = (module for module in modules() if module.__name__ == "darklens.commands.flags")
     return module
 
 

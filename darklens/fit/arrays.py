@@ -101,7 +101,7 @@ def _numbers(values: object, name: str) -> np.ndarray:
         values = values.detach().cpu().numpy()
     try:
         if isinstance(values, np.ma.MaskedArray):
-            return values.astype(np.float64).filled(np.nan)
+            return np.ma.filled(values.astype(np.float64), np.nan)
         array = np.asarray(values)
         if array.dtype.kind not in "buif":
             raise TypeError

@@ -50,9 +50,9 @@ class Blur:
 
     def __call__(self, planes: Sequence[Tensor], pairs: Sequence[Sequence[list[Tensor]]]) -> Tensor:
         """K planes (B, h, h) -> (B, K, size, size), convolved with the sum of products of columns and rows (bands)."""
-        planes = torch.stack(tuple(planes), 2)  # (B, h, K, h)
-        b, h, k, _ = planes.shape
-        flat, total = planes.reshape(b, h, k * h), None  # (B, h, K, h) -> (B, h, K h)
+        stack = torch.stack(tuple(planes), 2)  # (B, h, K, h)
+        b, h, k, _ = stack.shape
+        flat, total = stack.reshape(b, h, k * h), None  # (B, h, K, h) -> (B, h, K h)
         for down, across in pairs:
             rows = [m @ flat[:, part] for (part, _), m in zip(self.slices, down, strict=True)]
             wide = torch.cat(rows, 1).reshape(b, self.size * k, h)  # (B, size, K h) -> (B, size K, h)

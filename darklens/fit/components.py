@@ -6,7 +6,7 @@ for, and its line in `COMPONENTS`. `SmoothModel(components=("its name",))` then 
 
 import functools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -48,7 +48,7 @@ COLUMNS = (
     *mass.SHAPE_COLUMNS,
     *lens_light.COLUMNS,
 )
-COMPONENTS: dict[str, type] = {}  # what `SmoothModel.components` may name, each a Deflector or a Light
+COMPONENTS: dict[str, Any] = {}  # what `SmoothModel.components` may name, each a Deflector or a Light
 
 
 @functools.lru_cache(maxsize=32)
@@ -67,12 +67,14 @@ def reported_columns(model: ModelSettings) -> list[Column]:
     return [column for column in (*COLUMNS, *further) if column.group is None or model.frees(column.group)]
 
 
-def build(model: ModelSettings, grid: Grid) -> tuple[Mass, list[Light]]:
-    """The mass of a model, and its lights: the source first, then the lens galaxy where it shines, then others."""
+def build(model: ModelSettings, grid: Grid) -> tuple[Mass, source.Source, list[Light]]:
+    """The mass of a model, its source, and its lights: source, lens galaxy where it shines, others."""
     further = [COMPONENTS[name] for name in model.components]
     bending: list[Deflector] = [each(model, grid) for each in further if hasattr(each, "deflection")]
     deflecting = Mass(model, grid, bending)
-    lights: list[Light] = [source.Source(model, grid, deflecting)]
+    behind = source.Source(model, grid, deflecting)
+    lights: list[Light] = [behind]
     if model.free_light:
         lights.append(lens_light.LensLight(model, grid, deflecting))
-    return deflecting, lights + [each(model, grid, deflecting) for each in further if not hasattr(each, "deflection")]
+    lights += [each(model, grid, deflecting) for each in further if not hasattr(each, "deflection")]
+    return deflecting, behind, lights

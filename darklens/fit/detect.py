@@ -144,23 +144,40 @@ def highest_by_chance(
     return highest
 
 
-def peak(fits: Fit, maps: DetectionMap, **settings: object) -> Peak:
+def peak(
+    fits: Fit,
+    maps: DetectionMap,
+    total_mass: float | np.ndarray = TOTAL_MASS,
+    *,
+    profile: str = "point",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Peak:
     """Where `maps`, one of `fits` on a grid, has its highest significance, climbed from there in smaller steps.
 
-    settings: total_mass and the others that `detect` was given. Raises ValueError as it does.
+    total_mass and the others: as `detect` was given them. Raises ValueError as it does.
     """
     columns = np.unique(maps.positions[:, 0].round(9))
     spacing = np.diff(columns).min() if len(columns) > 1 else 0.0
     steps = np.arange(-2, 3)
     around = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)  # (5, 5, 2) -> (25, 2)
-    total = np.broadcast_to(settings.pop("total_mass", TOTAL_MASS), len(fits))
+    total = np.broadcast_to(np.asarray(total_mass, dtype=float), len(fits))
     table = np.zeros((len(fits), 4))
+    look = functools.partial(detect, profile=profile, dtype=dtype, device=device)
     for k, observed in enumerate(maps.observed):
         row, place = np.unravel_index(observed.argmax(), observed.shape)
         table[k] = *maps.positions[place], maps.fitted_mass[k, row, place], observed[row, place]
         for step in (spacing / 3, spacing / 3, spacing / 12):
             close = table[k, :2] + step * around
-            finer = detect(fits[k : k + 1], (maps.masses[row],), close, total[k], **settings)
+            finer = detect(
+                fits[k : k + 1],
+                (float(maps.masses[row]),),
+                close,
+                total[k],
+                profile=profile,
+                dtype=dtype,
+                device=device,
+            )
             best = finer.observed[0, 0].argmax()
             if finer.observed[0, 0, best] > table[k, 3]:
                 table[k] = *close[best], finer.fitted_mass[0, 0, best], finer.observed[0, 0, best]
@@ -203,7 +220,7 @@ class _Scan:
 
     def lenses(self) -> Iterator[tuple[int, "_Lens"]]:
         """The fits that are lenses, and their numbers."""
-        for k in np.flatnonzero(~np.isin(self.fits.flag, (CONSTANT, NO_LENS))):
+        for k in np.flatnonzero(~np.isin(self.fits.flag, (CONSTANT, NO_LENS))).tolist():
             yield k, _Lens(self.fits, k, self.camera(_model(self.fits, k)), self.profile)
 
 

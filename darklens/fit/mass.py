@@ -16,7 +16,7 @@ from torch import Tensor
 
 from darklens.fit import halo
 from darklens.fit.grid import Grid
-from darklens.fit.parameters import Column, Gaussian, Parameter, columns_of
+from darklens.fit.parameters import Column, Gaussian, Parameter
 from darklens.fit.settings import ModelSettings
 
 Bend = tuple[Tensor, Tensor]
@@ -123,7 +123,7 @@ class Mass:
 
     def ellipticity(self, p: Values) -> Bend:
         """The halo's, (B, 1) each."""
-        return columns_of(p, ("halo_1", "halo_2"), self.grid.x.dtype)
+        return self.grid.column(p["halo_1"]), self.grid.column(p["halo_2"])
 
     def planes(self, p: Values, rays: Rays, gu: Tensor, gv: Tensor) -> dict[str, Tensor]:
         """Derivatives of light of the slope gu, gv (B, n) in the source plane, by parameter, (B, h, h) each."""

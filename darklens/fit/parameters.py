@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from darklens.fit.settings import ModelSettings
@@ -82,8 +81,3 @@ class Table:
         """(Q,) of a field of the parameters: initial, low, high or largest_step."""
         values = (getattr(p, field) for p in self.parameters)
         return np.array([float(value(model) if callable(value) else value) for value in values])
-
-
-def columns_of(values: dict[str, Tensor], names: Iterable[str], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """(B, 1) each in the working precision: what multiplies rays (B, n)."""
-    return tuple(values[name].to(dtype)[:, None] for name in names)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from darklens.fit.blur import WIDTH, psf
+from darklens.fit.blur import WIDTH, HeldPsf, psf
 from darklens.fit.components import build
 from darklens.fit.grid import Grid
 from darklens.fit.mass import Bend, Values
@@ -31,7 +31,7 @@ class Renderer:
         self.model, self.size, self.table = model, size, model.table
         self._psf = psf(model, size, binning, torch.empty(0, device=device, dtype=dtype))
         self.grid = Grid(self._psf.h, model.supersample, model.pixel_scale * binning, device, dtype)
-        self.mass, self._lights = build(model, self.grid)
+        self.mass, self._source, self._lights = build(model, self.grid)
         self.free = model.free  # indices of the parameters that `mixing` has derivatives by
         self.mixing = functools.lru_cache(maxsize=4)(self._mixing)
 
@@ -51,7 +51,7 @@ class Renderer:
         bend: what else deflects the rays `x`, `y`, (B, s^2 h^2) arcsec each.
         """
         values = self.table.named(q)
-        return self._blurred(self._lights[SOURCE].light(values, bend), values)
+        return self._blurred(self._source.light(values, bend), values)
 
     def lights(self, q: Tensor) -> Tensor:
         """q (B, Q) -> (B, L, size^2)."""
@@ -71,7 +71,7 @@ class Renderer:
             lights.append(light)
             planes += [by_name[name] for name in self._derived(k)] + by_bend
         images = self._psf(lights + planes, values[WIDTH], len(lights))
-        if not self.model.free_psf:
+        if not self.model.free_psf or isinstance(self._psf, HeldPsf):
             return images
         return torch.cat((images, self._psf.derivative(lights, values[WIDTH])), 1)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -65,4 +66,5 @@ def axes(measured: Measured, i: int, j: int) -> tuple[Pair, Pair]:
     return (np.exp(-eta), np.exp(-eta) * deviation), angle
 
 
-KINDS = {"value": value, "exp": exponential, "psf_fwhm": psf_fwhm, "polar": polar, "axes": axes}
+Kind = Callable[..., tuple[Pair, ...]]
+KINDS: dict[str, Kind] = {"value": value, "exp": exponential, "psf_fwhm": psf_fwhm, "polar": polar, "axes": axes}

@@ -53,7 +53,7 @@ def fit(
     model = model or SmoothModel()
     device = images.device if isinstance(images, Tensor) else torch.device("cpu")
     images = as_images(images, device)
-    inputs = _Inputs(*_checked(images, model, start, noise, mask))
+    inputs = _checked(images, model, start, noise, mask)
     batch = batch or (16 if device.type == "cpu" else 512)
     fits = []
     with plain_arithmetic(device):
@@ -74,8 +74,9 @@ class _Inputs:
     mask: Tensor | None  # (B, H, W)
 
     def __getitem__(self, rows: slice | np.ndarray) -> "_Inputs":
-        values = (self.start, self.noise, self.mask)
-        return _Inputs(*(value if value is None or isinstance(value, str) else value[rows] for value in values))
+        noise = self.noise if self.noise is None or isinstance(self.noise, str) else self.noise[rows]
+        start = None if self.start is None else self.start[rows]
+        return _Inputs(start, noise, None if self.mask is None else self.mask[rows])
 
 
 def _checked(
@@ -84,7 +85,7 @@ def _checked(
     start: np.ndarray | None,
     noise: np.ndarray | Tensor | str | None,
     mask: np.ndarray | Tensor | None,
-) -> tuple[np.ndarray | None, Tensor | str | None, Tensor | None]:
+) -> _Inputs:
     """Start, noise and mask of each image. Raises ValueError."""
     if start is not None:
         start = np.broadcast_to(np.asarray(start, dtype=float), (len(images), len(model.free))).copy()
@@ -95,7 +96,7 @@ def _checked(
     if mask is not None:
         mask = mask if isinstance(mask, Tensor) else torch.as_tensor(np.array(mask, dtype=bool))
         mask = mask.to(images.device).expand(images.shape)
-    return start, noise, mask
+    return _Inputs(start, noise, mask)
 
 
 @contextlib.contextmanager

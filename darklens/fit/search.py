@@ -65,7 +65,7 @@ class Search:
             q = starts.grid(self.from_moments()[row][None], self.model)[0]  # (G, Q)
         else:
             q = starts.about_galaxy(self.galaxy[row], self.coarse)
-        problem = self.problem[[row]]
+        problem = self.problem[torch.tensor([row], device=q.device)]
         many = Problem(problem.data.expand(len(q), -1), problem.weight.expand(len(q), -1))
         tried = self.solver.evaluate(q, many)
         tried = tried[tried.chi2.argsort()[: len(q) if self.galaxy is None else TRIED]]

@@ -123,8 +123,8 @@ class Solver:
 
         bends: gives, for some of the q, more deflections (`Renderer.columns`), which count as more parameters.
         """
-        share, extra = self.share or max(len(q), 1), problem.extra
-        shares = [slice(i, i + share) for i in range(0, max(len(q), 1), share)]
+        count, extra = self.share or max(len(q), 1), problem.extra
+        shares = [slice(i, i + count) for i in range(0, max(len(q), 1), count)]
         parts = [self._products(q[rows], problem[rows] if len(shares) > 1 else problem, bends) for rows in shares]
         chi2, linear, gram, right = (torch.cat(part) for part in zip(*parts, strict=True))
         images = gram.shape[1] - 1 - extra  # R
@@ -191,8 +191,8 @@ class Solver:
 
     def minimise(self, state: State, problem: Problem, steps: int, tolerance: float) -> State:
         """Take up to `steps` steps with each fit that hasn't converged, in place; the same state."""
-        tolerance = tolerance + ROUNDING * (problem.data * problem.weight).double().square().sum(1)  # (B,)
-        state.converged |= state.distance < tolerance
+        tolerances = tolerance + ROUNDING * (problem.data * problem.weight).double().square().sum(1)  # (B,)
+        state.converged |= state.distance < tolerances
         for _ in range(steps):
             rows = (~state.converged).nonzero()[:, 0]
             if not len(rows):
@@ -206,7 +206,7 @@ class Solver:
             new.idle = torch.where(old.objective - new.objective > SETTLED, 0.0, old.idle + 1)
             old.idle = old.idle + 1
             expected = new.distance * (new.distance / old.distance).clamp(max=1)  # where `finish` will be
-            new.converged = (expected < tolerance[rows]) | (new.idle >= PATIENCE)
+            new.converged = (expected < tolerances[rows]) | (new.idle >= PATIENCE)
             old.converged = old.idle >= PATIENCE
             new.steps = old.steps = old.steps + 1
             state.put(rows, old)

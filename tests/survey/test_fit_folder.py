@@ -88,7 +88,7 @@ def test_a_list_says_what_lies_beside(survey):
     mask[60:66, 90:96] = 1
     image[60:66, 90:96] = 1e5
     half[30, 30], half[31, 31], half[32, 32], half[33, 33] = 0, -1, np.inf, 1e9
-    image[30:34, 30:34] = 7e4
+    image[range(30, 34), range(30, 34)] = 7e4
     for name, array in {"image": image, "noise": half, "mask": mask}.items():
         np.save(survey / f"{name}.npy", array)
     fits.writeto(survey / "image.fits", image)
