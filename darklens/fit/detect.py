@@ -169,15 +169,7 @@ def peak(
         table[k] = *maps.positions[place], maps.fitted_mass[k, row, place], observed[row, place]
         for step in (spacing / 3, spacing / 3, spacing / 12):
             close = table[k, :2] + step * around
-            finer = detect(
-                fits[k : k + 1],
-                (float(maps.masses[row]),),
-                close,
-                total[k],
-                profile=profile,
-                dtype=dtype,
-                device=device,
-            )
+            finer = look(fits[k : k + 1], (float(maps.masses[row]),), close, total[k])
             best = finer.observed[0, 0].argmax()
             if finer.observed[0, 0, best] > table[k, 3]:
                 table[k] = *close[best], finer.fitted_mass[0, 0, best], finer.observed[0, 0, best]

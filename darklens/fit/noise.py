@@ -94,8 +94,8 @@ def given_noise(deviation: Tensor, window: Window, dtype: torch.dtype) -> tuple[
 class HighPass:
     """The kernel centre * delta + sign * taps (x) taps, scaled to squared taps that sum to 1."""
 
-    def __init__(self, taps: list[float], centre: float, sign: float) -> None:
-        taps = np.array(taps)
+    def __init__(self, weights: list[float], centre: float, sign: float) -> None:
+        taps = np.array(weights)
         middle = sign * taps[len(taps) // 2] ** 2
         norm = math.sqrt((taps**2).sum() ** 2 - middle**2 + (centre + middle) ** 2)
         self.taps, self.centre, self.sign = taps, centre / norm, sign / norm
