@@ -89,10 +89,10 @@ def scan(data_dir: str | Path) -> LensFolder:
     files = {name: _find_files(root / name, classes) for name in listings}
     channels, size = read_shape(root / "train" / files["train"].names[0])
     splits = {
-        name: Split(name, Files(root / name, found.names, (channels, size, size)), found.labels)
-        for name, found in files.items()
+        name: Split(name, Files(root / name, of_split.names, (channels, size, size)), of_split.labels)
+        for name, of_split in files.items()
     }
-    strays = sum(count for _, count in listings.values()) + sum(found.strays for found in files.values())
+    strays = sum(count for _, count in listings.values()) + sum(of_split.strays for of_split in files.values())
     return LensFolder(root, classes, channels, size, splits, strays)
 
 

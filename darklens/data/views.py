@@ -173,9 +173,9 @@ def view_folder(root: Path, preprocess: Preprocess) -> Path:
     """
     recipe = {"preprocess": preprocess.to_dict(), "version": VIEW_VERSION}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    beside, elsewhere = Path(root) / FOLDER / key, os.environ.get(VARIABLE)
-    if not elsewhere and (beside.is_dir() or os.access(root, os.W_OK)):
-        return beside
+    folder, elsewhere = Path(root) / FOLDER / key, os.environ.get(VARIABLE)
+    if not elsewhere and (folder.is_dir() or os.access(root, os.W_OK)):
+        return folder
     name = f"{Path(root).name}-{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]}"
     try:
         return (Path(elsewhere) if elsewhere else user_cache() / FOLDER) / name / key

@@ -21,6 +21,7 @@ from darklens.commands import data as commands_data
 from darklens.data import convert
 from darklens.data import folder as data_folder
 from darklens.data.image import read_image
+from darklens.data.labelled import ALIASES
 from darklens.data.split import SPLITS, draw_split
 from darklens.errors import DataError, UsageError
 
@@ -354,7 +355,7 @@ def test_a_split_that_is_there_is_kept(tmp_path, folders, expected, kind):
         split, name, file = target.split("/")
         folder, *rest = entry["source"].split("/")
         assert rest == [name, file if kind != "fits" else file.replace(".npy", ".fits")]
-        assert convert.ALIASES[folder.lower()] == split or folder == "train"
+        assert ALIASES[folder.lower()] == split or folder == "train"
         source = convert.read_source(tmp_path / "src" / entry["source"])[0].pixels[0]
         assert np.array_equal(np.load(tmp_path / "dst" / target), source)
     assert data_folder.scan(tmp_path / "dst").classes == ("axion", "cdm", "no_sub")
