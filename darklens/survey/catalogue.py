@@ -29,6 +29,7 @@ SPELLINGS = {  # of columns that are read, as others name them: without capitals
     "noise_map": {"noisemap", "noise", "noisefile", "noisepath", "rms", "rmsmap", "rmsfile", "err", "error", "errormap"}
     | {"errmap", "sigma", "sigmamap"},
     "psf": {"psf", "psffile", "psfpath", "psfmap", "psfimage", "psfkernel", "kernel"},
+    "mask": {"mask", "maskfile", "maskpath", "maskimage", "maskmap", "masks", "badpixels"},
     "pixel_scale": {"pixelscale", "pixscale", "pixelscalearcsec", "pixelsize"},
 }
 
@@ -96,7 +97,7 @@ def read_list(path: str | Path, file_column: str = "file") -> Catalogue:
 
 
 def _misspelt(header: list[str], passed: tuple[str, ...], entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
-    """Columns that pass through although they seem to name noise maps, PSFs or scales, and how these are spelt."""
+    """Columns that pass through although they seem to name noise maps, PSFs, masks, and how these are spelt."""
     pairs = []
     for place, name in enumerate(passed):
         plain = re.sub(r"[\W_]+", "", name).lower()

@@ -83,6 +83,8 @@ MISSPELT = {
     "err": ("noise.fits[ERR]", "noise_map"),
     "PSF": ("psf.npy", "psf"),
     "psf_file": ("psf.fits", "psf"),
+    "Mask": ("", "mask"),
+    "mask_file": ("a.fits", "mask"),
     "PixelScale": ("0.05", "pixel_scale"),
     "pixscale": ("0.05", "pixel_scale"),
 }
