@@ -243,3 +243,12 @@ def test_every_prior_says_where_it_comes_from():
         assert parameter.bounds[0] < parameter.bounds[1] and parameter.max_step > 0
     assert [p.name for p in PARAMETERS if p.prior is None] == ["einstein_radius"]
     assert dataclasses.is_dataclass(PARAMETERS[0])
+
+
+def test_without_noise_map_and_psf_both_are_assumed_and_said():
+    truth = galaxy_lenses.draw(11)
+    fit = fit_observed(truth.image, None, None, 0.05)
+    assert abs(fit.einstein_radius / truth.einstein_radius - 1) < 0.03
+    assert "noise measured in the image" in fit.note and "no PSF" in fit.note
+    sky = fit.cutout.radius(np.zeros(2)) > 3
+    assert np.median(fit.cutout.sigma[sky]) == pytest.approx(np.median(truth.noise[sky]), rel=0.1)

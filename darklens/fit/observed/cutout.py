@@ -4,9 +4,11 @@ import dataclasses
 import functools
 
 import numpy as np
+import torch
 from scipy import fft
 
-from darklens.simulation.psf import fast_length
+from darklens.fit.noise import measure, smooth
+from darklens.simulation.psf import FWHM, fast_length
 
 HUGE = 1000.0  # times the median: a noise map marks pixels as worthless by such values
 
@@ -89,23 +91,51 @@ class Cutout:
         cut = (self.size - size) // 2
         if cut >= 0:
             part = slice(cut, cut + size)
-            arrays = (each[part, part] for each in (self.data, self.sigma, self.good))
+            data, sigma, good = (each[part, part] for each in (self.data, self.sigma, self.good))
         else:
-            fills = (0.0, 1.0, False)
-            images = zip((self.data, self.sigma, self.good), fills, strict=True)
-            arrays = (np.pad(each, -cut, constant_values=fill) for each, fill in images)
-        return Cutout(*arrays, self.psf, self.pixel_scale)
+            data, good = np.pad(self.data, -cut), np.pad(self.good, -cut)
+            sigma = np.pad(self.sigma, -cut, constant_values=1.0)
+        return dataclasses.replace(self, data=data, sigma=sigma, good=good)
+
+
+def gaussian_psf(fwhm: float) -> np.ndarray:
+    """(k, k) of an FWHM in pixels."""
+    reach = int(np.ceil(2.5 * fwhm))
+    profile = np.exp(-0.5 * (np.arange(-reach, reach + 1) * FWHM / fwhm) ** 2)
+    return np.outer(profile, profile)
+
+
+def measured_noise(image: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """(h, w) standard deviations of an image without a noise map: variance v0 + k (light above the sky), both measured
+    by a high-pass of the image (`darklens.fit.noise`)."""
+    pixels, used = torch.from_numpy(np.where(good, image, 0.0))[None], torch.from_numpy(good)[None]
+    light = smooth(pixels, used)
+    sky = float(np.median(image[good])) if good.any() else 0.0
+    level = (light - sky).clamp(min=0)
+    filled = torch.where(used, pixels, light)
+    floor = torch.tensor([1e-12 * float(np.square(image[good]).mean()) if good.any() else 1.0], dtype=torch.float64)
+    v0, k = measure(filled, level, used, floor.clamp(min=1e-300), kind="data")
+    return (v0[:, None, None] + k[:, None, None] * level).sqrt()[0].numpy()
 
 
 def cut_out(
-    image: np.ndarray, noise: np.ndarray, psf: np.ndarray, pixel_scale: float, mask: np.ndarray | None = None
+    image: np.ndarray,
+    noise: np.ndarray | None,
+    psf: np.ndarray | None,
+    pixel_scale: float,
+    mask: np.ndarray | None = None,
 ) -> Cutout:
     """A `Cutout` of a whole image (h, w), made square with weightless pixels where it is oblong.
 
-    noise: (h, w) standard deviations; 0, infinite, not finite or above 1,000 times their median marks a bad pixel.
-    mask: (h, w), True where a pixel must not count.
+    noise: (h, w) standard deviations; 0, infinite, not finite or above 1,000 times their median marks a bad pixel;
+    None: measured in the image. psf: None: a Gaussian of 2 pixels FWHM. mask: (h, w), True where a pixel must not
+    count.
     """
-    image, noise = (np.ascontiguousarray(each, dtype=float) for each in (image, noise))
+    image = np.ascontiguousarray(image, dtype=float)
+    if noise is None and image.ndim == 2 and min(image.shape) > 8:
+        noise = measured_noise(image, np.isfinite(image))
+    noise = np.ones(image.shape) if noise is None else np.ascontiguousarray(noise, dtype=float)
+    psf = gaussian_psf(2.0) if psf is None else psf
     if image.ndim != 2 or noise.shape != image.shape or (mask is not None and np.shape(mask) != image.shape):
         shapes = [image.shape, noise.shape, *([] if mask is None else [np.shape(mask)])]
         raise ValueError(f"expected an image (h, w) with a noise map and a mask of the same shape, found {shapes}")

@@ -15,7 +15,7 @@ from darklens.fit.observed.light import LightModel
 from darklens.fit.observed.linear import amplitudes
 from darklens.fit.observed.parameters import Priors
 
-TEMPER = 10.0  # T over chi-square a pixel, or over 1
+TEMPER = 10.0, 20.0  # T is ten times chi-square a pixel, between these: pixels' correlation and models' flaws
 
 
 class Problem:
@@ -94,6 +94,11 @@ class JointFit:
     chi2: float
     penalised: float  # chi-square / T plus priors
     covariance: np.ndarray  # (P, P) of chi-square / T and priors: that of the posterior, tempered
+
+
+def temperature(chi_square: float) -> float:
+    """T for a fit of so much chi-square a pixel."""
+    return float(np.clip(TEMPER[0] * chi_square, *TEMPER))
 
 
 Evaluate = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray, np.ndarray]]

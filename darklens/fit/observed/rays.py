@@ -117,9 +117,9 @@ class SourceGrid:
     def gradient(self, source: np.ndarray, u: Tensor, v: Tensor) -> Pair:
         """(1, N) each: the gradient by u and v of the Gaussians with amplitudes (K,)."""
         number = len(self.nodes)
-        table = np.zeros(number * number)
-        table[self.inside] = source
-        table = torch.as_tensor(table.reshape(number, number), dtype=u.dtype)  # (rows of v, columns of u)
+        amplitudes = np.zeros(number * number)
+        amplitudes[self.inside] = source
+        table = torch.as_tensor(amplitudes.reshape(number, number), dtype=u.dtype)  # (rows of v, columns of u)
         nodes = torch.as_tensor(self.nodes, dtype=u.dtype)[:, None]
         fu, fv = self.factors(u), self.factors(v)
         gu = (fv * (table @ (fu * (nodes - u)))).sum(0, keepdim=True)

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from darklens.fit.observed import flags, grid_fit, mge, neighbours, sersic_fit
 from darklens.fit.observed.cutout import Cutout, cut_out
-from darklens.fit.observed.joint import TEMPER, JointFit, Problem
+from darklens.fit.observed.joint import JointFit, Problem, temperature
 from darklens.fit.observed.light import FLOOR, NUMBER, LightFit, LightModel, fit_light
 from darklens.fit.observed.noise_check import SkyNoise, sky_noise
 from darklens.fit.observed.parameters import priors
@@ -21,8 +21,9 @@ from darklens.fit.observed.result import ObservedFit
 from darklens.fit.observed.search import ring_start, search
 
 WINDOW, PIXELS = 7.05, 141  # arcsec and pixels on a side: the larger of both is fitted, if the image has it
-ARCS_FLOOR = 0.15  # of the arcs' light: an error of the model, as FLOOR is of the galaxy's
+ARCS_FLOOR = 0.2  # of the arcs' light: an error of the model, as FLOOR is of the galaxy's
 FAR = 6.0  # standard deviations: pixels so far from the first model are left out of the second light
+SYSTEMATIC = 0.01  # of the Einstein radius: what other mass models and priors would change (docs/real_lenses.md)
 SCALES = 0.1, 10.0  # of the noise map: beyond, it is something else
 
 
@@ -38,15 +39,23 @@ class Stage:
 
 
 def fit_observed(
-    image: np.ndarray, noise: np.ndarray, psf: np.ndarray, pixel_scale: float, mask: np.ndarray | None = None
+    image: np.ndarray,
+    noise: np.ndarray | None,
+    psf: np.ndarray | None,
+    pixel_scale: float,
+    mask: np.ndarray | None = None,
 ) -> ObservedFit:
     """The smooth lens of a telescope image (h, w) with the lens about its middle.
 
     noise: (h, w) standard deviations in the image's unit, 0, infinite or huge for bad pixels; its scale is checked.
-    psf: (k, l) at the image's pixel scale, in arcsec. mask: (h, w) True where a pixel must not count.
+    None: measured in the image. psf: (k, l) at the image's pixel scale. None: a Gaussian of 2 pixels FWHM.
+    pixel_scale: arcsec. mask: (h, w) True where a pixel must not count.
     Raises ValueError where shapes don't fit together.
     """
-    return fit_cutout(cut_out(image, noise, psf, pixel_scale, mask))
+    fit = fit_cutout(cut_out(image, noise, psf, pixel_scale, mask))
+    missing = ["noise measured in the image"] * (noise is None)
+    missing += ["no PSF: a Gaussian of 2 pixels FWHM"] * (psf is None)
+    return dataclasses.replace(fit, note="; ".join(filter(None, (fit.note, *missing))))
 
 
 def fit_cutout(cutout: Cutout) -> ObservedFit:
@@ -93,7 +102,7 @@ def first_fit(cutout: Cutout, light: LightModel, out: np.ndarray) -> tuple[Stage
     search_result = search(cutout, light, errors(cutout, light, None), shape)
     sigma = errors(cutout, light, ndimage.gaussian_filter(rest, 1.5))
     problem = Problem(cutout, light, sigma)
-    temper = TEMPER * max(1.0, search_result.heights[0] / problem.pixels)
+    temper = temperature(search_result.heights[0] / max(problem.pixels, 1))
     table = priors(shape, light.shape.centre)
     starts = [*search_result.starts[:3], ring_start(cutout, rest, search_result, shape, light.shape.centre)]
     fits = [sersic_fit.fit_sersic(problem, start, table, temper) for start in starts]
@@ -135,7 +144,7 @@ def report(
     model = np.tensordot(final.linear[: len(light.columns)], light.columns, 1) + arcs
     q, sd = stage.fit.q.copy(), np.sqrt(np.maximum(stage.fit.covariance.diagonal(), 0))
     q[:7] = final.q[:7]
-    sd[0] = np.hypot(sd[0], (final.q[0] - stage.fit.q[0]) / 2)
+    sd[0] = np.sqrt(sd[0] ** 2 + ((final.q[0] - stage.fit.q[0]) / 2) ** 2 + (SYSTEMATIC * q[0]) ** 2)
     distance = cutout.radius(q[5:7])
     ring = cutout.good & (distance > 0.5 * q[0]) & (distance < 1.6 * q[0])
     chi_square = float(np.mean(((cutout.data - model) / cutout.sigma)[ring] ** 2)) if ring.any() else np.nan

@@ -98,7 +98,7 @@ def _starts(
     centre: np.ndarray,
 ) -> Search:
     best = chi2.min(0)
-    order = []
+    order: list[int] = []
     for r in np.argsort(best):
         lower = best[max(r - 1, 0)] >= best[r] and best[min(r + 1, len(best) - 1)] >= best[r]
         if lower and all(abs(math.log(radii[r] / radii[s])) > APART for s in order):

@@ -2,17 +2,15 @@
 
 import numpy as np
 
-from darklens.fit.observed.joint import TEMPER, JointFit, Problem, minimise
+from darklens.fit.observed.joint import JointFit, Problem, minimise
 from darklens.fit.observed.parameters import PARAMETERS, Priors
 from darklens.fit.observed.rays import Rays
 
 STEPS, TOLERANCE = 20, 0.02  # of penalised chi-square
 
 
-def fit_sersic(
-    problem: Problem, start: np.ndarray, priors: Priors, temper: float | None = None, steps: int = STEPS
-) -> JointFit:
-    """From one start (P,). temper: None is 10 times chi-square a pixel, or 10."""
+def fit_sersic(problem: Problem, start: np.ndarray, priors: Priors, temper: float, steps: int = STEPS) -> JointFit:
+    """From one start (P,), with chi-square divided by `temper`."""
     reach = min(2.0 * start[0] + 1.0, problem.cutout.half)
     rays = Rays(problem.cutout, reach)
     part = problem.part(rays.part)
@@ -23,8 +21,6 @@ def fit_sersic(
         curvature, gradient = solved.normal(planes[1:] * solved.linear[-1])
         return solved.chi2, solved.linear, curvature, gradient
 
-    if temper is None:
-        temper = TEMPER * max(1.0, evaluate(start)[0] / max(problem.pixels, 1))
     free = np.ones(len(PARAMETERS), bool)
     return minimise(evaluate, start, priors, temper, free, steps=steps, tolerance=TOLERANCE)
 
