@@ -6,6 +6,7 @@ are run, too, and as slow tests those of all pages. Doors (`python main.py`) are
 
 import functools
 import importlib
+import json
 import pkgutil
 import re
 import runpy
@@ -13,12 +14,14 @@ import shlex
 import shutil
 import sys
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from astropy.io import fits
 from conftest import ROOT, write_images
+from page.pages import CHROMIUM, OpenPage, open_browser
 
 from darklens.simulation import render
 from darklens.simulation.recipes import RECIPES
@@ -27,7 +30,7 @@ CARDS = sorted([*ROOT.glob("pretrained/*.md"), *ROOT.glob("darklens/pretrained/*
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS]
 LINKED = list(dict.fromkeys([*PAGES, *sorted(ROOT.glob("*.md"))]))
 DOORS = r"(?:python (main|simulate|dataset|model)\.py|(python -m darklens|darklens)) ?(.*)"
-OTHERS = r"(?:pytest|ruff|mypy|pip install|git clone|tensorboard|sbatch docs/slurm\.sh|\.ci/run)\b.*"  # not run here
+OTHERS = r"(?:pytest|ruff|mypy|pip install|git clone|tensorboard|xdg-open|sbatch docs/slurm\.sh|\.ci/run)\b.*"
 STAMPS = "2026-11-22-10-30-00", "2026-11-22-11-30-00"
 TOY = ["--batch_size", "8", "--quiet", "--use_cuda", "False"]
 SMALL = {  # what makes the commands small, wherever the program keeps it
@@ -229,7 +232,10 @@ def test_commands_of_simulate(tmp_path, monkeypatch, arguments):
 def test_commands_of_dataset(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     images = write_images(tmp_path / "images", classes=("axion", "cdm", "no_sub"), counts={"train": 8})
+    shutil.copytree(images / "train", tmp_path / "survey")
     (images / "train").rename(tmp_path / "Model_I")
+    files = sorted(path.relative_to(tmp_path / "survey") for path in (tmp_path / "survey").rglob("*.npy"))
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *(f"{file},{file.parent}" for file in files)]))
     write_images(tmp_path / "images_f")
     command, *folders = arguments
     if command == "verify":
@@ -246,13 +252,40 @@ def test_commands_of_model(arguments):
     run("model", arguments)
 
 
+def labels_by_hand(page: Path, labels: dict[str, str]) -> str:
+    """labels.csv as a user's browser exports it, each lens labelled by what its file's name begins with.
+
+    Where there is no browser, the same text.
+    """
+    if CHROMIUM is None:
+        names = sorted(path.name for path in Path("my_cutouts").iterdir())
+        rows = [f"{name},{labels[name.split('_')[0]]},no" for name in names]
+        return "\r\n".join(["file,label,class", *rows, ""])
+    with open_browser() as context:
+        opened = OpenPage(context, page)
+        opened.tab.click("text=Edit labels")
+        opened.tab.fill("#names", "\n".join(labels.values()))
+        opened.tab.click("#names_save")
+        opened.tab.select_option("#sort", "useful")
+        opened.tab.locator("#scroller").focus()
+        for _ in range(20):
+            opened.press(str(1 + list(labels).index(opened.selected().split("_")[0])))
+        return opened.export()
+
+
 @pytest.mark.slow
 def test_walk_from_cutouts_to_a_table(tmp_path, monkeypatch):
     """docs/your_survey.md from top to bottom, in an empty folder: few images, one pass."""
     monkeypatch.chdir(tmp_path)
     shrink(monkeypatch)
     exec(compile("\n".join(fences(WALK, "python")), WALK.name, "exec"), {"__name__": "__main__"})
-    for door, arguments in filter(all, map(door_of, commands(WALK))):
+    for line in commands(WALK):
+        door, arguments = door_of(line)
+        if line.startswith("xdg-open "):
+            labels = labels_by_hand(tmp_path / line.split()[1], {"no": "smooth", "vort": "perturbed"})
+            (tmp_path / "labels.csv").write_text(labels)
+        if not door:
+            continue
         typed = shlex.split(re.sub(r"--(train|val|test) \d+", r"--\1 4", shlex.join(arguments)))
         training = door == "main" and not {"Test", "Predict"} & {*typed}
         run(door, typed + (["--epochs", "1", *TOY] if training else ["--quiet"]))
@@ -262,6 +295,8 @@ def test_walk_from_cutouts_to_a_table(tmp_path, monkeypatch):
     assert [len(lines) for lines in rows] == [21, 21]
     assert "p_vort" in rows[0][0] and "p_perturbed" in rows[1][0]
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("compared.png", "my_survey.png"))
+    folder = json.loads((tmp_path / "few_labels" / "convert.json").read_text())
+    assert {k: sum(v.values()) for k, v in folder["images"].items()} == {"train": 16, "val": 2, "test": 2}
 
 
 @pytest.mark.slow

@@ -13,8 +13,10 @@ import torch
 
 from darklens.classifier.figures import image_figures
 from darklens.classifier.predictions import fit_columns
+from darklens.data.checks import central
 from darklens.data.transforms import Preprocess
 from darklens.fit import Fit, SmoothModel
+from darklens.page.strip import Pictures, Strip, draw_strip
 
 Kernel = tuple[tuple[float, ...], ...]
 
@@ -35,30 +37,36 @@ class FitInput(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What a network is shown of an image (C, S, S), the row of its smooth lens, the fit's flag or nothing, and figures
-    for a detector of outliers, if they were asked for."""
+    """What a network is shown of an image (C, S, S), the row of its smooth lens, and the fit's flag or nothing.
+
+    figures: for a detector of outliers; strip: image, smooth lens and residual for a page; where they were asked for.
+    """
 
     view: np.ndarray
     row: dict[str, float]
     flag: str
     figures: dict[str, float]
+    strip: Strip | None = None
 
 
-def fit_inputs(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool = False) -> list[Fitted]:
+def fit_inputs(
+    preprocess: Preprocess, inputs: Sequence[FitInput], *, figures: bool = False, strips: bool = False
+) -> list[Fitted]:
     """Views and rows of all inputs, in order; the network's PSF where an image has none of its own.
 
-    figures: with those of `image_figures`.
+    figures: with those of `image_figures`. strips: with the pictures of a page.
     """
     results: list[Fitted | None] = [None] * len(inputs)
     order = sorted(range(len(inputs)), key=lambda number: inputs[number].kind)
     for _, group in groupby(order, key=lambda number: inputs[number].kind):
         numbers = list(group)
-        for number, result in zip(numbers, _fit_alike(preprocess, [inputs[n] for n in numbers], figures), strict=True):
+        alike = _fit_alike(preprocess, [inputs[n] for n in numbers], figures, strips)
+        for number, result in zip(numbers, alike, strict=True):
             results[number] = result
     return [result for result in results if result is not None]
 
 
-def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool) -> list[Fitted]:
+def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool, strips: bool) -> list[Fitted]:
     """Those of one kind."""
     pixels = torch.from_numpy(np.stack([one.pixels.astype(np.float64) for one in inputs]))  # (B, 1, H, W)
     noise, mask = (_stacked([getattr(one, name) for one in inputs]) for name in ("noise", "mask"))
@@ -66,8 +74,16 @@ def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool
     views, fit = preprocess.with_fit(pixels, noise=noise, mask=mask, smooth_model=model)
     columns = image_figures(fit, pixels[:, 0].numpy()) if figures else {}
     of_each = [{name: float(values[number]) for name, values in columns.items()} for number in range(len(inputs))]
-    rows = zip(views, *fit_rows(fit, preprocess), of_each, strict=True)
-    return [Fitted(view.numpy(), row, flag, numbers) for view, row, flag, numbers in rows]
+    drawn = _draw(pixels[:, 0].numpy(), fit) if strips else [None] * len(inputs)
+    rows = zip(views, *fit_rows(fit, preprocess), of_each, drawn, strict=True)
+    return [Fitted(view.numpy(), row, flag, numbers, strip) for view, row, flag, numbers, strip in rows]
+
+
+def _draw(images: np.ndarray, fit: Fit) -> Sequence[Strip]:
+    """Strips of images (B, H, W), of which the middle was fitted."""
+    rows, columns = central(images.shape[1], images.shape[2], fit.residual.shape[-1])
+    pictures = zip(images[:, rows, columns], fit.image, fit.residual, strict=True)
+    return [draw_strip(Pictures(image, smooth, residual)) for image, smooth, residual in pictures]
 
 
 def _stacked(arrays: Sequence[np.ndarray | None]) -> torch.Tensor | None:

@@ -17,24 +17,30 @@ def predict(settings: Settings) -> None:
     if not {"test_time", "weights"} & settings.explicit:
         print(f"network: {settings.weights}, which comes with the program; --test_time or --weights name another")
     check_output("--output", settings.output, None, trained.path)
+    if settings.page:
+        check_output("--page", settings.page, None, trained.path)
     usual = "fp32" if settings.embeddings else classifier.record.precision  # else features are turned to 1%
     precision = machine.choose_precision(settings.precision or usual, trained.device)
     options = {name: getattr(settings, name) for name in ("hdu", "resample", "file_column", "quiet")}
     options |= {"batch_size": settings.batch_size} if settings.batch_size else {}
-    part, output, embeddings = _part(settings)
+    part, output, embeddings, page = _part(settings)
     options |= {"precision": precision, "device": trained.device, "workers": settings.num_workers}
-    options |= {"part": part, "embeddings": embeddings}
+    options |= {"part": part, "embeddings": embeddings, "page": page}
     counts = predict_folder(classifier, settings.data_dir, output, **options)
     print(counts.summary())
     if classifier.novelty is None:
         print("no novelty scores: this network was saved without them (by the original, or before training had ended)")
-    print(f"predictions: {output}" + (f", embeddings: {embeddings}" if embeddings else ""))
+    files = {"predictions": output, "embeddings": embeddings, "page": page}
+    print(", ".join(f"{name}: {file}" for name, file in files.items() if file))
+    if page and counts.rows_before:
+        print(f"the page is without the {counts.rows_before} rows that were there before: their pictures are not kept")
 
 
-def _part(settings: Settings) -> tuple[tuple[int, int] | None, str | Path, str | Path | None]:
-    """The part to classify, and the names of its files: that of the part unless they are given."""
+def _part(settings: Settings) -> tuple[tuple[int, int] | None, str | Path, str | Path | None, str | Path | None]:
+    """The part to classify, and the names of its files: table, embeddings, page."""
+    files = settings.output, settings.embeddings, settings.page
     if settings.part is None:
-        return None, settings.output, settings.embeddings
+        return None, *files
     number, count = map(int, settings.part.split("/"))
-    output, embeddings = (name and part_name(name, (number, count)) for name in (settings.output, settings.embeddings))
-    return (number, count), output, embeddings
+    output, embeddings, page = (name and part_name(name, (number, count)) for name in files)
+    return (number, count), output, embeddings, page

@@ -1,4 +1,4 @@
-"""The flags of `--mode Predict` and `--mode Fit` on a survey. Imports nothing heavy."""
+"""The flags of `--mode Predict` and `--mode Fit` on a survey, and that of a page. Imports nothing heavy."""
 
 import argparse
 import math
@@ -9,8 +9,9 @@ from argparse import Namespace
 LENS_LIGHT = "auto", "mge", "none"
 SHARED = {"file_column": "file", "hdu": None, "part": None}  # by Predict and Fit, as --output is
 OF_PREDICT = {"resample": False, "embeddings": None}
+OF_PAGE = {"page": None}
 OF_FIT = {"pixel_scale": None, "psf": None, "lens_light": "auto"}
-DEFAULTS = {**SHARED, **OF_PREDICT, **OF_FIT}
+DEFAULTS = {**SHARED, **OF_PREDICT, **OF_PAGE, **OF_FIT}
 
 
 def part(text: str) -> str:
@@ -47,6 +48,8 @@ def add_flags(parser: argparse.ArgumentParser, switch: dict) -> None:
         metavar="FILE",
         help="also write the network's features, a row an image, as a .npy file",
     )
+    page = "also with Test: write a page for a browser, FILE.html: pictures, figures, labels by keyboard"
+    add("--page", type=os.path.expanduser, metavar="FILE", help=page)
     add = parser.add_argument_group("with --mode Fit").add_argument
     add(
         "--pixel_scale",
@@ -64,7 +67,7 @@ def add_flags(parser: argparse.ArgumentParser, switch: dict) -> None:
 
 def contradictions(settings: Namespace) -> list[tuple[bool, str]]:
     """What goes wrong, and what to say of it."""
-    kinds = {"Predict or Fit": ("output", *SHARED), "Predict": OF_PREDICT, "Fit": OF_FIT}
+    kinds = {"Predict or Fit": ("output", *SHARED), "Predict": OF_PREDICT, "Predict or Test": OF_PAGE, "Fit": OF_FIT}
     return [
         (name in settings.explicit and settings.mode not in modes.split(" or "), f"--{name} goes with --mode {modes}")
         for modes, names in kinds.items()

@@ -8,7 +8,7 @@ from darklens.runs.evaluation import test as measure
 
 def test(settings: Settings) -> None:
     """Measure a trained network and print its main figures."""
-    keys = ("batch_size", "num_workers", "precision", "results_dir", "explain", "export", "quiet")
+    keys = ("batch_size", "num_workers", "precision", "results_dir", "explain", "export", "page", "quiet")
     config = TestConfig(
         data_dir=settings.data_dir if "data_dir" in settings.explicit else None,
         of_run=not settings.weights,
@@ -16,4 +16,4 @@ def test(settings: Settings) -> None:
     )
     folder, table = measure(network_of(settings), config)
     print(table)
-    print(f"results: {folder}")
+    print(f"results: {folder}" + (f", page: {config.page}" if config.page else ""))

@@ -168,6 +168,7 @@ class PageWriter:
             "panels": PANELS,
             "limit": LIMIT,
             "columns": columns,
+            "listed": list(self.info.listed),
             "rows": [
                 _plain(number, row, int(place), columns)
                 for number, row, place in zip(numbers, rows, self._places(rows), strict=True)

@@ -40,13 +40,15 @@ class PageRow:
 class PageInfo:
     """The table as a whole. title: what the page is called. classes: of the network, in its order.
 
-    calibrated: whether the probabilities are. source: where the lenses are; labels are kept in the browser under a
-    hash of it and of the lenses' names, so that a second page of the same lenses finds them.
+    calibrated: whether the probabilities are. listed: the columns of the user's own list, which rows show. source:
+    where the lenses are; labels are kept in the browser under a hash of it and of the lenses' names, so that a second
+    page of the same lenses finds them.
     """
 
     title: str
     classes: Sequence[str]
     calibrated: bool = True
+    listed: Sequence[str] = ()
     source: str = ""
     network: str = ""
 

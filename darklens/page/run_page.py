@@ -168,6 +168,7 @@ def _settings(record: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
     """Groups of names and values."""
     groups = {
         "Arguments": record.get("arguments"),
+        "Training recipe": record.get("recipe"),
         "Network": record.get("network"),
         "Versions": record.get("versions"),
     }

@@ -23,12 +23,17 @@ from darklens.runs.trained import TrainedNetwork, check_classes
 from darklens.simulation.truth import is_simulated
 from darklens.storage import runs
 from darklens.storage.training_config import TrainingConfig
+from darklens.survey.pages import check_labelled_page, write_labelled_page
+from darklens.survey.stream import NetworkRun
 from darklens.training.evaluate import evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestConfig:
-    """data_dir, precision, batch_size: None: those of the run; results_dir: for networks that belong to no run."""
+    """data_dir, precision, batch_size: None: those of the run; results_dir: for networks that belong to no run.
+
+    page: an .html file with all tested images, to look at and to label.
+    """
 
     __test__ = False  # pytest: not a class of tests
 
@@ -39,6 +44,7 @@ class TestConfig:
     results_dir: str = "."
     explain: bool = False
     export: bool = False
+    page: str | None = None
     quiet: bool = False
     of_run: bool = True  # the network is that of a run, whose folder gets the figures
 
@@ -51,7 +57,10 @@ def test(trained: TrainedNetwork, config: TestConfig) -> tuple[Path, str]:
     classifier, own = trained.classifier, trained.classifier.record.config
     folder = scan(config.data_dir or (own or TrainingConfig()).data_dir)
     check_classes(classifier, folder)
-    tested = _batches(folder, trained, config)
+    split = folder.splits["test" if "test" in folder.splits else "val"]
+    if config.page:
+        check_labelled_page(config.page, split)
+    tested = _batches(folder, split.name, trained, config)
     precision = choose_precision(config.precision or classifier.record.precision, trained.device)
     start = time.perf_counter()
     logits = evaluate(classifier.network, tested, precision)
@@ -64,14 +73,16 @@ def test(trained: TrainedNetwork, config: TestConfig) -> tuple[Path, str]:
     metrics = reports.write_report(target, classifier, logits, tested.split, details, symmetry)
     _look_closer(trained, folder, tested.split, logits, target, config)
     write_run_page(target)
+    if config.page:
+        network = NetworkRun(classifier, precision, device=trained.device, workers=config.num_workers)
+        write_labelled_page(config.page, network, split, quiet=config.quiet)
     return target, reports.table(metrics)
 
 
-def _batches(folder: LensFolder, trained: TrainedNetwork, config: TestConfig) -> Batches:
-    """The batches of the test split, or of val where there is none."""
+def _batches(folder: LensFolder, name: str, trained: TrainedNetwork, config: TestConfig) -> Batches:
+    """The batches of a split."""
     own, preprocess = trained.classifier.record.config, trained.classifier.preprocess
     batch_size = config.batch_size or (own and own.batch_size) or 64
-    name = "test" if "test" in folder.splits else "val"
     options = {"device": trained.device, "workers": config.num_workers, "progress": not config.quiet}
     return batches.open_batches(folder, (name,), preprocess, batch_size, **options)[name]
 

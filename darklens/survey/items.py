@@ -19,6 +19,7 @@ from darklens.data.noise_psf import read_mask, read_noise, read_psf, split_hdu
 from darklens.data.pixel_scale import mean_scale
 from darklens.data.resample import around_centre, new_size, resample
 from darklens.errors import DataError
+from darklens.page.strip import Pictures, Strip, draw_strip
 from darklens.survey.catalogue import Catalogue, Entry, printable
 
 OFF = 0.05  # of the network's pixel scale: what differs by more is flagged
@@ -27,19 +28,23 @@ SPOILT = 0.01  # share of a new pixel's weight that pixels without a weight may 
 
 
 class Reading(NamedTuple):
-    """How images are read. hdu: of FITS files; resample: to the scale that the network knows, arcsec a pixel."""
+    """How images are read. hdu: of FITS files; resample: to the scale that the network knows, arcsec a pixel.
+
+    strips: draw the pictures of a page.
+    """
 
     hdu: str | None = None
     resample: bool = False
     scale: float | None = None
+    strips: bool = False
 
 
 @dataclass(eq=False)
 class Item:
     """One image: what the network sees of it (C, S, S), or None and the reason why it was rejected.
 
-    listed: the list's other columns. fit_row: the smooth lens, where the network sees residuals. prediction: what the
-    network says, once it has seen it.
+    listed: the list's other columns. fit_row: the smooth lens, where the network sees residuals. strip: pictures for a
+    page, where there is one. prediction: what the network says, once it has seen it.
     """
 
     entry: Entry
@@ -51,6 +56,7 @@ class Item:
     scale: str = ""
     note: str = ""
     fit_row: dict[str, float] = field(default_factory=dict)
+    strip: Strip | None = None
     prediction: Prediction | None = None
 
     def as_row(self) -> dict[str, str]:
@@ -73,9 +79,9 @@ class SurveyReader(Dataset):
     def __getitem__(self, numbers: np.ndarray) -> list[Item]:
         items, inputs = zip(*(self.read(self.survey.entries[i]) for i in numbers), strict=True)
         pairs = [pair for pair in zip(items, inputs, strict=True) if pair[1] is not None]
-        fits = fit_inputs(self.preprocess, [fit_input for _, fit_input in pairs])
+        fits = fit_inputs(self.preprocess, [fit_input for _, fit_input in pairs], strips=self.reading.strips)
         for (item, _), fit in zip(pairs, fits, strict=True):
-            item.image, item.fit_row = fit.view, fit.row
+            item.image, item.fit_row, item.strip = fit.view, fit.row, fit.strip
             item.flags += fit_flags(fit.flag)
         return list(items)
 
@@ -110,6 +116,7 @@ class SurveyReader(Dataset):
         item.note = "; ".join(filter(None, (picture.note, item.note)))
         if not fitted:
             item.image = self.preprocess(torch.from_numpy(pixels)[None])[0].numpy()
+            item.strip = draw_strip(Pictures(middle.mean(0))) if self.reading.strips else None
             return item, None
         return item, self._fit_input(item, pixels, noise, mask, step)
 

@@ -29,24 +29,21 @@ finite. Smaller ones, or with another number of channels, are rejected.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from darklens import machine
 from darklens.classifier.classifier import Classifier
-from darklens.classifier.predictions import Predictor
 from darklens.data.outputs import check_output
-from darklens.data.reader import read_ahead
 from darklens.errors import DataError, UsageError
 from darklens.storage.progress import progress
 from darklens.survey import tables
 from darklens.survey.catalogue import Catalogue, check_columns, find_survey
-from darklens.survey.items import Item, Reading, SurveyReader
+from darklens.survey.items import Reading
+from darklens.survey.pages import page_writer
 from darklens.survey.parts import Part, open_part, origin_of
+from darklens.survey.stream import NetworkRun
 from darklens.survey.tables import Tally
 
 
@@ -98,16 +95,18 @@ def predict_folder(
     file_column: str = "file",
     part: tuple[int, int] | None = None,
     embeddings: str | Path | None = None,
+    page: str | Path | None = None,
 ) -> Counts:
     """Classify every image under `folder`, or the one file or those of the list that it is; write a table to `output`.
 
     device: None: where the network is. workers: processes that read, and fit (None: one a core). hdu: name or number,
     of FITS files. resample: bring images to the network's pixel scale. file_column: of the list. embeddings: a .npy
-    file for the features (rows, D) float32 that the network's last layer reads, NaN for rejected images.
+    file for the features (rows, D) float32 that the network's last layer reads, NaN for rejected images. page: an .html
+    file for a browser: pictures, figures, labels by keyboard (darklens.page).
 
     part: (k, n): the k-th of n parts, which goes on where it stopped, see parts.py. Else the table appears whole or not
-    at all: a file that was there stays until the last row is written. Only the list, and a few batches, are ever in
-    memory. The order and, up to rounding, the figures depend on neither batch size nor workers.
+    at all: a file that was there stays until the last row is written. Only the list, a few batches, and what a
+    page has, are ever in memory. The order and, up to rounding, the figures depend on neither batch size nor workers.
 
     Raises DataError if there is no image or, of the whole, if all were rejected, UsageError if the table would replace
     an image or a flag makes no sense, ResultsError if a file cannot be written.
@@ -126,32 +125,19 @@ def predict_folder(
         origin = origin_of(classifier, survey, {**flags, "embeddings": embeddings is not None})
         survey = survey.part(*part)
         table = open_part(Part(survey, columns, width, origin, Path(output), Path(embeddings) if embeddings else None))
-    reader = SurveyReader(survey, classifier, Reading(hdu, resample, classifier.pixel_scale))
-    workers, reason = machine.usable_cores() if workers is None else workers, ""
-    with table as (writer, rows_before), progress(len(reader), "predicting", quiet=quiet, start=rows_before) as bar:
-        chunks = [np.arange(i, min(i + batch_size, len(reader))) for i in range(rows_before, len(reader), batch_size)]
-        batches = cast(
-            Generator[list[Item]], read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, str(folder))
-        )
-        predictor = classifier.predictor(precision, device)
-        with contextlib.closing(batches):
-            for items in batches:
-                _classify(predictor, items)
+    reading = Reading(hdu, resample, classifier.pixel_scale, strips=page is not None)
+    target = page_writer(page, classifier, folder, output, survey.columns)
+    network = NetworkRun(classifier, precision, batch_size, device, workers)
+    reason, count = "", len(survey.entries)
+    with target as pages, table as (writer, rows_before):
+        batches = contextlib.closing(network.classify(survey, reading, rows_before))
+        with progress(count, "predicting", quiet=quiet, start=rows_before) as bar, batches as items_read:
+            for items in items_read:
                 writer.write(items)
+                pages.add(items)
                 reason = reason or next((item.reason for item in items if item.reason), "")
                 bar.update(len(items))
         if not (part or writer.tally.classified):
-            raise DataError(f"{folder}: no file of {len(reader)} is an image for this network; the first: {reason}")
+            raise DataError(f"{folder}: no file of {count} is an image for this network; the first: {reason}")
     unused = () if classifier.preprocess.smooth_model else survey.side_files
     return Counts.of(writer.tally, survey, rows_before, unused)
-
-
-def _classify(predictor: Predictor, items: Sequence[Item]) -> None:
-    """Give items that have an image their predictions."""
-    images = [item.image for item in items if item.image is not None]
-    if not images:
-        return
-    items, views = [item for item in items if item.image is not None], torch.from_numpy(np.stack(images))
-    predictions = predictor(views, [item.fit_row for item in items], [item.flags for item in items])
-    for item, prediction in zip(items, predictions, strict=True):
-        item.prediction = prediction

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from darklens.reports import equivariance
 from darklens.simulation.recipes import RECIPES
 from darklens.simulation.writer import write_dataset
 from darklens.storage import checkpoint
+from darklens.storage.records import load_predictions
 from darklens.training.trainer import Trainer
 
 SMALL = "--arch compact --sym_group Dihyderal --N 4 --recipe fast --batch_size 8 --precision fp32 --quiet".split()
@@ -69,6 +71,23 @@ def test_test_mode_measures_the_fit_too(here, capsys):
     found = json.loads((finished(here) / "metrics.json").read_text())
     assert found["symmetry"]["includes"] == "fit" and found["symmetry"]["largest_exact_change"] < 1e-2
     assert "equivariance error" in capsys.readouterr().out
+
+
+def test_a_run_and_its_test_have_their_pages(here, capsys):
+    """report.html of the run has what metrics.json has; --page has the tested images with their true classes."""
+    report = (finished(here) / "report.html").read_text()
+    metrics = json.loads((finished(here) / "metrics.json").read_text())
+    assert f"{metrics['accuracy']:.4f}" in report and f"{metrics['auc']['macro']['value']:.4f}" in report
+    assert 'href="best-model-parameters.pt"' in report
+    (finished(here) / "report.html").unlink()
+    assert main(["--mode", "Test", "--test_time", "latest", "--precision", "fp32", "--page", "look.html"]) == 0
+    assert "page: look.html" in capsys.readouterr().out and (finished(here) / "report.html").exists()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (here / "look.html").read_text())[1])
+    predictions = load_predictions(finished(here))
+    assert [row[1] for row in data["rows"]] == predictions.names.tolist()
+    assert [row[3] for row in data["rows"]] == [predictions.classes[k] for k in predictions.labels]
+    calls = [predictions.classes[k] for k in predictions.logits.argmax(1)]
+    assert np.mean([row[2] == call for row, call in zip(data["rows"], calls, strict=True)]) > 0.9
 
 
 def test_resumed_run_is_the_unbroken_one(here, monkeypatch):

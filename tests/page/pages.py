@@ -42,7 +42,9 @@ def lens(number: int, **changes) -> PageRow:
 
 def build(path: Path, rows, classes=CLASSES, source: str | None = None, **limits) -> Path:
     """Write a page of the rows."""
-    with write_page(path, PageInfo("predictions.csv", classes, source=source or str(path.parent)), **limits) as page:
+    with write_page(
+        path, PageInfo("predictions.csv", classes, listed=("id", "ra"), source=source or str(path.parent)), **limits
+    ) as page:
         for row in rows:
             page.add(row)
     return path

@@ -410,7 +410,7 @@ def test_a_killed_part_goes_on_with_the_same_bits(classifier, survey, tmp_path, 
     for kind in ("csv", "npy"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
     again = predict_folder(classifier, survey, names[0], quiet=True, workers=0, embeddings=names[1], **options)
-    assert again == counts._replace(before=11) and "11 rows were there before" in again.summary()
+    assert again == counts._replace(rows_before=11) and "11 rows were there before" in again.summary()
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -48,21 +48,21 @@ function bars(lens) {
 }
 
 /** "χ² 1.02" and the like. */
-const figure = (name, value) => make("span", "", `${name} `, make("b", "", value));
+const figure = (name, value) => make("span", "", name, " ", make("b", "", value));
 
 /** The fit's and the network's figures that there are, then the list's own columns as far as there is room. */
 function figures(lens) {
   const parts = [];
-  if (lens.radius !== null) parts.push(figure("θ_E", `${withError(lens.radius, lens.radiusError)}″`));
+  if (lens.radius !== null) parts.push(figure(make("span", "", "θ", make("sub", "", "E")), `${withError(lens.radius, lens.radiusError)}″`));
   if (lens.chiSquare !== null) parts.push(figure("χ²", digits(lens.chiSquare, 3)));
   if (lens.novelty !== null) parts.push(figure("novelty", digits(lens.novelty, 2)));
   return make("div", "figures", ...parts);
 }
 
-function ownColumns(lens) {
+function listColumns(lens) {
   const parts = DATA.columns
     .map((name, column) => [name, lens.columns[column]])
-    .filter(([, value]) => value !== "")
+    .filter(([name, value]) => value !== "" && DATA.listed.includes(name))
     .slice(0, 6)
     .map(([name, value]) => figure(name, isolated(value)));
   return make("div", "figures", ...parts);
@@ -84,7 +84,7 @@ function listRow(lens, label) {
   name.title = visible(lens.name);
   const flagged = flag ? make("div", "flag", isolated(flag)) : null;
   if (flagged) flagged.title = flag;
-  const facts = make("div", "facts", name, lens.className ? figures(lens) : null, ownColumns(lens), flagged);
+  const facts = make("div", "facts", name, lens.className ? figures(lens) : null, listColumns(lens), flagged);
   return [strip, facts, bars(lens), badge(label)];
 }
 

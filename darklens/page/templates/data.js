@@ -78,4 +78,4 @@ function withError(value, error) {
   return `${value.toFixed(places)} ± ${error.toFixed(places)}`;
 }
 
-const percent = (p) => (p > 0.9995 && p < 1 ? ">99.9%" : p < 0.0005 && p > 0 ? "<0.1%" : `${(100 * p).toFixed(1)}%`);
+const percent = (p) => (p > 0.9995 ? ">99.9%" : p < 0.0005 ? "<0.1%" : `${(100 * p).toFixed(1)}%`);

@@ -40,7 +40,12 @@ function facts(lens) {
   if (lens.chiSquare !== null) add("chi-square per pixel", digits(lens.chiSquare, 4));
   if (lens.novelty !== null) add("novelty", digits(lens.novelty, 3));
   if (lens.className) add("to label next", `${lens.place}.`);
-  DATA.columns.forEach((name, column) => lens.columns[column] !== "" && add(name, lens.columns[column]));
+  const cells = new Map(DATA.columns.map((name, column) => [name, lens.columns[column]]).filter(([, cell]) => cell));
+  cells.forEach((cell, name) => {
+    const error = cells.get(`${name}_sd`);
+    if (error !== undefined) add(name, withError(Number(cell), Number(error)));
+    else if (!cells.has(name.replace(/_sd$/, "")) || !name.endsWith("_sd")) add(name, cell);
+  });
   return list;
 }
 

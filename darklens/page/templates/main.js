@@ -239,7 +239,7 @@ function start() {
   document.addEventListener("keydown", onKey);
   window.addEventListener("storage", (event) => event.key === DATA.key && (labels.read(), showProgress(), update()));
   const shown = LENSES.length < DATA.total ? `the ${LENSES.length} most useful to label of ${DATA.total} lenses` : "";
-  byId("summary").textContent = [DATA.network, shown].filter(Boolean).join(" · ");
+  byId("summary").textContent = [shown, DATA.network].filter(Boolean).map((text) => ` · ${text}`).join("");
   showProgress();
   update(true);
   list.scroller.focus();
