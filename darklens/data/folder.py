@@ -33,6 +33,7 @@ import numpy as np
 from darklens.data.image import find_extension, read_shape
 from darklens.data.listing import contents, entries, is_file, is_folder, is_npy, names
 from darklens.data.packed import is_packed, open_shards
+from darklens.data.side_names import side_files
 from darklens.data.source import Files, ImageSource
 from darklens.errors import DataError
 
@@ -54,7 +55,11 @@ class Split:
 
 @dataclass(frozen=True)
 class LensFolder:
-    """A data set on disk: what `scan` found. `skipped` counts the stray files and folders it passed over."""
+    """A data set on disk: what `scan` found.
+
+    skipped: the number of stray files and folders; side_files: SPLIT/CLASS/FILE of masks, noise maps, PSFs and such,
+    which are no images by their names (side_names.py).
+    """
 
     root: Path
     classes: tuple[str, ...]
@@ -62,6 +67,7 @@ class LensFolder:
     size: int  # pixels along a side
     splits: dict[str, Split]
     skipped: int
+    side_files: tuple[str, ...] = ()
 
 
 def scan(data_dir: str | Path) -> LensFolder:
@@ -93,7 +99,8 @@ def scan(data_dir: str | Path) -> LensFolder:
         for name, of_split in files.items()
     }
     strays = sum(count for _, count in listings.values()) + sum(of_split.strays for of_split in files.values())
-    return LensFolder(root, classes, channels, size, splits, strays)
+    no_images = tuple(f"{name}/{file}" for name, of_split in files.items() for file in of_split.side_files)
+    return LensFolder(root, classes, channels, size, splits, strays, no_images)
 
 
 def _scan_shards(root: Path) -> LensFolder:
@@ -126,26 +133,33 @@ def _common_classes(root: Path, classes: dict[str, list[str]]) -> tuple[str, ...
 
 
 class _Files(NamedTuple):
-    """names: CLASS/FILE; labels (n,) int64; strays: the number of other entries."""
+    """names: CLASS/FILE; labels (n,) int64; strays: the number of other entries; side_files: by their names."""
 
     names: tuple[str, ...]
     labels: np.ndarray
     strays: int
+    side_files: tuple[str, ...]
 
 
 def _find_files(folder: Path, classes: Sequence[str]) -> _Files:
     """The image files of a split. Raises DataError for a class without any."""
     files: list[str] = []
+    side: list[str] = []
     counts, strays = [], 0
     for name in classes:
         images, others = names(folder / name, is_npy)
+        no_images = set(side_files(images))
+        images = [file for file in images if file not in no_images]
+        side += [f"{name}/{file}" for file in sorted(no_images)]
         if not images:
             readable = any(is_file(entry, find_extension) for entry in entries(folder / name))
             hint = f"; `python dataset.py convert {folder.parent} DST` reads these" if readable else ""
+            hint = "; by their names these are masks, noise maps or PSFs" if no_images else hint
             raise DataError(
                 f"{folder / name}: expected .npy images in this class folder, {contents(folder / name)}{hint}"
             )
         files += [f"{name}/{file}" for file in images]
         counts.append(len(images))
         strays += others
-    return _Files(tuple(files), np.repeat(np.arange(len(classes)), counts).astype(np.int64), strays)
+    labels = np.repeat(np.arange(len(classes)), counts).astype(np.int64)
+    return _Files(tuple(files), labels, strays, tuple(side))

@@ -24,6 +24,7 @@ FILE_MARKS = frozenset(  # words at the end of a file's name
     "badpix bpm seg segm segmap segmentation exptime expmap qual quality coverage".split()
 )
 FILE_WORDS = frozenset("bkg bkgd background sky model resid residual residuals exp exposure depth nexp gain".split())
+ANY_MARK = re.compile("|".join(sorted(FILE_MARKS | FILE_WORDS)))
 IMAGE_WORDS = frozenset("data sci science image img im drz drc cutout stamp lens map maps".split())
 
 
@@ -42,6 +43,8 @@ def side_files(names: Sequence[str]) -> list[str]:
     A name that ends in such a word is enough. One that has it elsewhere (`mask_12.npy`), or has a word that images may
     have, too (`lens_model.fits`), takes an image of the same name without it.
     """
+    if not any(ANY_MARK.search(name.lower()) for name in names):
+        return []
     words = {name: _words(name) for name in names}
     certain = {name for name, parts in words.items() if _last(parts) in FILE_MARKS}
     images = {_identity(parts) for name, parts in words.items() if name not in certain}

@@ -34,6 +34,8 @@ def _of_images(data: RunData, batches: dict[str, Batches], record: RunRecord) ->
     lines = [f"{folder.root}: {counts} images of {folder.size} x {folder.size}, classes {classes}"]
     if isinstance(train := batches["train"], Endless):
         lines.insert(0, f"training images: {len(train.labels)} to the epoch, simulated ({named(train.recipe)})")
+    if side := folder.side_files:
+        lines.append(f"{len(side)} masks, noise maps, PSFs or the like passed over by their names ({side[0]}, ...)")
     if folder.skipped:
         lines.append(f"{folder.skipped} stray files and folders skipped")
     if "test" not in batches:

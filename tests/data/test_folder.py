@@ -173,3 +173,22 @@ def test_a_blank_at_the_end_of_a_class_is_seen(tmp_path, name, splits):
     with pytest.raises(DataError) as error:
         scan(tmp_path)
     assert_one_line(error, "begins or ends with a blank: rename it to 'no'")
+
+
+def test_what_lies_beside_images_is_not_trained_on(tmp_path):
+    clean = scan(make_folder(tmp_path))
+    for path in paths(clean.splits["train"])[:4]:
+        np.save(path.with_name(f"{path.stem}_noise_map.npy"), np.load(path))
+        np.save(path.with_name(f"{path.stem}_mask.npy"), np.load(path))
+    found = scan(tmp_path)
+    assert found.side_files[0] == "train/no/train_000_mask.npy" and len(found.side_files) == 8 and not found.skipped
+    assert all(paths(found.splits[name]) == paths(clean.splits[name]) for name in clean.splits)
+
+
+def test_a_class_of_masks_only_is_said(tmp_path):
+    make_folder(tmp_path)
+    for path in (tmp_path / "val" / "no").iterdir():
+        path.rename(path.with_name(f"{path.stem}_mask.npy"))
+    with pytest.raises(DataError) as error:
+        scan(tmp_path)
+    assert_one_line(error, tmp_path / "val" / "no", "expected .npy images", "val_000_mask.npy", "by their names")
