@@ -61,19 +61,20 @@ def auc(names: list[str], count: int) -> None:
 
 
 def alarms(names: list[str], count: int, level: float = 0.01) -> None:
-    """How often `no` lenses exceed the level."""
+    """How often `no` lenses exceed the level: all of them, and those whose fit has no flag."""
     for name in names:
         parts = fits(name, "no", count)
-        values = column(parts, "residual_significance")
-        above = int((values > stats.norm.isf(level)).sum())
-        low, high = stats.binomtest(above, count).proportion_ci(method="wilson")
-        flags = int((column(parts, "flag") != "").sum())
-        print(
-            f"{name}: {count} `no` lenses, {100 * above / count:.2f}% [{100 * low:.2f}, {100 * high:.2f}] above "
-            f"the level of {100 * level:g}%; mean {values.mean():.3f}, "
-            f"standard deviation {values.std():.3f}; {flags} flagged",
-            flush=True,
-        )
+        values, good = column(parts, "residual_significance"), column(parts, "flag") == ""
+        above = values > stats.norm.isf(level)
+        for kind, rows in (("all", np.ones_like(good)), ("unflagged", good)):
+            number, total = int(above[rows].sum()), int(rows.sum())
+            low, high = stats.binomtest(number, total).proportion_ci(method="wilson")
+            print(
+                f"{name}: {total} `no` lenses, {kind}: {100 * number / total:.2f}% [{100 * low:.2f}, {100 * high:.2f}] "
+                f"above the level of {100 * level:g}%; mean {values[rows].mean():.3f}, standard deviation "
+                f"{values[rows].std():.3f}",
+                flush=True,
+            )
 
 
 def panels(folder: Path | None) -> None:

@@ -9,7 +9,10 @@ from darklens.survey.parts import part_name
 
 def fit(settings: Settings) -> None:
     """Fit images, one row of a table a file."""
-    part = None if settings.part is None else tuple(map(int, settings.part.split("/")))
+    part = None
+    if settings.part is not None:
+        number, count = map(int, settings.part.split("/"))
+        part = number, count
     output = settings.output if part is None else part_name(settings.output, part)
     pictures = str(Path(settings.output).with_suffix("")) + "_pictures" if settings.explain else None
     options = FitOptions(settings.hdu, settings.pixel_scale, settings.psf, settings.lens_light, pictures)

@@ -1,5 +1,7 @@
 """What a fit of the smooth lens may assume of a recipe's images."""
 
+from typing import Any
+
 import numpy as np
 
 from darklens.fit.model import SmoothModel
@@ -31,7 +33,7 @@ def smooth_model(recipe: SimulationConfig) -> SmoothModel:
         free_centre=image.centre_scatter > 0,
         free_halo=not _is_round(recipe),
         free_light=galaxy is not None,
-        **({"light_index": _middle(galaxy.sersic_index)} if galaxy else {}),
+        light_index=_middle(galaxy.sersic_index) if galaxy else SmoothModel.light_index,
         free_light_index=galaxy is None or not galaxy.sersic_index.is_fixed,
         noise_correlation=_middle(recipe.noise.correlation) if recipe.noise.kind == "ccd" else 0.0,
     )
@@ -92,19 +94,21 @@ def _is_round(recipe: SimulationConfig) -> bool:
     return recipe.lens.axis_ratio.bounds == (1, 1)
 
 
-def _middle(prior: Prior) -> float:
+def _middle(prior: Prior | None) -> float:
+    if prior is None:  # the recipe was checked: a kind of PSF has what it needs
+        raise ValueError("the recipe lacks a value that its kind needs")
     return float(prior.quantile(0.5))
 
 
-def _psf(recipe: SimulationConfig) -> dict:
+def _psf(recipe: SimulationConfig) -> dict[str, Any]:
     """The PSF's fields of SmoothModel."""
     psf, scale = recipe.psf, recipe.image.pixel_scale
     if psf.kind == "none":
         return {"psf_sigma": 0.0}
     if psf.kind == "gaussian":
-        free = not psf.fwhm.is_fixed
+        free = psf.fwhm is not None and not psf.fwhm.is_fixed
         return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_truncate": psf.truncate, "free_psf": free}
-    if psf.kind == "moffat" and not psf.fwhm.is_fixed:
+    if psf.kind == "moffat" and psf.fwhm is not None and not psf.fwhm.is_fixed:
         return {"psf_sigma": _middle(psf.fwhm) / FWHM, "psf_beta": _middle(psf.beta), "free_psf": True}
     if psf.kind == "file":
         kernel = measured_kernel(psf)

@@ -64,9 +64,9 @@ class Batch:
         q[:, list(self.model.free)] = torch.as_tensor(self.start, device=q.device)
         return starts.clamp(q, self.model)
 
-    def search(self, variance: Tensor, rows: Rows = slice(None), again: bool = False) -> Search:
+    def search(self, variance: Tensor, rows: Rows = slice(None), retry: bool = False) -> Search:
         """A search for starts on bins of the image."""
-        return Search(self.window.data[rows], self.window.good[rows], variance[rows], self.model, again=again)
+        return Search(self.window.data[rows], self.window.good[rows], variance[rows], self.model, retry=retry)
 
     def explain(self, q: Tensor, variance: Tensor) -> Explained:
         """Data minus the best model at q (B, Q), and the lights with their amplitudes."""

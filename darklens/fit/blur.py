@@ -58,6 +58,7 @@ class Blur:
             wide = torch.cat(rows, 1).reshape(b, self.size * k, h)  # (B, size, K h) -> (B, size K, h)
             out = torch.cat([wide[..., part] @ m.mT for (part, _), m in zip(self.slices, across, strict=True)], 2)
             total = out if total is None else total.add_(out)
+        assert total is not None  # a kernel has at least one pair
         return total.reshape(b, self.size, k, self.size).transpose(1, 2)
 
 
@@ -79,11 +80,11 @@ def psf_pairs(model: ModelSettings, binning: int) -> list[tuple[np.ndarray, np.n
 class HeldPsf:
     """The PSF that the model says, for all images."""
 
-    def __init__(self, model: ModelSettings, size: int, binning: int, like: Tensor) -> None:
+    def __init__(self, model: ModelSettings, size: int, binning: int, reference: Tensor) -> None:
         pairs = psf_pairs(model, binning)
         self.blur = Blur(len(pairs[0][0]), size)
         self.h = self.blur.h
-        self.pairs = [[self.blur.bands(like.new_tensor(kernel)) for kernel in pair] for pair in pairs]
+        self.pairs = [[self.blur.bands(reference.new_tensor(kernel)) for kernel in pair] for pair in pairs]
 
     def __call__(self, planes: Sequence[Tensor], log_width: Tensor, lights: int = 0) -> Tensor:
         """K planes (B, h, h) -> (B, K, size, size)."""
@@ -93,13 +94,13 @@ class HeldPsf:
 class FreePsf:
     """A Gaussian of a width of its own for each image, psf_sigma times exp(log_width)."""
 
-    def __init__(self, model: ModelSettings, size: int, binning: int, like: Tensor) -> None:
+    def __init__(self, model: ModelSettings, size: int, binning: int, reference: Tensor) -> None:
         self.sigma = model.psf_sigma / (model.pixel_scale * binning)  # pixels
         reach = int(WIDEST * model.psf_truncate * self.sigma + 0.5)
         self.blur = Blur(2 * reach + 1, size)
         self.h = self.blur.h
-        self.steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device=like.device)
-        self.dtype = like.dtype
+        self.steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device=reference.device)
+        self.dtype = reference.dtype
 
     def __call__(self, planes: Sequence[Tensor], log_width: Tensor, lights: int = 0) -> Tensor:
         """K planes (B, h, h) -> (B, K, size, size)."""
@@ -122,16 +123,17 @@ class FreePsf:
 class FftPsf:
     """Any PSF, by FFT: a held kernel, or a Moffat of a width of its own for each image, exp(log_width) times."""
 
-    def __init__(self, model: ModelSettings, size: int, like: Tensor) -> None:
-        self.model, self.size, self.dtype = model, size, like.dtype
+    def __init__(self, model: ModelSettings, size: int, reference: Tensor) -> None:
+        self.model, self.size, self.dtype = model, size, reference.dtype
         if model.psf_beta is None:
-            kernel = torch.as_tensor(model.psf_kernel, dtype=torch.float64, device=like.device)
-            self.taps, self.kernel = len(kernel), (kernel / kernel.sum())[None]
+            kernel = torch.as_tensor(model.psf_kernel, dtype=torch.float64, device=reference.device)
+            self.taps = len(kernel)
+            self.kernel: Tensor | None = (kernel / kernel.sum())[None]
         else:
             fwhm = FWHM * model.psf_sigma / model.pixel_scale
             self.alpha = moffat_alpha(fwhm, model.psf_beta)  # pixels
             self.taps, self.kernel = moffat_size(fwhm, model.psf_beta), None
-        steps = torch.arange(self.taps, dtype=torch.float64, device=like.device) - self.taps // 2
+        steps = torch.arange(self.taps, dtype=torch.float64, device=reference.device) - self.taps // 2
         self.r2 = steps.square() + steps[:, None].square()
         self.h = size + self.taps - 1
         self.length = fast_length(self.h)
@@ -146,16 +148,20 @@ class FftPsf:
 
     def derivative(self, planes: Sequence[Tensor], log_width: Tensor) -> Tensor:
         """By the logarithm of the width (B,): K planes (B, h, h) -> (B, K, size, size)."""
-        return self._convolved(planes, self._transform(self._moffat(log_width)[1]))
+        slope = self._moffat(log_width)[1]
+        if slope is None:
+            raise ValueError("a held PSF has no derivative")
+        return self._convolved(planes, self._transform(slope))
 
     def _moffat(self, log_width: Tensor) -> tuple[Tensor, Tensor | None]:
         """Normalised kernels (B, taps, taps) and their derivatives by the logarithm of the width."""
         if self.kernel is not None:
             return self.kernel, None
+        beta = self.model.psf_beta or 1.0  # which it has, without a kernel
         x = self.r2 / (self.alpha * log_width[:, None, None].double().exp()).square()
-        kernel = (1 + x) ** -self.model.psf_beta
+        kernel = (1 + x) ** -beta
         kernel = kernel / kernel.sum((1, 2), keepdim=True)
-        slope = 2 * self.model.psf_beta * x / (1 + x)
+        slope = 2 * beta * x / (1 + x)
         return kernel, kernel * (slope - (kernel * slope).sum((1, 2), keepdim=True))
 
     def _transform(self, kernels: Tensor) -> Tensor:
@@ -166,17 +172,17 @@ class FftPsf:
         """What wraps around falls outside of what is kept."""
         spectrum = torch.fft.rfft2(torch.stack(tuple(planes), 1), s=(self.length, self.length))
         spectrum.mul_(transform.to(spectrum.dtype))
-        kept = slice(self.taps - 1, self.taps - 1 + self.size)
+        inside = slice(self.taps - 1, self.taps - 1 + self.size)
         images = torch.fft.irfft2(spectrum, s=(self.length, self.length))
-        return images[:, :, kept, kept].to(self.dtype)
+        return images[:, :, inside, inside].to(self.dtype)
 
 
-def psf(model: ModelSettings, size: int, binning: int, like: Tensor) -> HeldPsf | FreePsf | FftPsf:
-    """What blurs the images of `size` pixels of `binning` image pixels each; `like` has their dtype and device."""
+def psf(model: ModelSettings, size: int, binning: int, reference: Tensor) -> HeldPsf | FreePsf | FftPsf:
+    """What blurs the images of `size` pixels of `binning` image pixels each; `reference` has their dtype and device."""
     if binning == 1 and model.psf_beta is not None:
-        return FftPsf(model, size, like)
+        return FftPsf(model, size, reference)
     if model.free_psf and model.psf_beta is None:
-        return FreePsf(model, size, binning, like)
+        return FreePsf(model, size, binning, reference)
     if binning == 1 and model.psf_kernel is not None and len(separable(np.asarray(model.psf_kernel))) > PRODUCTS:
-        return FftPsf(model, size, like)
-    return HeldPsf(model, size, binning, like)
+        return FftPsf(model, size, reference)
+    return HeldPsf(model, size, binning, reference)

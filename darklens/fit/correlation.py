@@ -47,12 +47,12 @@ def measure_correlation(residual: Tensor, good: Tensor, assumed: float = 0.0) ->
     width = np.interp(-ratio.cpu().numpy(), -shares, WIDTHS)
     lag = np.interp(width, WIDTHS, [side_by_side(w) for w in WIDTHS])
     width, lag = (torch.as_tensor(each, device=residual.device) for each in (width, lag))
-    enough = number >= MIN_PIXELS
-    other = enough & ((certainty > SURE) | ((certainty < -SURE) & (assumed > 0)))
+    measurable = number >= MIN_PIXELS
+    other = measurable & ((certainty > SURE) | ((certainty < -SURE) & (assumed > 0)))
     width = torch.where(other, width, assumed)
     response = width.new_tensor([HIGH_PASS["residual"].response(w) for w in width.tolist()])
-    scale = torch.where(enough, (broad / response).sqrt(), 1.0)
-    return Correlation(width, torch.where(enough, lag, 0.0), torch.where(enough, certainty, 0.0), scale)
+    scale = torch.where(measurable, (broad / response).sqrt(), 1.0)
+    return Correlation(width, torch.where(measurable, lag, 0.0), torch.where(measurable, certainty, 0.0), scale)
 
 
 def _squares(width: float) -> float:
@@ -84,9 +84,9 @@ def _mean_square(high: HighPass, residual: Tensor, good: Tensor) -> Tensor:
     """(B,) mean square of a high-pass where all its pixels are good, float64; outliers clipped."""
     residual = torch.where(good, residual, 0.0).double()
     square = high.filter(residual).square_()
-    whole = high.average(good.double()) > 1 - 1e-6
-    typical = torch.where(whole, square, torch.nan).flatten(1).nanmedian(1).values / 0.455  # of a chi-square
-    inside = whole & (square < OUTLIER**2 * typical[:, None, None])
+    complete = high.average(good.double()) > 1 - 1e-6
+    typical = torch.where(complete, square, torch.nan).flatten(1).nanmedian(1).values / 0.455  # of a chi-square
+    inside = complete & (square < OUTLIER**2 * typical[:, None, None])
     return torch.where(inside, square, 0.0).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
 

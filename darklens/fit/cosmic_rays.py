@@ -18,11 +18,11 @@ def contrast(psf: np.ndarray) -> tuple[float, float]:
     """How far a pixel of a star exceeds its surroundings at most: over the median 2 pixels away, as a share of what
     that exceeds the one 4 away by; and over the lower of both, as a share of what its neighbours exceed that by."""
     padded = np.pad(psf, OUTER)
-    beside, near, far = (_edge_median(padded, reach) for reach in (1, INNER, OUTER))
-    base, least = np.minimum(near, far), 1e-6 * padded.max()
+    adjacent, inner, outer = (_edge_median(padded, reach) for reach in (1, INNER, OUTER))
+    base, epsilon = np.minimum(inner, outer), 1e-6 * padded.max()
     bright = padded > 0.05 * padded.max()
-    wide = (padded - near) / np.maximum(near - far, least)
-    sharp = (padded - base) / np.maximum(beside - base, least)
+    wide = (padded - inner) / np.maximum(inner - outer, epsilon)
+    sharp = (padded - base) / np.maximum(adjacent - base, epsilon)
     return float(wide[bright].max()), float(sharp[bright].max())
 
 
@@ -35,10 +35,10 @@ def cosmic_rays(image: np.ndarray, noise: np.ndarray, psf: np.ndarray, good: np.
     struck = np.zeros(image.shape, dtype=bool)
     for _ in range(ROUNDS):
         values = np.where(good & ~struck, image, np.nan)
-        beside, near, far = (_edge_median(values, reach) for reach in (1, INNER, OUTER))
-        base = np.minimum(near, far)
-        excess = image - near - wide * np.maximum(near - far, 0.0)
-        excess = np.minimum(excess, image - base - sharp * np.maximum(beside - base, 0.0))
+        adjacent, inner, outer = (_edge_median(values, reach) for reach in (1, INNER, OUTER))
+        base = np.minimum(inner, outer)
+        excess = image - inner - wide * np.maximum(inner - outer, 0.0)
+        excess = np.minimum(excess, image - base - sharp * np.maximum(adjacent - base, 0.0))
         new = good & ~struck & (excess > THRESHOLD * noise)  # False where it is not a number
         if not new.any():
             break

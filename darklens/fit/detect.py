@@ -105,7 +105,8 @@ def detect(
     Raises ValueError for fits without pictures
     (`fit(..., pictures=False)`), another profile, positions of another shape, or masses that aren't positive.
     """
-    scan = _Scan(fits, masses, positions, total_mass, profile, dtype, torch.device(device))
+    place = torch.device(device)
+    scan = _Scan(fits, masses, positions, total_mass=total_mass, profile=profile, dtype=dtype, device=place)
     maps = np.zeros((2, len(fits), len(scan.masses), len(scan.positions)))
     with plain_arithmetic(torch.device(device)):
         for k, lens in scan.lenses():
@@ -133,7 +134,8 @@ def highest_by_chance(
     What it costs to look everywhere (Gross & Vitells 2010, EPJC 70, 525): the share of these above a lens's peak is
     the chance of one as high without a subhalo. Arguments and errors as of `detect`. No lens: zeros.
     """
-    scan = _Scan(fits, masses, positions, total_mass, profile, dtype, torch.device(device))
+    place = torch.device(device)
+    scan = _Scan(fits, masses, positions, total_mass=total_mass, profile=profile, dtype=dtype, device=place)
     highest = np.zeros((len(fits), draws))
     with plain_arithmetic(torch.device(device)):
         for k, lens in scan.lenses():
@@ -184,6 +186,7 @@ class _Scan:
         fits: Fit,
         masses: Sequence[float],
         positions: np.ndarray | None,
+        *,
         total_mass: float | np.ndarray,
         profile: str,
         dtype: torch.dtype,

@@ -120,7 +120,7 @@ class HighPass:
         kernel /= np.sqrt(np.square(kernel).sum())
         both = np.convolve(self.taps, kernel)
         same = both[len(self.taps) // 2 :][: len(kernel)] @ kernel
-        return self.centre**2 + 2 * self.centre * self.sign * same**2 + self.sign**2 * (both @ both) ** 2
+        return float(self.centre**2 + 2 * self.centre * self.sign * same**2 + self.sign**2 * (both @ both) ** 2)
 
     def _inner(self, image: Tensor) -> Tensor:
         edge = len(self.taps) // 2

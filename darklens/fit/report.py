@@ -67,12 +67,12 @@ def _measured(batch: Batch, state: State, q: Tensor, explained: Explained, varia
 
 def _noise(batch: Batch, noise: Variance, correlation: Correlation) -> dict[str, Tensor]:
     """The noise in the image's units, and what was found of its correlation and scale."""
-    scale, known = batch.window.scale, not isinstance(batch.noise, MeasuredNoise)
+    scale, has_map = batch.window.scale, not isinstance(batch.noise, MeasuredNoise)
     return {
         "noise": torch.stack((noise.v0, noise.k), 1) * torch.stack((scale.square(), scale), 1),
         "noise_width": correlation.width,
         "noise_correlation": correlation.lag,
-        "noise_scale": correlation.scale if known else torch.ones_like(correlation.scale),
+        "noise_scale": correlation.scale if has_map else torch.ones_like(correlation.scale),
     }
 
 

@@ -124,10 +124,10 @@ def _fit_batch(images: Tensor, model: SmoothModel, inputs: _Inputs, dtype: torch
         rows = np.flatnonzero((fits.flag == flag) & significant)
         if len(rows) == 0:
             continue
-        again = dataclasses.replace(inputs[rows], start=fits.parameters[rows][:, list(freed.free)])
-        more = _fit_batch(images[rows], freed, again, dtype, score_test)
-        better = (more.good | np.isin(more.flag, list(scores.TESTS))) & (more.chi_square < fits.chi_square[rows])
-        results.replace(fits, rows[better], more, better)
+        restart = dataclasses.replace(inputs[rows], start=fits.parameters[rows][:, list(freed.free)])
+        refit = _fit_batch(images[rows], freed, restart, dtype, score_test)
+        better = (refit.good | np.isin(refit.flag, list(scores.TESTS))) & (refit.chi_square < fits.chi_square[rows])
+        results.replace(fits, rows[better], refit, better)
     return fits
 
 
@@ -160,8 +160,8 @@ def _retry(batch: Batch, state: State, variance: Tensor) -> None:
     highest = AGAIN if batch.model.free_light else POOR
     rows = ((state.chi2 > highest * pixels) | ~state.converged) & lensed & ~batch.window.constant
     for row in rows.nonzero():
-        q = batch.search(variance, row, again=True).from_grid(0)
+        q = batch.search(variance, row, retry=True).from_grid(0)
         new = batch.minimise(q, variance, LOOSE, row.expand(len(q)))
         new = new[new.chi2.argmin()[None]]
         if new.chi2 < state.chi2[row]:
-            state.put(row, new)
+            state.update(row, new)

@@ -29,15 +29,15 @@ SHARE = 8  # starts whose rays a CPU's cache holds
 class Search:
     """Starts for images (B, S, S), `data` and `good` as a `Window` has them, with the variance of each pixel.
 
-    again: there was a search already, which ended badly.
+    retry: there was a search already, which ended badly.
     """
 
     def __init__(
-        self, data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel, *, again: bool = False
+        self, data: Tensor, good: Tensor, variance: Tensor, model: SmoothModel, *, retry: bool = False
     ) -> None:
         self.model, self.coarse, self.galaxy = model, _on_bins(model), None
         if model.free_light:
-            share = galaxy.LARGER if again else galaxy.SHARE
+            share = galaxy.LARGER if retry else galaxy.SHARE
             self.galaxy, light = galaxy.find(data.to(variance.dtype), good, variance, model, share)
             data, variance = data - light, variance + (share * light).square()
         b = model.binning

@@ -69,9 +69,9 @@ def null_cumulants(columns: Tensor, good: Tensor, g: Tensor, c: Tensor | None) -
     square = (g.square().sum(0)[:, None] * g.square().sum(0)).expand(good.shape)
     share = torch.where(good, square, 0.0).sum((1, 2)) / square.sum((1, 2))
     w, d = _low_rank(columns, g, c)
-    once = (m0 @ w @ m0).flatten(2)
+    smoothed = (m0 @ w @ m0).flatten(2)
     w = w.flatten(2)
-    w0, w1, w2 = d @ (w @ w.mT), d @ (w @ once.mT), d @ (once @ once.mT)
+    w0, w1, w2 = d @ (w @ w.mT), d @ (w @ smoothed.mT), d @ (smoothed @ smoothed.mT)
     first = share * power[0] - _trace(w0)
     second = share * power[1] - 2 * _trace(w1) + _trace(w0 @ w0)
     third = share * power[2] - 3 * _trace(w2) + 3 * _trace(w1 @ w0) - _trace(w0 @ w0 @ w0)
@@ -127,8 +127,8 @@ def _whitening(gram: Tensor) -> Tensor:
     """(B, p, p) that makes columns of these products orthonormal; 0 for what the others give already."""
     scale = gram.diagonal(dim1=1, dim2=2).clamp(min=1e-300).rsqrt()
     values, vectors = torch.linalg.eigh(gram * scale[:, :, None] * scale[:, None])
-    kept = values > DEPENDENT * values[:, -1:]
-    return scale[:, :, None] * vectors * torch.where(kept, values.clamp(min=1e-300).rsqrt(), 0.0)[:, None]
+    independent = values > DEPENDENT * values[:, -1:]
+    return scale[:, :, None] * vectors * torch.where(independent, values.clamp(min=1e-300).rsqrt(), 0.0)[:, None]
 
 
 def _trace(matrix: Tensor) -> Tensor:

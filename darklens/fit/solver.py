@@ -47,7 +47,7 @@ class State:
     def __getitem__(self, rows: Tensor) -> "State":
         return State(**{name: value[rows] for name, value in vars(self).items()})
 
-    def put(self, rows: Tensor, other: "State") -> None:
+    def update(self, rows: Tensor, other: "State") -> None:
         """Overwrite the fits `rows`."""
         for name, value in vars(self).items():
             value[rows] = getattr(other, name)
@@ -126,7 +126,7 @@ class Solver:
         count, extra = self.share or max(len(q), 1), problem.extra
         shares = [slice(i, i + count) for i in range(0, max(len(q), 1), count)]
         parts = [self._products(q[rows], problem[rows] if len(shares) > 1 else problem, bends) for rows in shares]
-        chi2, linear, gram, right = (torch.cat(part) for part in zip(*parts, strict=True))
+        chi2, linear, gram, target = (torch.cat(part) for part in zip(*parts, strict=True))
         images = gram.shape[1] - 1 - extra  # R
         lights, mixing = self.renderer.mixing(images + 1 - self.columns)
         amplitudes = linear[:, : len(lights)]
@@ -135,7 +135,7 @@ class Solver:
         cross = jacobian.mT @ gram[:, :, linears]  # (B, P, L + 1 + E)
         share = solve(_regular(gram[:, linears][:, :, linears], extra), cross.mT).mT
         curvature = jacobian.mT @ gram @ jacobian - share @ cross.mT
-        gradient = jacobian.mT @ right[..., None] - share @ right[:, linears, None]  # amplitudes are rounded
+        gradient = jacobian.mT @ target[..., None] - share @ target[:, linears, None]  # amplitudes are rounded
         return chi2, linear, curvature, gradient[..., 0]
 
     def _linears(self, images: int, extra: int) -> list[int]:
@@ -157,8 +157,8 @@ class Solver:
         linears = self._linears(count, extra)
         data = (problem.data * problem.weight)[..., None]
         gram = (columns @ columns.mT).double()  # (B, R + 1 + E, R + 1 + E)
-        right = (columns[:, linears] @ data)[..., 0].double()
-        linear = solve(_regular(gram[:, linears][:, :, linears], extra), right)  # (B, L + 1 + E)
+        target = (columns[:, linears] @ data)[..., 0].double()
+        linear = solve(_regular(gram[:, linears][:, :, linears], extra), target)  # (B, L + 1 + E)
         rest = data - columns[:, linears].mT @ linear.to(weight.dtype)[..., None]  # (B, N, 1)
         chi2 = rest.double().square().sum((1, 2))
         return chi2, linear, gram, (columns @ rest)[..., 0].double()
@@ -209,8 +209,8 @@ class Solver:
             new.converged = (expected < tolerances[rows]) | (new.idle >= PATIENCE)
             old.converged = old.idle >= PATIENCE
             new.steps = old.steps = old.steps + 1
-            state.put(rows, old)
-            state.put(rows[better], new[better])
+            state.update(rows, old)
+            state.update(rows[better], new[better])
         return state
 
     def finish(self, state: State) -> Tensor:
@@ -228,11 +228,11 @@ def _regular(gram: Tensor, extra: int) -> Tensor:
     return gram + torch.diag_embed(DEPENDENT * gram.diagonal(dim1=1, dim2=2) + 1e-30)
 
 
-def solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """The solution of positive definite systems, 0 where there is none. right: (B, n) or (B, n, m)."""
-    wide = right if right.ndim == 3 else right[..., None]
+def solve(matrix: Tensor, target: Tensor) -> Tensor:
+    """The solution of positive definite systems, 0 where there is none. target: (B, n) or (B, n, m)."""
+    wide = target if target.ndim == 3 else target[..., None]
     factor, info = torch.linalg.cholesky_ex(matrix)
     solution = torch.cholesky_solve(wide, factor)
     good = (info == 0)[:, None, None] & solution.isfinite()
     solution = torch.where(good, solution, 0.0)
-    return solution if right.ndim == 3 else solution[..., 0]
+    return solution if target.ndim == 3 else solution[..., 0]

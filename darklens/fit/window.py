@@ -23,8 +23,8 @@ class Window:
 
 def middle(images: Tensor, size: int) -> Tensor:
     """The middle (..., size, size) of (..., H, W)."""
-    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
-    return images[..., top : top + size, left : left + size]
+    row, column = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
+    return images[..., row : row + size, column : column + size]
 
 
 def as_images(values: np.ndarray | Tensor, device: torch.device) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -17,19 +18,20 @@ LIMIT = 5.0  # standard deviations: the ends of the residual's colours
 PANELS = "image", "lens galaxy", "image less galaxy", "arcs", "source", "residual / σ"
 
 
-class Pictures(Protocol):
-    """Images (n, n) of a window, its half in arcsec, and the source in its own plane; see `survey.lens_fit`."""
+@dataclasses.dataclass(frozen=True)
+class LensPictures:
+    """What the fit says of the image, (n, n) each, in its unit; the source in its own plane."""
 
     data: np.ndarray
     light: np.ndarray
     arcs: np.ndarray
-    residual: np.ndarray
+    residual: np.ndarray  # in standard deviations, NaN where masked
     source: np.ndarray | None
-    half: float
-    source_half: float
+    half: float  # arcsec from the window's middle to its edge
+    source_half: float = math.nan
 
 
-def plot_lens(folder: str | Path, stem: str, lens: Pictures, values: Mapping[str, float | str], title: str) -> Path:
+def plot_lens(folder: str | Path, stem: str, lens: LensPictures, values: Mapping[str, float | str], title: str) -> Path:
     """`stem`.png in the folder: six panels. values: of the table's row. Raises ResultsError."""
     figure = new_figure(13.5, 2.9)
     axes = figure.subplots(1, len(PANELS), subplot_kw={"xticks": [], "yticks": []})

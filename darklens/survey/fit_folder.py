@@ -78,8 +78,8 @@ class FitItem:
     def as_row(self) -> dict[str, str]:
         """The cells of the table, by column; those that are missing are empty."""
         cells = {name: value if isinstance(value, str) else format_cell(value) for name, value in self.values.items()}
-        own = {"unit": self.unit, "pixel_scale": format_cell(self.scale), "note": "; ".join(self.notes)}
-        return {"file": printable(self.entry.file), **self.listed, **cells, "flag": "; ".join(self.flags), **own}
+        file_cells = {"unit": self.unit, "pixel_scale": format_cell(self.scale), "note": "; ".join(self.notes)}
+        return {"file": printable(self.entry.file), **self.listed, **cells, "flag": "; ".join(self.flags), **file_cells}
 
 
 class LensReader(Dataset):
@@ -116,17 +116,18 @@ class LensReader(Dataset):
         item.values = result.values
         item.flags += result.flags
         item.notes += result.notes
-        if result.pictures is not None:
-            self._draw(item, result)
+        self._draw(item, result)
         return item
 
     def _draw(self, item: FitItem, result: LensFit) -> None:
         """The picture of a fit; the row says where it could not be written."""
         from darklens.plots.lens import plot_lens
 
-        title = f"{Path(item.entry.file).name}  {'; '.join(item.flags)}"
+        title, folder = f"{Path(item.entry.file).name}  {'; '.join(item.flags)}", self.options.pictures
+        if folder is None or result.pictures is None:
+            return
         try:
-            plot_lens(self.options.pictures, picture_name(item.entry.file), result.pictures, result.values, title)
+            plot_lens(folder, picture_name(item.entry.file), result.pictures, result.values, title)
         except ResultsError as error:
             item.notes.append(f"no picture: {error}")
 

@@ -17,6 +17,7 @@ from darklens.fit.cosmic_rays import cosmic_rays
 from darklens.fit.lens_galaxy import shows_galaxy
 from darklens.fit.observed.result import ObservedFit
 from darklens.fit.observed.run import fit_observed
+from darklens.plots.lens import LensPictures
 from darklens.simulation.psf import FWHM, gaussian_taps
 
 LENS_LIGHT = "auto", "mge", "none"
@@ -57,19 +58,6 @@ class LensImage:
     noise: np.ndarray | None = None  # (H, W) standard deviations
     psf: np.ndarray | None = None  # (k, k), odd
     mask: np.ndarray | None = None  # (H, W) bool, True where a pixel does not count
-
-
-@dataclasses.dataclass(frozen=True)
-class LensPictures:
-    """What the fit says of the image, (n, n) each, in its unit; the source in its own plane."""
-
-    data: np.ndarray
-    light: np.ndarray
-    arcs: np.ndarray
-    residual: np.ndarray  # in standard deviations, NaN where masked
-    source: np.ndarray | None
-    half: float  # arcsec from the window's middle to its edge
-    source_half: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,18 +119,18 @@ def _noise(image: LensImage, good: np.ndarray, notes: list[str]) -> np.ndarray:
     span = float(np.abs(image.pixels[good]).max(initial=0.0)) or 1.0
     sky = float(np.median(image.pixels[good])) if good.any() else 0.0
     data = torch.as_tensor(np.where(good, image.pixels - sky, 0.0) / span)[None]
-    there = torch.as_tensor(good)[None]
-    smooth = noise.smooth(data, there)
-    filled, level = torch.where(there, data, smooth), smooth.clamp(min=0)
-    v0, k = noise.measure(filled, level, there, torch.full((1,), 1e-12, dtype=data.dtype), kind="data")
+    unmasked = torch.as_tensor(good)[None]
+    smooth = noise.smooth(data, unmasked)
+    filled, level = torch.where(unmasked, data, smooth), smooth.clamp(min=0)
+    v0, k = noise.measure(filled, level, unmasked, torch.full((1,), 1e-12, dtype=data.dtype), kind="data")
     return span * (v0[:, None, None] + k[:, None, None] * level).sqrt()[0].numpy()
 
 
 def fit_smooth(image: LensImage, known_noise: bool) -> Fit:
     """The smooth lens without a lens galaxy, in a window that follows its Einstein radius."""
     side = min(image.pixels.shape)
-    top, left = ((n - side) // 2 for n in image.pixels.shape)
-    square = (slice(top, top + side), slice(left, left + side))
+    row, column = ((n - side) // 2 for n in image.pixels.shape)
+    square = (slice(row, row + side), slice(column, column + side))
     window, largest = WINDOW, min(side, MAX_PIXELS)
     while True:
         pixels = min(max(int(window / image.pixel_scale) | 1, 9), largest)
@@ -154,7 +142,9 @@ def fit_smooth(image: LensImage, known_noise: bool) -> Fit:
             free_centre=True,
             free_halo=True,
         )
-        result = fit(image.pixels[square], model, noise=image.noise[square] if known_noise else None)
+        result = fit(
+            image.pixels[square], model, noise=image.noise[square] if known_noise and image.noise is not None else None
+        )
         radius = float(result.parameters[0, model.table.index["einstein_radius"]])
         if pixels >= largest or model.half_window >= WIDE * radius or result.flag[0] == "no lens found":
             return result
@@ -165,27 +155,27 @@ def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) 
     table = {SMOOTH_NAMES.get(name, name): column[0] for name, column in result.table().items()}
     values = {name: table[name] for name in COLUMNS if name in table} | {"lens_light": "none"}
     flag = str(table["flag"])
-    drawn = None
+    panels = None
     if pictures:
         size, amplitude = result.residual.shape[-1], result.image[0] - result.sky[0]
-        top, left = ((n - size) // 2 for n in image.pixels.shape)
-        data = image.pixels[top : top + size, left : left + size]
+        row, column = ((n - size) // 2 for n in image.pixels.shape)
+        data = image.pixels[row : row + size, column : column + size]
         residual = np.where(result.mask[0], np.nan, result.residual[0])
         light = np.full_like(amplitude, result.sky[0])
-        drawn = LensPictures(data, light, amplitude, residual, None, size * image.pixel_scale / 2)
-    return LensFit(values, [flag] * bool(flag), notes, drawn)
+        panels = LensPictures(data, light, amplitude, residual, None, size * image.pixel_scale / 2)
+    return LensFit(values, [flag] * bool(flag), notes, panels)
 
 
 def _of_observed(result: ObservedFit, notes: list[str], pictures: bool) -> LensFit:
     row = result.row()
     values = {name: _radians(name, row[name]) for name in COLUMNS if name in row} | {"lens_light": "mge"}
     notes = [*notes, str(row["note"])] if row["note"] else notes
-    drawn = None
+    panels = None
     if pictures:
         cutout, half = result.cutout, result.cutout.half
         data = np.where(cutout.good, cutout.data, np.nan)
-        drawn = LensPictures(data, result.light, result.arcs, result.residual, result.source, half, result.source_half)
-    return LensFit(values, str(row["flag"]).split(), notes, drawn)
+        panels = LensPictures(data, result.light, result.arcs, result.residual, result.source, half, result.source_half)
+    return LensFit(values, str(row["flag"]).split(), notes, panels)
 
 
 def _radians(name: str, value: float | str) -> float | str:
