@@ -49,6 +49,10 @@ class PublishedError(DarkLensError, ValueError):
     """A state_dict that is not one of the original's, or whose parts contradict each other."""
 
 
+class CacheError(DarkLensError, RuntimeError):
+    """There is no place to keep what can be made again."""
+
+
 class TrainingError(DarkLensError, RuntimeError):
     """Training cannot go on; one line that says why and what to do."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from darklens.errors import UsageError
+from darklens.errors import CacheError, UsageError
 
 SYSTEM = Path("/")  # where proc and sys are
 
@@ -122,8 +122,14 @@ def _control_groups(controller: str, system: Path) -> Iterator[Path]:
 
 
 def user_cache() -> Path:
-    """The folder for what can be made again: $XDG_CACHE_HOME/darklens, or ~/.cache/darklens."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darklens"
+    """The folder for what can be made again: $XDG_CACHE_HOME/darklens, or ~/.cache/darklens.
+
+    Raises CacheError where there is no home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darklens"
+    except RuntimeError as error:
+        raise CacheError("there is no home folder: set XDG_CACHE_HOME to a folder that can be written") from error
 
 
 def start_worker() -> None:

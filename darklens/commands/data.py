@@ -51,8 +51,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, dest="command", metavar="convert|pack|verify")
 
     def add(name: str, module: ModuleType, text: str, run: Callable) -> argparse.ArgumentParser:
-        options = {"description": module.__doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        command = commands.add_parser(name, help=text, **options)
+        layout = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(name, help=text, description=module.__doc__, formatter_class=layout)
         command.add_argument("--quiet", action="store_true", help="no progress bar")
         command.set_defaults(run=run)
         return command
@@ -103,8 +103,8 @@ def _summary(record: dict, dst: str) -> str:
         for split, classes in record["images"].items()
     )
     strays = f"; {record['skipped']} other entries passed over" if record["skipped"] else ""
-    filled = sum("NaN" in entry.get("note", "") for entry in record["files"].values())
-    filled = f"; a border of NaN filled in {filled}" if filled else ""
+    count = sum("NaN" in entry.get("note", "") for entry in record["files"].values())
+    filled = f"; a border of NaN filled in {count}" if count else ""
     size = f"{record['size']} x {record['size']} pixels, channels {record['channels']}"
     return f"{dst}: {size}; {counts}{strays}{_beside(record)}{filled}{_taken(record)}{_copies(record)}"
 

@@ -16,7 +16,8 @@ def infer(settings: Settings) -> None:
         seed=settings.seed,
         quiet=settings.quiet,
     )
-    print(f"posterior of {', '.join(trained.classifier.inference.columns())}: {path}")
+    posterior = trained.classifier.inference
+    print(f"posterior of {', '.join(posterior.columns() if posterior else [])}: {path}")
     print(
         f"its coverage: python main.py --mode Test --weights {path} --data_dir FOLDER, lenses that were not trained on"
     )

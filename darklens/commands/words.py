@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from darklens.storage.setting_kinds import Choice, Kind, Switch, Whole
@@ -15,7 +15,7 @@ from darklens.storage.training_config import KINDS
 class Parser(argparse.ArgumentParser):
     """argparse that suggests what an unknown flag may have meant."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]

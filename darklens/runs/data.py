@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from darklens import machine
@@ -40,7 +41,7 @@ def open_data(run: Run) -> RunData:
     simulation = _simulation(run)
     run.ranks.broadcast(lambda: _simulate(run, simulation))
     folder = scan(run.config.data_dir)
-    resume.check_same_data(run.record, folder)
+    resume.check_same_data(run.record, folder, run.log)
     return RunData(folder, _preprocess(run, folder), simulation)
 
 
@@ -49,24 +50,42 @@ def read_images(run: Run, data: RunData) -> dict[str, Batches]:
 
     Residuals that the network sees are made first, once for all runs. Raises DataError for a bad image.
     """
-    config, names = run.config, ("train", "val", "test")
-    share = None if run.ranks.single_process else run.ranks.share
-    memory = None if run.ranks.single_process else machine.available_memory() // 2 // run.ranks.neighbours
+    config, single = run.config, run.ranks.single_process
     if data.preprocess.view != "image":
         _make_views(run, data)
-    options = {"seed": config.seed, "shift": run.recipe.shift, "workers": config.num_workers, "share": share}
-    sizes = data.preprocess, run.recipe.batch_size, run.device
-    train = {}
-    if data.simulation is not None:
-        train["train"] = Endless(data.simulation, config.epoch_images, data.folder, *sizes, **options)
-        names = names[1:]
-    options |= {"memory_limit": memory, "progress": not config.quiet}
-    return train | open_batches(data.folder, names, *sizes, **options)
+    open_splits = functools.partial(
+        open_batches,
+        data.folder,
+        preprocess=data.preprocess,
+        batch_size=run.recipe.batch_size,
+        device=run.device,
+        seed=config.seed,
+        workers=config.num_workers,
+        memory_limit=None if single else machine.available_memory() // 2 // run.ranks.neighbours,
+        progress=not config.quiet,
+        shift=run.recipe.shift,
+        share=None if single else run.ranks.share,
+    )
+    if data.simulation is None:
+        return open_splits(("train", "val", "test"))
+    train = Endless(
+        data.simulation,
+        config.epoch_images,
+        data.folder,
+        data.preprocess,
+        run.recipe.batch_size,
+        run.device,
+        seed=config.seed,
+        workers=config.num_workers,
+        shift=run.recipe.shift,
+        share=None if single else run.ranks.share,
+    )
+    return {"train": train, **open_splits(("val", "test"))}
 
 
 def _preprocess(run: Run, folder: LensFolder) -> Preprocess:
     """What the run, or the weights to begin with, have; else the usual one for these images."""
-    if run.record:
+    if run.record and run.record.preprocess:
         return Preprocess.from_dict(run.record.preprocess)
     if run.trained:
         return weights.adopted_preprocess(run.trained, folder, run.config.weights)

@@ -83,8 +83,16 @@ def _batches(folder: LensFolder, name: str, trained: TrainedNetwork, config: Tes
     """The batches of a split."""
     own, preprocess = trained.classifier.record.config, trained.classifier.preprocess
     batch_size = config.batch_size or (own and own.batch_size) or 64
-    options = {"device": trained.device, "workers": config.num_workers, "progress": not config.quiet}
-    return batches.open_batches(folder, (name,), preprocess, batch_size, **options)[name]
+    splits = batches.open_batches(
+        folder,
+        (name,),
+        preprocess,
+        batch_size,
+        trained.device,
+        workers=config.num_workers,
+        progress=not config.quiet,
+    )
+    return splits[name]
 
 
 def _target(trained: TrainedNetwork, folder: LensFolder, config: TestConfig) -> Path:
@@ -108,7 +116,7 @@ def _look_closer(
     """What depends on settings, or on the data having been simulated."""
     classifier = trained.classifier
     if is_simulated(folder.root):
-        names = reports.predictions_of(logits, split, folder.classes).names
+        names = reports.predictions_of(logits, split, folder.classes).names.tolist()
         try:
             sensitivity(folder.root, split.name, names, split.labels, logits, classifier.classes, folder=target)
         except DataError as error:

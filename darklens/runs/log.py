@@ -50,7 +50,8 @@ def _of_training(record: RunRecord) -> list[str]:
     if record.class_weights:
         each = ", ".join(f"{name} {weight:.3g}" for name, weight in record.class_weights.items())
         lines.append(f"balance: an image counts in the training loss, by its class, {each}")
-    lines.append(f"recipe: {', '.join(f'{key} {value}' for key, value in asdict(record.recipe).items())}")
+    recipe = {} if record.recipe is None else asdict(record.recipe)
+    lines.append(f"recipe: {', '.join(f'{key} {value}' for key, value in recipe.items())}")
     several = f"{record.ranks} processes, each with " if record.ranks > 1 else ""
     lines.append(f"seed {record.seed}, {record.precision}, {several}{record.device}, {record.threads} threads")
     return lines

@@ -17,6 +17,7 @@ from darklens.machine import choose_precision
 from darklens.posterior.training import check_inferable
 from darklens.runs import weights
 from darklens.runs.data import RunData
+from darklens.runs.fingerprint import fingerprints
 from darklens.runs.run import Run
 from darklens.simulation.recipes import recipe_dict
 from darklens.storage.run_record import RunRecord
@@ -41,8 +42,9 @@ def build_resnet(run: Run, data: RunData) -> Classifier:
 
 def _build(run: Run, data: RunData, network: dict[str, Any], cnn: bool = False) -> Classifier:
     torch.manual_seed(run.config.seed)
-    options = {"preprocess": data.preprocess, "conv": run.config.conv}
-    classifier = saved.new_classifier(data.folder, network, run.device, cnn, **options)
+    classifier = saved.new_classifier(
+        data.folder, network, run.device, cnn, preprocess=data.preprocess, conv=run.config.conv
+    )
     saved.check_savable(classifier)
     if run.config.infer:
         check_inferable(classifier, data.folder)
@@ -65,6 +67,7 @@ def new_record(run: Run, data: RunData, classifier: Classifier) -> RunRecord:
         classes=list(classifier.classes),
         preprocess=data.preprocess.to_dict(),
         images={name: len(split) for name, split in data.folder.splits.items()},
+        fingerprints=run.ranks.broadcast(lambda: fingerprints(data.folder)),
         seed=run.config.seed,
         precision=choose_precision(run.config.precision, run.device),
         device=str(run.device) if run.device.type == "cpu" else torch.cuda.get_device_name(run.device),

@@ -10,6 +10,7 @@ import torch
 
 from darklens.data.folder import LensFolder
 from darklens.errors import ResultsError, UsageError
+from darklens.runs.fingerprint import compare
 from darklens.storage import checkpoint, runs
 from darklens.storage.run_record import RUN_FILE, RunRecord
 from darklens.storage.training_config import TrainingConfig
@@ -28,25 +29,25 @@ def resumed_run(config: TrainingConfig) -> tuple[Path, TrainingConfig, RunRecord
         folder = runs.find_run(config.results_dir, config.resume)
     except ResultsError as error:
         raise UsageError(f"--resume: {error}") from error
-    record = _complete_record(folder / RUN_FILE)
+    record, settings = _complete_record(folder / RUN_FILE)
     for name in sorted(config.explicit - FREE):
-        before, value = getattr(record.config, name), getattr(config, name)
+        before, value = getattr(settings, name), getattr(config, name)
         if before != value:
             raise UsageError(f"--{name} {value} contradicts the run, which has {before}")
     _check_same_ranks(record)
     present = {name: getattr(config, name) for name in FREE} | {"demo": False, "explicit": frozenset()}
-    return folder, record.config.replace(**present), record
+    return folder, settings.replace(**present), record
 
 
-def _complete_record(path: Path) -> RunRecord:
+def _complete_record(path: Path) -> tuple[RunRecord, TrainingConfig]:
     try:
         record = RunRecord.load(path)
         needed = record.recipe, record.images, record.classes, record.precision, record.threads, record.preprocess
-        if not all(needed):
+        if record.config is None or not all(needed):
             raise UsageError("not all that a run needs is in it")
     except UsageError as error:
         raise UsageError(f"--resume: {path} is missing or damaged: this run cannot be resumed ({error})") from error
-    return record
+    return record, record.config
 
 
 def _check_same_ranks(record: RunRecord) -> None:
@@ -64,11 +65,26 @@ def _check_same_ranks(record: RunRecord) -> None:
         )
 
 
-def check_same_data(record: RunRecord | None, folder: LensFolder) -> None:
-    """A run goes on only with the images it was started with. record: None for a new run."""
+def check_same_data(record: RunRecord | None, folder: LensFolder, log: Callable[[str], None]) -> None:
+    """A run goes on only with the images it was started with. record: None for a new run.
+
+    Raises UsageError for other images, in number, class or, as far as the record tells, pixels.
+    """
+    if record is None:
+        return
     images = {name: len(split) for name, split in folder.splits.items()}
-    if record and (record.images != images or list(record.classes) != list(folder.classes)):
+    if record.images != images or list(record.classes) != list(folder.classes):
         raise UsageError(f"--resume: {folder.root} has changed: the run began with {record.images}, found {images}")
+    replaced, touched = compare(record.fingerprints, folder)
+    if replaced:
+        raise UsageError(
+            f"--resume: the images in {folder.root} ({', '.join(replaced)}) are others than those that the run began "
+            "with, under the same names: put those back, or train anew"
+        )
+    if touched:
+        log(
+            f"warning: the files of {', '.join(touched)} in {folder.root} were written again; the pixels compared agree"
+        )
 
 
 def go_on(state: TrainingState, record: RunRecord, log: Callable[[str], None]) -> None:

@@ -41,7 +41,7 @@ def build_trainer(run: Run, data: RunData, classifier: Classifier, batches: dict
     if run.config.balance and not run.record:
         values = class_weights(batches["train"].labels, len(record.classes)).tolist()
         record = record.replace(class_weights=dict(zip(record.classes, values, strict=True)))
-    classifier.record = record
+    classifier.record = record.replace(fingerprints={})  # a copy of the data set gives the same checkpoints
     if run.ranks.first:
         log.begin(run, data, batches, record)
     trainer = Trainer(
@@ -51,7 +51,7 @@ def build_trainer(run: Run, data: RunData, classifier: Classifier, batches: dict
         run.recipe,
         run.folder,
         log=run.log,
-        precision=record.precision,
+        precision=record.precision or "fp32",
         compiled=run.config.compile,
         quiet=run.config.quiet,
         ranks=run.ranks,

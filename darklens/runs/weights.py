@@ -18,7 +18,7 @@ def with_weights(config: TrainingConfig) -> tuple[Classifier, TrainingConfig]:
     Raises UsageError where a setting that was given contradicts it, CheckpointError where it cannot be read.
     """
     trained = saved.load_model(saved.find_weights(config.weights))
-    network = trained.network.config
+    network = trained.config
     adopted = {"use_CNN": trained.kind == "resnet", "view": trained.preprocess.view, "crop": trained.preprocess.crop}
     adopted |= {name: network[name] for name in NETWORK_SETTINGS if name in network}
     for name in sorted(config.explicit & adopted.keys()):
@@ -58,7 +58,7 @@ def describe(name: str, trained: Classifier, preprocess: Preprocess, last_layer:
         "new": f"all layers but the last, which is new (its classes were {classes})",
     }
     parts = [f"weights {name}: {layers[last_layer]}"]
-    if preprocess.smooth_model:
+    if preprocess.smooth_model and trained.preprocess.smooth_model:
         own = preprocess.smooth_model == trained.preprocess.smooth_model
         parts.append("its own smooth lens" if own else "the smooth lens of the data set's recipe")
         scale, trained_scale = preprocess.smooth_model.pixel_scale, trained.preprocess.smooth_model.pixel_scale

@@ -64,7 +64,7 @@ def save(payload: dict, path: str | os.PathLike, keep_previous: bool = True) -> 
             if keep_previous and _is_intact(path):
                 _keep_generation(path)
     except OSError as error:
-        reason = REASONS.get(error.errno, error.strerror or error)
+        reason = REASONS.get(error.errno or 0, error.strerror or str(error))
         raise CheckpointError(f"{path}: not saved: {reason}; a file already there is untouched") from error
     finally:
         _remove_temporaries(path)
@@ -141,10 +141,10 @@ def previous_of(path: str | os.PathLike) -> Path:
 def random_state() -> dict:
     """The states of the global generators of Python, NumPy, torch and, where in use, CUDA; fit for `save`."""
     version, words, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": [version, list(words), gauss],
-        "numpy": [str(name), keys.tolist(), *rest],
+        "numpy": [str(name), np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }

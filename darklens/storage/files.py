@@ -46,11 +46,11 @@ def replacing(path: str | Path, mode: str = "w", sync: bool = True) -> Iterator[
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    options = {} if "b" in mode else {"newline": "", "encoding": "utf-8"}
+    newline, encoding = (None, None) if "b" in mode else ("", "utf-8")
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder", str(path))
-        with open(temporary, mode, **options) as file:
+        with open(temporary, mode, newline=newline, encoding=encoding) as file:
             yield file
             file.flush()
             if sync:

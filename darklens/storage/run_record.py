@@ -24,8 +24,9 @@ class RunRecord:
 
     config: the settings, with what the run decided; network: `kind`, and what the network is built from; simulation:
     the recipe of the lenses it was trained on; preprocess: what was done to the images; images: how many there were
-    in each split; ranks: processes; package, versions: of this program and of the libraries; weights: what was taken
-    over from another network; class_weights: what an image of each class counted in the loss.
+    in each split; fingerprints: of those images, in `run.json` alone; ranks: processes; package, versions: of this
+    program and of the libraries; weights: what was taken over from another network; class_weights: what an image of
+    each class counted in the loss.
     """
 
     config: TrainingConfig | None = None
@@ -40,6 +41,7 @@ class RunRecord:
     device: str | None = None
     threads: int | None = None
     ranks: int = 1
+    fingerprints: dict[str, str] = field(default_factory=dict)
     package: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     weights: str | None = None

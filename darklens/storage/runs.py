@@ -82,6 +82,7 @@ def _new_folder(parent: Path, stamp: str) -> Path:
         with suppress(FileExistsError):
             folder.mkdir()
             return folder
+    raise AssertionError("itertools.count ends nowhere")
 
 
 def _is_run(folder: Path) -> bool:
@@ -194,7 +195,7 @@ def _summary(run: Path) -> dict[str, Any]:
         "epochs": epochs,
         "epochs_asked": planned,
         "finished": bool(metrics) and (epochs or 0) >= planned if planned else None,
-        "best_accuracy_percent": float(np.max(curve)) if epochs else None,
+        "best_accuracy_percent": None if curve is None or not epochs else float(np.max(curve)),
         "accuracy_percent": metrics.get("accuracy_percent"),
         "macro_auc": value["macro"],
         "micro_auc_logits": value["micro_logits"],
@@ -223,10 +224,10 @@ def _line(run: dict[str, Any]) -> list[str]:
 
 def align(rows: Iterable[Sequence[str | None]]) -> str:
     """Rows of text in columns; None is shown as -."""
-    rows = [["-" if cell is None else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
 
 

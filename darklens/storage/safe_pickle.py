@@ -82,14 +82,14 @@ def _check_calls(handle: BinaryIO, size: int, name: str, check_crc: bool) -> Non
     """Refuse a file whose pickles name anything but what rebuilds a plain tensor."""
     handle.seek(0)
     if handle.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
-        pickles = _zip_pickles(handle, size, name, check_crc)
+        pickles: list[Any] = list(_zip_pickles(handle, size, name, check_crc))
     else:  # torch's old format, five pickles in a row: magic number, version, system, payload, storage keys
         handle.seek(0)
         pickles = [handle] * 5
     for opcode, argument, _ in itertools.chain.from_iterable(map(pickletools.genops, pickles)):
         if opcode.name in _NAMING and not _HARMLESS.fullmatch(argument or ""):
-            found = (argument or "a hidden name").replace(" ", ".")
-            raise CheckpointError(f"{name} holds more than tensors ({found}): refused, nothing executed")
+            named = (argument or "a hidden name").replace(" ", ".")
+            raise CheckpointError(f"{name} holds more than tensors ({named}): refused, nothing executed")
 
 
 def _zip_pickles(handle: BinaryIO, size: int, name: str, check_crc: bool) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def recalibrate(
     set_batch: called with each batch's number, from 0, before the network sees it. Done twice it changes nothing more:
     a run may be stopped after it.
     """
-    norms = [module for module in network.modules() if hasattr(module, "running_mean")]
+    norms: list[Any] = [module for module in network.modules() if hasattr(module, "running_mean")]
     momenta = [norm.momentum for norm in norms]
     steps = [norm.num_batches_tracked.clone() for norm in norms]
     for number, batch in enumerate(batches, 1):

@@ -5,7 +5,7 @@
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) replaces the momentum M = U S V' of a weight
 matrix by U V', the steepest descent where a step is measured by its spectral norm: all directions learn at the same
 pace. For a steerable layer the matrix to take is the one that acts on the features. It commutes with the group, so by
-Schur's lemma it falls apart into one matrix an irrep (see factorised.py), and so does its U V': the step stays
+Schur's lemma it falls apart into one matrix an irrep (see factorised/algebra.py), and so does its U V': the step stays
 equivariant, and has F_out * G directions rather than the F_out that the coefficients (F_out, F_in, b) would show.
 
 Linear layers, plain convolutions and steerable ones that do not factorise are taken as matrices (out, rest); vectors
@@ -50,7 +50,10 @@ def by_irreps(layer: SteerableConv) -> Callable[[Tensor], Tensor]:
     The matrices' entries are linear in the coefficients, E = C P. A gradient of the coefficients is that of the
     entries seen through P', which (P P')^-1 undoes, before and after.
     """
-    gram = layer.plan.mixing @ layer.plan.mixing.mT  # (b, b) float64
+    plan = layer.plan
+    if plan is None:
+        raise ValueError("expected a layer that factorises")
+    gram = plan.mixing @ plan.mixing.mT  # (b, b) float64
     inverse = torch.linalg.pinv(gram).to(layer.weight)
 
     def undo(coefficients: Tensor) -> Tensor:
@@ -59,7 +62,7 @@ def by_irreps(layer: SteerableConv) -> Callable[[Tensor], Tensor]:
     def step(momentum: Tensor) -> Tensor:
         coefficients = undo(momentum).requires_grad_()
         with torch.enable_grad():
-            matrices = algebra.blocks(coefficients, layer.mixing, layer.plan)
+            matrices = algebra.blocks(coefficients, layer.mixing, plan)
         steps = [orthogonalise(matrix.detach()) for matrix in matrices]
         return undo(torch.autograd.grad(matrices, coefficients, steps)[0])
 
@@ -75,12 +78,12 @@ class Muon(torch.optim.AdamW):
     def __init__(self, network: nn.Module, lr: float, weight_decay: float):
         super().__init__(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         steerable = [m for m in network.modules() if isinstance(m, SteerableConv) and m.plan]
-        ways = {layer.weight: by_irreps(layer) for layer in steerable}
+        ways: dict[Tensor, Callable[[Tensor], Tensor]] = {layer.weight: by_irreps(layer) for layer in steerable}
         matrices = [p for p in network.parameters() if p.ndim > 1][:-1]  # the last one makes the logits
-        self.ways = {p: ways.get(p, as_matrix) for p in matrices}
+        self.ways: dict[Tensor, Callable[[Tensor], Tensor]] = {p: ways.get(p, as_matrix) for p in matrices}
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing is evaluated again here
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter in self.ways and parameter.grad is not None:
@@ -88,7 +91,9 @@ class Muon(torch.optim.AdamW):
         super().step(closure)  # passes over those without a gradient
 
     def _turn(self, parameter: Tensor, lr: float, weight_decay: float) -> None:
-        gradient, parameter.grad, state = parameter.grad, None, self.state[parameter]
+        gradient, state = parameter.grad, self.state[parameter]
+        assert gradient is not None  # `step` has looked
+        parameter.grad = None
         if not state:
             state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}
         state["step"] += 1

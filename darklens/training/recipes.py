@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,10 +39,11 @@ BASELINE_RECIPES = RECIPES | {  # of ResNet-18: Muon's products would cost it mo
 }
 
 
-def choose_recipe(name: str, cnn: bool = False, **changes: float | None) -> TrainingRecipe:
+def choose_recipe(name: str, cnn: bool = False, **changes: Any) -> TrainingRecipe:
     """The recipe of that name, for ResNet-18 if `cnn`, changed in the fields that are given and not None."""
-    name = KINDS["recipe"].check(name)  # "seed" is what "original" was called
-    return replace((BASELINE_RECIPES if cnn else RECIPES)[name], **{k: v for k, v in changes.items() if v is not None})
+    key = str(KINDS["recipe"].check(name))  # "seed" is what "original" was called
+    changes = {field: value for field, value in changes.items() if value is not None}
+    return replace((BASELINE_RECIPES if cnn else RECIPES)[key], **changes)
 
 
 def recipe_of(config: TrainingConfig) -> TrainingRecipe:

@@ -8,16 +8,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from darklens.classifier.classifier import Classifier
+from darklens.classifier.saved import save_model
 from darklens.data.batches import Batches
-from darklens.errors import CheckpointError
+from darklens.errors import CheckpointError, TrainingError
+from darklens.metrics import probabilities, summary
 from darklens.storage import checkpoint
 from darklens.storage.training_config import TrainingRecipe
 from darklens.training.ranks import Ranks
@@ -46,7 +52,8 @@ class TrainingState:
             synchronise(self.averaged.module, ranks)
         synchronise(self.network, ranks)
         self.optimiser = OPTIMISERS[recipe.optimiser](self.network, recipe.lr, recipe.weight_decay)
-        self.precision, self.class_weights = "fp32", None
+        self.precision = "fp32"
+        self.class_weights: dict[str, float] | None = None
         self.epoch = self.step = 0
         self.sums = [0.0, 0.0]  # of this epoch so far: loss, correct answers
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
@@ -57,6 +64,34 @@ class TrainingState:
     def evaluated(self) -> nn.Module:
         """The network that is evaluated and kept: the trained one, or the exponential moving average of its weights."""
         return self.averaged.module if self.averaged else self.network
+
+    def add_to_curves(self, logits: np.ndarray, log: Callable[[str], None]) -> list[float]:
+        """An epoch's figures, with logits (n, K) of val, into curves and log; its score: macro AUC, then the loss."""
+        labels, images = self.val.labels, len(self.train.labels)
+        accuracy = 100 * float((logits.argmax(1) == labels).mean())
+        loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+        train_loss, train_accuracy = self.sums[0] / images, 100 * self.sums[1] / images
+        for name, value in zip(CURVES, (train_loss, loss, train_accuracy, accuracy), strict=True):
+            self.curves[name].append(value)
+        auc = summary.evaluate(logits, labels, self.classifier.classes, bootstrap=0)["auc"]["macro"]["value"]
+        log(
+            f"epoch {self.epoch + 1}/{self.recipe.epochs}  train loss {train_loss:.4f} accuracy {train_accuracy:.2f}%  "
+            f"{self.val.split.name} loss {loss:.4f} accuracy {accuracy:.2f}%  "
+            f"macro AUC {'-' if auc is None else f'{auc:.4f}'}"
+        )
+        return [accuracy / 100 if auc is None else auc, -loss]
+
+    def keep_best(self, score: list[float], logits: np.ndarray) -> None:
+        """Save the network where its score is the best so far. Raises TrainingError for logits that are not finite."""
+        if not np.isfinite(logits).all():
+            raise TrainingError(f"the network's outputs are not finite after epoch {self.epoch + 1}. Lower --lr")
+        if self.best["score"] is not None and score <= self.best["score"]:
+            return
+        temperature = probabilities.fit_temperature(logits, self.val.labels)
+        self.best = {"score": score, "epoch": self.epoch + 1, "logits": torch.from_numpy(logits)}
+        self.classifier.epoch, self.classifier.temperature = self.epoch + 1, temperature
+        if self.ranks.first:
+            save_model(replace(self.classifier, network=self.evaluated), self.folder / BEST)
 
     def save(self) -> None:
         """Write all that `resume` needs to `last-state.pt`. Raises CheckpointError."""

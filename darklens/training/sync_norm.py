@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from darklens.training.ranks import Ranks
 
@@ -19,7 +18,7 @@ def synchronise(network: nn.Module, ranks: Ranks) -> None:
         return
     for module in list(network.modules()):
         if hasattr(module, "shared"):  # the field batch norm
-            module.shared = functools.partial(_shared_norm, ranks)
+            setattr(module, "shared", functools.partial(_shared_norm, ranks))  # noqa: B010  # typed as any attribute
         for name, child in module.named_children():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 setattr(module, name, SharedBatchNorm(child, ranks))
@@ -30,6 +29,11 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     A single row, which has no spread, is normalised by the running statistics.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm, ranks: Ranks):
         super().__init__(norm.num_features, norm.eps, norm.momentum)
@@ -45,7 +49,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         y, mean, var, count = _shared_norm(self.ranks, x, self.weight, self.bias, 1, self.eps, relu=False)
         with torch.no_grad():
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), self.momentum)
         return y
@@ -77,11 +81,10 @@ class _SharedNorm(torch.autograd.Function):
         ctx.save_for_backward(x, count, *channels)
         ctx.group, ctx.eps, ctx.relu, ctx.ranks = group, eps, relu, ranks
         ctx.mark_non_differentiable(mean, var, count)
-        y = F.batch_norm(x, *channels, False, 0.0, eps)
+        y = F.batch_norm(x, channels[0], channels[1], channels[2], channels[3], False, 0.0, eps)
         return y.relu_() if relu else y, mean, var, count
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, count, mean, var, weight, bias = ctx.saved_tensors
         invstd = (var + ctx.eps).rsqrt()

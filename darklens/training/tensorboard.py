@@ -79,11 +79,8 @@ def _parameters(metrics: dict[str, Any]) -> dict[str, bool | int | float | str]:
 
 
 def _plain(value: object) -> bool | int | float | str:
-    return value if isinstance(value, (bool, int, str)) or _is_finite(value) else str(value)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
+    finite = isinstance(value, float) and math.isfinite(value)
+    return value if isinstance(value, (bool, int, str)) or (finite and isinstance(value, float)) else str(value)
 
 
 def _markdown(matrix: list[list[int]], classes: list[str]) -> str:

@@ -6,26 +6,20 @@ run.fit()                                            # the best network is now i
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from darklens.classifier.classifier import Classifier
-from darklens.classifier.saved import save_model
 from darklens.data.batches import Batch, Batches
 from darklens.errors import Interrupted, TrainingError
 from darklens.machine import autocast
-from darklens.metrics import probabilities, summary
 from darklens.plots import run
 from darklens.storage import records
 from darklens.storage.progress import progress
@@ -34,7 +28,8 @@ from darklens.training.evaluate import enough_memory, evaluate, recalibrate
 from darklens.training.loss import as_weights, cross_entropy
 from darklens.training.ranks import Ranks
 from darklens.training.recipes import SCHEDULES
-from darklens.training.state import BEST, CURVES, TrainingState
+from darklens.training.signals import collect_signals
+from darklens.training.state import TrainingState
 
 
 class Trainer(TrainingState):
@@ -72,11 +67,12 @@ class Trainer(TrainingState):
         self.signals: list[int] = []  # received, which ask to stop
 
     def fit(self) -> None:
-        with _collect_signals() as self.signals, enough_memory(self.recipe.batch_size):
+        with collect_signals() as self.signals, enough_memory(self.recipe.batch_size):
             while self.epoch < self.recipe.epochs:
                 self._train_epoch()
                 self._finish_epoch()
-                self._stop_if_asked()
+                if number := self._signal():
+                    raise Interrupted(number)
         self._draw_curves(last=True)
 
     def _train_epoch(self) -> None:
@@ -126,9 +122,8 @@ class Trainer(TrainingState):
         return loss_sum / self.ranks.batch_size, correct_sum
 
     def learning_rate(self) -> float:
-        total = self.recipe.epochs * len(self.train)
-        progress = (self.epoch * len(self.train) + self.step) / total
-        return self.recipe.lr * SCHEDULES[self.recipe.schedule](progress)
+        done = (self.epoch * len(self.train) + self.step) / (self.recipe.epochs * len(self.train))
+        return self.recipe.lr * SCHEDULES[self.recipe.schedule](done)
 
     def _check_finite(self, loss: float, batch: Batch) -> None:
         if math.isfinite(loss):
@@ -144,7 +139,8 @@ class Trainer(TrainingState):
     def _finish_epoch(self) -> None:
         self._recalibrate()
         logits = self.evaluate_val()
-        self._keep_best(self._add_to_curves(logits), logits)
+        score = self.add_to_curves(logits, self.log)
+        self.keep_best(score, logits)
         if self.on_epoch:
             self.on_epoch(self.curves, self.learning_rate())
         self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0]
@@ -157,12 +153,8 @@ class Trainer(TrainingState):
         """Batch norms' statistics anew. Averaged weights always need it: no batch has gone through them."""
         if batches := self.recipe.recalibrate or (20 if self.averaged else 0):
             first = itertools.islice(self.train.epoch(self.epoch), batches)
-            recalibrate(
-                self.evaluated.train(),
-                first,
-                self.precision,
-                lambda number: self.ranks.set_batch(self.train.count(number)),
-            )
+            set_batch = lambda number: self.ranks.set_batch(self.train.count(number))  # noqa: E731
+            recalibrate(self.evaluated.train(), first, self.precision, set_batch)
 
     def evaluate_val(self) -> np.ndarray:
         """Logits (n, K) of the validation images."""
@@ -173,34 +165,6 @@ class Trainer(TrainingState):
                 self._save_or_stop()
 
         return evaluate(self.evaluated, self.val, self.precision, bar, self.ranks)
-
-    def _add_to_curves(self, logits: np.ndarray) -> list[float]:
-        """The epoch's figures into the curves and the log; its score: macro AUC, then the loss."""
-        labels, images = self.val.labels, len(self.train.labels)
-        accuracy = 100 * float((logits.argmax(1) == labels).mean())
-        loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
-        train_loss, train_accuracy = self.sums[0] / images, 100 * self.sums[1] / images
-        for name, value in zip(CURVES, (train_loss, loss, train_accuracy, accuracy), strict=True):
-            self.curves[name].append(value)
-        auc = summary.evaluate(logits, labels, self.classifier.classes, bootstrap=0)["auc"]["macro"]["value"]
-        self.log(
-            f"epoch {self.epoch + 1}/{self.recipe.epochs}  train loss {train_loss:.4f} accuracy {train_accuracy:.2f}%  "
-            f"{self.val.split.name} loss {loss:.4f} accuracy {accuracy:.2f}%  "
-            f"macro AUC {'-' if auc is None else f'{auc:.4f}'}"
-        )
-        return [accuracy / 100 if auc is None else auc, -loss]
-
-    def _keep_best(self, score: list[float], logits: np.ndarray) -> None:
-        """The best epoch has the highest macro AUC; equal ones are told apart by the loss."""
-        if not np.isfinite(logits).all():
-            raise TrainingError(f"the network's outputs are not finite after epoch {self.epoch + 1}. Lower --lr")
-        if self.best["score"] is not None and score <= self.best["score"]:
-            return
-        temperature = probabilities.fit_temperature(logits, self.val.labels)
-        self.best = {"score": score, "epoch": self.epoch + 1, "logits": torch.from_numpy(logits)}
-        self.classifier.epoch, self.classifier.temperature = self.epoch + 1, temperature
-        if self.ranks.first:
-            save_model(replace(self.classifier, network=self.evaluated), self.folder / BEST)
 
     def _draw_curves(self, last: bool = False) -> None:
         due = time.monotonic() - self.plotted_at > 60 and not self.signals  # who asks to stop does not wait for them
@@ -216,27 +180,9 @@ class Trainer(TrainingState):
         if number:
             raise Interrupted(number)
 
-    def _stop_if_asked(self) -> None:
-        if number := self._signal():
-            raise Interrupted(number)
-
     def _signal(self) -> int:
         """The signal that asked this process, or another, to stop: all of them learn it at the same place."""
         return self.ranks.all_reduce_max(self.signals[0] if self.signals else 0)
 
     def _bar(self, title: str, total: int, start: int = 0) -> progress:
         return progress(total, title, "step", self.quiet, start)
-
-
-@contextlib.contextmanager
-def _collect_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT so that the loop can stop between two steps."""
-    received: list[int] = []
-    previous = {
-        s: signal.signal(s, lambda number, frame: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

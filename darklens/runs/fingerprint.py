@@ -1,0 +1,42 @@
+"""Are the images still those that a run began with? Their files are compared, and where those have changed, pixels."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from darklens.data.folder import LensFolder
+from darklens.data.source import ImageSource
+
+SAMPLE = 2000  # images of a split whose pixels are read, evenly taken; of a smaller one, all
+
+
+def fingerprints(folder: LensFolder) -> dict[str, str]:
+    """Of each split: hashes of its files (names, sizes, times) and of the pixels of its images, or of some of them.
+
+    Raises DataError for a bad image.
+    """
+    return {name: f"{_files(split.images)} {_pixels(split.images)}" for name, split in folder.splits.items()}
+
+
+def compare(before: dict[str, str], folder: LensFolder) -> tuple[list[str], list[str]]:
+    """The splits whose images are others than before, and those whose files alone have changed, as by copying."""
+    touched = [
+        name
+        for name, split in folder.splits.items()
+        if name in before and _files(split.images) != before[name].split(" ")[0]
+    ]
+    replaced = [name for name in touched if _pixels(folder.splits[name].images) != before[name].split(" ")[-1]]
+    return replaced, [name for name in touched if name not in replaced]
+
+
+def _files(images: ImageSource) -> str:
+    return images.stamp(range(len(images)))
+
+
+def _pixels(images: ImageSource) -> str:
+    digest = hashlib.sha256()
+    for index in np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int):
+        digest.update(np.ascontiguousarray(images.read(int(index)).values).data)
+    return digest.hexdigest()
