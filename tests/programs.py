@@ -9,7 +9,7 @@ from pathlib import Path
 from conftest import ROOT, program_environment
 
 from darklens.commands import run as commands_run
-from darklens.training import trainer
+from darklens.training import state
 
 SMALL = ["--arch", "compact", "--epochs", "2", "--batch_size", "8", "--use_cuda", "False", "--quiet"]
 
@@ -49,5 +49,5 @@ def final(folder: Path) -> dict:
     """Everything a run ends with, but for the clock and the folder's name."""
     found = json.loads((folder / "metrics.json").read_text())
     found.pop("timing")
-    curves = {name: (folder / f"{name}.npy").read_bytes() for name in trainer.CURVES}
+    curves = {name: (folder / f"{name}.npy").read_bytes() for name in state.CURVES}
     return {**found, **curves, "best": (folder / "best-model-parameters.pt").read_bytes()}
