@@ -40,7 +40,7 @@ from memory import write_images
 from darklens import machine
 from darklens.commands import run as commands_run
 from darklens.storage import checkpoint
-from darklens.training import trainer
+from darklens.training import state, trainer
 
 COMPACT = ["--arch", "compact", "--epochs", "4", "--batch_size", "4"]
 
@@ -267,7 +267,7 @@ class Run:
         found = json.loads((self.folder / "metrics.json").read_text())
         del found["timing"]
         parts = [json.dumps(found, sort_keys=True).encode(), (self.folder / "best-model-parameters.pt").read_bytes()]
-        parts += [(self.folder / f"{name}.npy").read_bytes() for name in trainer.CURVES]
+        parts += [(self.folder / f"{name}.npy").read_bytes() for name in state.CURVES]
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
 

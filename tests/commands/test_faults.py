@@ -33,7 +33,7 @@ from darklens.data.source import Files
 from darklens.errors import CheckpointError
 from darklens.reports import equivariance
 from darklens.storage import checkpoint, runs
-from darklens.training import evaluate, trainer
+from darklens.training import evaluate, state, trainer
 
 SMALL = ["--N", "2", "--arch", "compact", "--epochs", "2", "--batch_size", "8", "--use_cuda", "False", "--quiet"]
 TRAIN = ["--data_dir", "images_t", *SMALL]
@@ -493,7 +493,7 @@ def test_constant_and_negative_images_are_legal(data, capsys):
     assert commands_run.main(TRAIN) == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 1 and "0001.npy" in warnings[0] and "2 of 12" in warnings[0]
-    assert all(np.isfinite(np.load(folder_of(data.parent) / f"{name}.npy")).all() for name in trainer.CURVES)
+    assert all(np.isfinite(np.load(folder_of(data.parent) / f"{name}.npy")).all() for name in state.CURVES)
 
 
 def failing_after(steps: int, result) -> object:
