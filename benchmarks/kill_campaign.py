@@ -39,8 +39,9 @@ from memory import write_images
 
 from darklens import machine
 from darklens.commands import run as commands_run
+from darklens.runs import train as runs_train
 from darklens.storage import checkpoint
-from darklens.training import state, trainer
+from darklens.training.state import CURVES
 
 COMPACT = ["--arch", "compact", "--epochs", "4", "--batch_size", "4"]
 
@@ -122,7 +123,7 @@ def start(arguments: list[str], here: Path, prepare: Callable[[], None]) -> int:
 
 def prepare(kind: Kind, death: tuple[str, int] | None = None) -> None:
     """States every moment, no pictures; death at one of POINTS, when it is reached for so many times."""
-    trainer.Trainer = functools.partial(trainer.Trainer, save_every=kind.save_every)
+    runs_train.Trainer = functools.partial(runs_train.Trainer, save_every=kind.save_every)
     os.environ["LENS_PICTURES"] = "none"
     if kind.streamed:
         machine.available_memory = lambda: 0
@@ -267,7 +268,7 @@ class Run:
         found = json.loads((self.folder / "metrics.json").read_text())
         del found["timing"]
         parts = [json.dumps(found, sort_keys=True).encode(), (self.folder / "best-model-parameters.pt").read_bytes()]
-        parts += [(self.folder / f"{name}.npy").read_bytes() for name in state.CURVES]
+        parts += [(self.folder / f"{name}.npy").read_bytes() for name in CURVES]
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
 

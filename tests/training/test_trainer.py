@@ -121,7 +121,7 @@ def test_diverged_network_keeps_the_last_good_one(folder, tmp_path):
     run.fit()
     good = (tmp_path / "r" / "best-model-parameters.pt").read_bytes()
     with pytest.raises(TrainingError, match="not finite"):
-        run._keep_best([1.0, 0.0], np.full((9, 3), np.nan))
+        run.keep_best([1.0, 0.0], np.full((9, 3), np.nan))
     assert (tmp_path / "r" / "best-model-parameters.pt").read_bytes() == good
 
 
