@@ -46,6 +46,7 @@ SMOOTH_NAMES = {"axis_ratio": "source_axis_ratio", "sersic_index": "source_index
 WINDOW, WIDE = 5.25, 1.7  # arcsec; half a window over the Einstein radius: where it is less, a larger one is fitted
 MAX_PIXELS = 301  # on a side of the window
 HUGE = 1e3  # times the median of a noise map: the mark of a bad pixel
+SURE = 5.0  # standard deviations of the residual's significance
 PSF_PIXELS = 2.2  # FWHM of the Gaussian that stands for a PSF which nobody knows
 
 
@@ -154,7 +155,9 @@ def fit_smooth(image: LensImage, known_noise: bool) -> Fit:
 def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) -> LensFit:
     table = {SMOOTH_NAMES.get(name, name): column[0] for name, column in result.table().items()}
     values = {name: table[name] for name in COLUMNS if name in table} | {"lens_light": "none"}
-    flag = str(table["flag"])
+    flags = [str(table["flag"])] * bool(table["flag"])
+    if table["residual_significance"] > SURE and not flags:
+        flags.append("more than noise is left: substructure, or not such a lens")
     panels = None
     if pictures:
         size, amplitude = result.residual.shape[-1], result.image[0] - result.sky[0]
@@ -163,7 +166,7 @@ def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) 
         residual = np.where(result.mask[0], np.nan, result.residual[0])
         light = np.full_like(amplitude, result.sky[0])
         panels = LensPictures(data, light, amplitude, residual, None, size * image.pixel_scale / 2)
-    return LensFit(values, [flag] * bool(flag), notes, panels)
+    return LensFit(values, flags, notes, panels)
 
 
 def _of_observed(result: ObservedFit, notes: list[str], pictures: bool) -> LensFit:

@@ -256,3 +256,10 @@ def test_wrong_command_lines_get_one_line(tmp_path, monkeypatch, capsys, words, 
     except SystemExit as error:
         status = error.code
     assert status != 0 and message in capsys.readouterr().err
+
+
+def test_more_than_noise_is_flagged():
+    images, _ = fit_data.images(fit_data.F, "vort", 2)
+    for image in images:
+        result = fit_lens(LensImage(image.astype(float), SCALE, None, PSF))
+        assert result.values["residual_significance"] > 5 and len(result.flags) == 1
