@@ -147,6 +147,13 @@ def test_odd_images_give_a_row(kind):
         assert row["flag"] == "no_fit" and "nothing to fit" in row["note"]
     else:
         assert math.isfinite(row["einstein_radius"])
+    if kind == "no source":
+        assert "uncertain" in row["flag"]
+
+
+def test_an_image_upside_down_in_brightness_is_a_poor_fit():
+    truth = galaxy_lenses.draw(3, pixels=101, radius=1.0)
+    assert "poor_fit" in fit_observed(-truth.image, truth.noise, truth.psf, 0.05).flag
 
 
 def test_wrong_shapes_are_told():

@@ -11,6 +11,9 @@ from darklens.fit.observed.result import ObservedFit
 MIN_PIXELS = 400  # that count
 BROAD = 0.55  # arcsec: a source that large has taken over light of the lens galaxy
 CLOSE = 25.0  # of penalised chi-square: a rival fit
+POOR = 10.0  # of chi-square a pixel round the arcs
+UNCERTAIN = 0.1  # of the Einstein radius: its standard deviation
+FAINT = 10.0  # signal-to-noise of all arcs: less is no lens, or none that could be told from the galaxy
 APART = 0.05  # of the Einstein radius: the two sources' fits, or a rival's
 
 
@@ -29,9 +32,15 @@ def empty(cutout: Cutout) -> ObservedFit:
     return ObservedFit(nothing, nothing, np.nan, noise, "no_fit", reason, cutout, blank, blank, source, 0.0)
 
 
-def words(fit: JointFit, final: JointFit, rivals: list[JointFit], temper: float) -> str:
-    """The flag: words for what speaks against the Einstein radius."""
-    flag = []
+def words(
+    fit: JointFit, final: JointFit, rivals: list[JointFit], *, chi_square: float, uncertainty: float, signal: float
+) -> str:
+    """The flag: words for what speaks against the Einstein radius.
+
+    chi_square: a pixel round the arcs. uncertainty: of the Einstein radius, relative. signal: to noise, of the arcs.
+    """
+    flag = ["poor_fit"] * (chi_square > POOR) + ["uncertain"] * (uncertainty > UNCERTAIN)
+    flag += ["no_arcs"] * (signal < FAINT)
     if np.exp(fit.q[NAMES.index("log_radius")]) > BROAD:
         flag.append("broad_source")
     if abs(final.q[0] / fit.q[0] - 1) > APART:

@@ -148,7 +148,9 @@ def report(
     distance = cutout.radius(q[5:7])
     ring = cutout.good & (distance > 0.5 * q[0]) & (distance < 1.6 * q[0])
     chi_square = float(np.mean(((cutout.data - model) / cutout.sigma)[ring] ** 2)) if ring.any() else np.nan
-    words = flags.words(stage.fit, final, rivals, stage.temper)
+    signal = float(np.sqrt(np.square((arcs / cutout.sigma)[cutout.good]).sum()))
+    quality = {"chi_square": chi_square, "uncertainty": float(sd[0] / q[0]), "signal": signal}
+    words = flags.words(stage.fit, final, rivals, **quality)
     note = flags.note(noise, masked_objects)
     source = np.zeros(len(grid.nodes) ** 2)
     source[grid.inside] = final.linear[len(light.columns) :]

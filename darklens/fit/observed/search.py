@@ -18,6 +18,7 @@ from darklens.fit.observed.parameters import PARAMETERS
 from darklens.fit.observed.rays import Rays, SourceGrid
 
 BIN = 0.15  # arcsec a bin at most
+MIN_BINS = 15  # on a side
 RADII = 19  # log-spaced
 REACH, STEP, WIDTH = 0.72, 0.12, 0.75  # of the grid, in Einstein radii, and its Gaussians in steps
 APART = 0.07  # of ln Einstein radius, between starts
@@ -52,7 +53,7 @@ def range_of_radii(cutout: Cutout) -> np.ndarray:
 
 def search(cutout: Cutout, light: LightModel, sigma: np.ndarray, halo: np.ndarray) -> Search:
     """Starts for a lens whose galaxy is `light`; sigma: (n, n); halo: (2,) the light's ellipticity."""
-    b = max(1, int(BIN / cutout.pixel_scale + 1e-6))
+    b = max(1, min(int(BIN / cutout.pixel_scale + 1e-6), cutout.size // MIN_BINS))
     weight = np.where(cutout.good, sigma**-2.0, 0.0)
     total = _bins(np.ones((1, *weight.shape)), weight, b)[0]
     root = np.sqrt(total).ravel()
