@@ -50,8 +50,8 @@ class Request(NamedTuple):
     names: re.Pattern[str] | None = None
 
 
-class Read(NamedTuple):
-    """What readers of files return.
+class RawImage(NamedTuple):
+    """What a file holds, its values unchecked.
 
     scale: height and width of a pixel in arcsec, where the file says; scale_problem: why it does not, where it seems
     to.

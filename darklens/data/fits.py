@@ -23,7 +23,7 @@ import numpy as np
 from darklens.data.checks import (
     MAX_PIXELS,
     MIN_SIZE,
-    Read,
+    RawImage,
     Request,
     check_size,
     check_start,
@@ -89,7 +89,7 @@ def read_fits(
     path: str | Path,
     file: BinaryIO,
     request: Request,
-) -> Read:
+) -> RawImage:
     """One image of one or three planes, with BSCALE, BZERO and BLANK (NaN) applied.
 
     The notes say which HDU it is where there are several images. Raises DataError.
@@ -98,7 +98,7 @@ def read_fits(
     file = _unpack(path, file)
     check_start(path, file, "a FITS file", (b"SIMPLE",))
 
-    def read() -> Read:
+    def read() -> RawImage:
         units = _find_units(fits, file)
         image = _choose(path, units, request)
         check_size(path, image.shape, request.min_size)
@@ -107,7 +107,7 @@ def read_fits(
     return guarded(path, "FITS", read)
 
 
-def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, image: Unit, units: list[Unit]) -> Read:
+def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, image: Unit, units: list[Unit]) -> RawImage:
     """Everything is checked against the headers and the file's length before astropy acts upon them."""
     if image.shape is None:
         raise DataError(f"{path}: {image.title} is no image")
@@ -125,7 +125,7 @@ def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, image: Unit, u
     images = sum(other.side >= MIN_SIZE for other in units)
     notes = [f"{image.title} of {images} images"] if images > 1 else [image.title] if image.number else []
     notes += ["its unit, BUNIT, cannot be read"] if damaged else []
-    return Read(array, unit or None, tuple(notes), *header_scale(image.header, units[0].header))
+    return RawImage(array, unit or None, tuple(notes), *header_scale(image.header, units[0].header))
 
 
 def _unpack(path: str | Path, file: BinaryIO) -> BinaryIO:

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from darklens.data.checks import MIN_SIZE, Read, Request, central, channels_first, check_size, layout
+from darklens.data.checks import MIN_SIZE, RawImage, Request, central, channels_first, check_size, layout
 from darklens.data.fits import read_fits
 from darklens.data.npy import checked_header, read_array, read_npy
 from darklens.data.raster import read_png, read_tiff
@@ -86,7 +86,7 @@ def read_picture(path: str | Path, hdu: int | str | None = None, window: int | N
     return make_picture(path, content.array, content.unit, content.notes, window, content.scale)
 
 
-def read_file(path: str | Path, request: Request) -> Read:
+def read_file(path: str | Path, request: Request) -> RawImage:
     """What a file whose name ends in one of EXTENSIONS holds, its values unchecked. Raises DataError."""
     extension = find_extension(path)
     if extension is None:
@@ -249,7 +249,7 @@ def _fill_border(plane: np.ndarray) -> np.ndarray:
     return border
 
 
-EXTENSIONS: dict[str, Callable[..., Read]] = {
+EXTENSIONS: dict[str, Callable[..., RawImage]] = {
     ".npy": read_npy,
     **{f"{name}{packed}": read_fits for packed in ("", ".gz", ".bz2", ".fz") for name in (".fits", ".fit", ".fts")},
     ".fz": read_fits,

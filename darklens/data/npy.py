@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from darklens.data.checks import Read, Request, check_size, check_start, file_length
+from darklens.data.checks import RawImage, Request, check_size, check_start, file_length
 from darklens.errors import DataError
 
 MAX_HEADER = 10_000  # bytes: the bound of NumPy's own reader
@@ -42,11 +42,11 @@ def read_header(path: str | Path, file: BinaryIO) -> Header:
     return Header(descr, tuple(map(int, re.findall("[0-9]+", shape))), order == "True")
 
 
-def read_npy(path: str | Path, file: BinaryIO, request: Request) -> Read:
+def read_npy(path: str | Path, file: BinaryIO, request: Request) -> RawImage:
     """The array of a `.npy` file, as stored. Executes nothing. Raises DataError."""
     header = checked_header(path, file)
     check_size(path, header.shape, request.min_size)
-    return Read(read_array(path, file, header))
+    return RawImage(read_array(path, file, header))
 
 
 def checked_header(path: str | Path, file: BinaryIO) -> Header:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from darklens.data.checks import Read, Request, check_size, check_start, file_length, guarded, import_library
+from darklens.data.checks import RawImage, Request, check_size, check_start, file_length, guarded, import_library
 from darklens.errors import DataError
 
 PNG_KINDS = {(8, 0): "u1", (16, 0): "u2", (8, 2): "u1"}  # bits, colour type
@@ -25,7 +25,7 @@ TIFF_KINDS = {  # photometric interpretation, sample format, bits of each sample
 RASTER_RATIO = 2000  # bytes of pixels a byte of file; more is a bomb, or nearly constant
 
 
-def read_png(path: str | Path, file: BinaryIO, request: Request) -> Read:
+def read_png(path: str | Path, file: BinaryIO, request: Request) -> RawImage:
     """The pixels of a grey or RGB PNG at full depth: (H, W) or (H, W, 3). Raises DataError for any other kind."""
     start = check_start(path, file, "a PNG file", (b"\x89PNG\r\n\x1a\n",))
     image = _open_raster(path, file, "PNG")
@@ -34,7 +34,7 @@ def read_png(path: str | Path, file: BinaryIO, request: Request) -> Read:
     return _decode(path, image, kind, file_length(file))
 
 
-def read_tiff(path: str | Path, file: BinaryIO, request: Request) -> Read:
+def read_tiff(path: str | Path, file: BinaryIO, request: Request) -> RawImage:
     """The first image of a grey or RGB TIFF: (H, W) or (H, W, 3). Raises DataError for any other kind."""
     check_start(path, file, "a TIFF file", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
     image = _open_raster(path, file, "TIFF")
@@ -59,7 +59,7 @@ def _open_raster(path: str | Path, file: BinaryIO, kind: str) -> Any:
     return guarded(path, kind, read)
 
 
-def _decode(path: str | Path, image: Any, kind: str | None, length: int) -> Read:
+def _decode(path: str | Path, image: Any, kind: str | None, length: int) -> RawImage:
     """The pixels, in the number type `kind` that the file has them in. length: bytes in the file."""
     if kind is None:
         raise DataError(
@@ -72,4 +72,4 @@ def _decode(path: str | Path, image: Any, kind: str | None, length: int) -> Read
         raise DataError(f"{path}: damaged, its header promises shape {shape}, the file has {length} bytes")
     notes = ("the first of several images",) if getattr(image, "is_animated", False) else ()
     array = guarded(path, image.format, lambda: np.asarray(image).astype(kind))
-    return Read(array, notes=notes)
+    return RawImage(array, notes=notes)

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from darklens import machine
 from darklens.classifier.predictions import format_cell
-from darklens.data.checks import Read, Request, layout
+from darklens.data.checks import RawImage, Request, layout
 from darklens.data.image import read_file
 from darklens.data.noise_psf import read_mask, read_noise, read_psf, split_hdu
 from darklens.data.outputs import check_output
@@ -147,7 +147,7 @@ class LensReader(Dataset):
         mask = _beside(item, "nothing masked: mask", entry.mask, read_mask, root, size)
         return LensImage(pixels, item.scale, noise, self._psf(item), mask)
 
-    def _scale(self, item: FitItem, contents: Read) -> float:
+    def _scale(self, item: FitItem, contents: RawImage) -> float:
         """Arcsec a pixel, by the file's header, else by the list, else as all files are said to have. DataError."""
         if contents.scale is not None:
             return mean_scale(contents.scale)

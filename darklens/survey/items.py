@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.fit_input import FitInput, Kernel, fill_weightless, fit_flags, fit_inputs
 from darklens.classifier.predictions import CONSTANT, FILLED, Prediction, format_cell
-from darklens.data.checks import Read, Request, central, layout
+from darklens.data.checks import RawImage, Request, central, layout
 from darklens.data.image import Picture, check_channels, make_picture, read_file
 from darklens.data.noise_psf import read_mask, read_noise, read_psf, split_hdu
 from darklens.data.pixel_scale import mean_scale
@@ -137,7 +137,7 @@ class SurveyReader(Dataset):
         return FitInput(pixels[:, rows, columns], noise, psf, mask)
 
 
-def _describe(item: Item, contents: Read, reading: Reading) -> tuple[float, float]:
+def _describe(item: Item, contents: RawImage, reading: Reading) -> tuple[float, float]:
     """Note what the file says; how many of its pixels a pixel for the network is high and wide."""
     item.unit, step = contents.unit or "", (1.0, 1.0)
     sides = _sides(item, contents)
@@ -159,7 +159,7 @@ def _describe(item: Item, contents: Read, reading: Reading) -> tuple[float, floa
     return step
 
 
-def _sides(item: Item, contents: Read) -> tuple[float, float] | None:
+def _sides(item: Item, contents: RawImage) -> tuple[float, float] | None:
     """Height and width of a pixel in arcsec, by the file's header, else by the list."""
     listed = item.entry.pixel_scale
     if contents.scale is None:
@@ -169,7 +169,7 @@ def _sides(item: Item, contents: Read) -> tuple[float, float] | None:
     return contents.scale
 
 
-def _noise(item: Item, root: str, contents: Read) -> np.ndarray | None:
+def _noise(item: Item, root: str, contents: RawImage) -> np.ndarray | None:
     """The noise map of an image, where there is one that fits it."""
     shape = layout(contents.array.shape)
     if not item.entry.noise_map or shape is None:
@@ -181,7 +181,7 @@ def _noise(item: Item, root: str, contents: Read) -> np.ndarray | None:
         return None
 
 
-def _side_planes(item: Item, root: str, contents: Read) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _side_planes(item: Item, root: str, contents: RawImage) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The noise map, NaN where there is no weight, and the mask that is not in it already."""
     noise, shape, mask = _noise(item, root, contents), layout(contents.array.shape), None
     if item.entry.mask and shape is not None:
@@ -194,7 +194,7 @@ def _side_planes(item: Item, root: str, contents: Read) -> tuple[np.ndarray | No
     return np.where(mask, np.nan, noise), None
 
 
-def _picture(path: str, contents: Read, noise: np.ndarray | None, mask: np.ndarray | None, window: int) -> Picture:
+def _picture(path: str, contents: RawImage, noise: np.ndarray | None, mask: np.ndarray | None, window: int) -> Picture:
     """The checked picture; pixels that noise map or mask give no weight hold the median, not what was wrong there."""
     array, notes = contents.array, contents.notes
     weightless = mask if noise is None else np.isnan(noise)
