@@ -183,9 +183,9 @@ class PageWriter:
         if classified:
             novelty = np.array([np.nan if row.novelty is None else row.novelty for row in classified])
             features = [row.embedding for row in classified if row.embedding is not None]
-            known = len(features) == len(classified)
+            complete = len(features) == len(classified)
             probabilities = np.array([row.probabilities for row in classified], float)
-            places[good] = labelling_order(probabilities, novelty, np.stack(features) if known else None)
+            places[good] = labelling_order(probabilities, novelty, np.stack(features) if complete else None)
         return places
 
 

@@ -137,8 +137,8 @@ def _per_class(metrics: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 def _at_one_percent(rates: Any) -> float | None:
     """Of {"0.01": rate, ...}."""
-    found = [value for key, value in rates.items() if float(key) == 0.01] if isinstance(rates, dict) else []
-    return found[0] if found else None
+    values = [value for key, value in rates.items() if float(key) == 0.01] if isinstance(rates, dict) else []
+    return values[0] if values else None
 
 
 def _share(value: float | None) -> str:
@@ -156,12 +156,12 @@ def _confusion(metrics: dict[str, Any]) -> list[tuple[str, list[tuple[int, str, 
 
 def _calibration(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Scores of the probabilities as trained, and at the fitted temperature."""
-    after = metrics.get("calibrated") or {}
+    calibrated = metrics.get("calibrated") or {}
 
     def text(value: float | None) -> str:
         return "" if value is None else f"{value:.4f}"
 
-    return [(title, text(metrics.get(key)), text(after.get(key))) for key, title in SCORES.items()]
+    return [(title, text(metrics.get(key)), text(calibrated.get(key))) for key, title in SCORES.items()]
 
 
 def _settings(record: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

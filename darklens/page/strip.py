@@ -110,15 +110,15 @@ def _colours(anchors: str, count: int) -> np.ndarray:
 
 def _levels(name: str, array: np.ndarray, window: tuple[float, float, float]) -> np.ndarray:
     """(S, S) uint8 indices into the palette."""
-    known = np.isfinite(array)
+    finite = np.isfinite(array)
     if name in ("residual", "detection"):
-        share, first, count = (np.where(known, array, 0) / LIMIT + 1) / 2, LEVELS, SIGNED_LEVELS
+        share, first, count = (np.where(finite, array, 0) / LIMIT + 1) / 2, LEVELS, SIGNED_LEVELS
     else:
         black, white, softening = brightness_range(array) if name == "source" else window
-        stretched = np.arcsinh((np.where(known, array, black) - black) / softening)
+        stretched = np.arcsinh((np.where(finite, array, black) - black) / softening)
         share, first, count = stretched / np.arcsinh((white - black) / softening), 0, LEVELS
     indices = first + np.rint(np.clip(share, 0, 1) * (count - 1)).astype(int)
-    return np.where(known, indices, MISSING).astype(np.uint8)
+    return np.where(finite, indices, MISSING).astype(np.uint8)
 
 
 def _shrink(array: np.ndarray) -> np.ndarray:

@@ -102,29 +102,29 @@ def describe(classifier: Classifier) -> str:
     """The network, for the head of a page."""
     config, view = classifier.config, classifier.preprocess.view
     group = f"{config['sym_group'][0]}{config['N']}" if "sym_group" in config else classifier.kind
-    seen = {"image": "images", "residual": "residuals", "both": "images and residuals"}[view]
-    return " ".join(filter(None, [config.get("arch"), group, "network, on", seen]))
+    views = {"image": "images", "residual": "residuals", "both": "images and residuals"}[view]
+    return " ".join(filter(None, [config.get("arch"), group, "network, on", views]))
 
 
 def page_row(item: Item) -> PageRow:
     """What the page shows of an item: what it has no place for goes into its other columns."""
-    cells, said = item.as_row(), item.prediction
+    cells, prediction = item.as_row(), item.prediction
     columns = {name: cell for name, cell in cells.items() if cell and name not in SHOWN}
-    if said is None:
+    if prediction is None:
         return PageRow(cells["file"], flag=cells["flag"], columns=columns)
     columns = {name: cell for name, cell in columns.items() if not name.startswith(("p_", "calibrated_"))}
-    fit = said.fit_row
+    fit = prediction.fit_row
     return PageRow(
         cells["file"],
         item.strip,
-        said.class_name,
-        tuple((said.calibrated or said.probabilities).values()),
+        prediction.class_name,
+        tuple((prediction.calibrated or prediction.probabilities).values()),
         cells["flag"],
-        novelty=said.novelty,
+        novelty=prediction.novelty,
         chi_square=fit.get("chi_square"),
         einstein_radius=fit.get("einstein_radius"),
         einstein_radius_sd=fit.get("einstein_radius_sd"),
         columns=columns,
-        embedding=said.features,
+        embedding=prediction.features,
         true=item.listed.get(TRUE, ""),
     )
