@@ -54,7 +54,7 @@ class RawImage(NamedTuple):
     """What a file holds, its values unchecked.
 
     scale: height and width of a pixel in arcsec, where the file says; scale_problem: why it does not, where it seems
-    to.
+    to; telescope: which one took the image, where the file says.
     """
 
     array: np.ndarray
@@ -62,6 +62,7 @@ class RawImage(NamedTuple):
     notes: tuple[str, ...] = ()
     scale: tuple[float, float] | None = None
     scale_problem: str = ""
+    telescope: str = ""
 
 
 def file_length(file: BinaryIO) -> int:

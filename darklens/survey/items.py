@@ -12,18 +12,22 @@ from torch.utils.data import Dataset
 
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.fit_input import FitInput, Kernel, fill_weightless, fit_flags, fit_inputs
-from darklens.classifier.predictions import CONSTANT, FILLED, Prediction, format_cell
+from darklens.classifier.predictions import CONSTANT, FILLED, Prediction, fit_columns, format_cell
 from darklens.data.checks import RawImage, Request, central, layout
 from darklens.data.image import Picture, check_channels, make_picture, read_file
 from darklens.data.noise_psf import read_mask, read_noise, read_psf, split_hdu
 from darklens.data.pixel_scale import mean_scale
 from darklens.data.resample import around_centre, new_size, resample
 from darklens.errors import DataError
+from darklens.fit.lens_galaxy import shows_galaxy
 from darklens.page.strip import Pictures, Strip, draw_strip
 from darklens.survey.catalogue import Catalogue, Entry, printable
+from darklens.survey.lens_fit import LensImage
+from darklens.survey.telescope import fit_telescope, knows_galaxies
 
 OFF = 0.05  # of the network's pixel scale: what differs by more is flagged
 SAME = 0.005  # what differs by less is not resampled: a quarter of a pixel at the edge of what is seen
+SCALE_FLAGS = "pixels of", "resampled from"  # how flags begin that are of the network's pixel scale
 SPOILT = 0.01  # share of a new pixel's weight that pixels without a weight may have
 
 
@@ -62,7 +66,11 @@ class Item:
     def as_row(self) -> dict[str, str]:
         """The cells of the table of predictions, by column; those that are missing are empty."""
         row = {"file": printable(self.entry.file), **self.listed}
-        row |= self.prediction.as_row() if self.prediction else {"flag": self.reason}
+        if self.prediction:
+            row |= self.prediction.as_row()
+        else:
+            fitted = {name: format_cell(value) for name, value in self.fit_row.items()}
+            row |= {**fitted, "flag": self.reason or "; ".join(self.flags)}
         return row | {"unit": self.unit, "pixel_scale": self.scale, "note": self.note}
 
 
@@ -71,7 +79,7 @@ class SurveyReader(Dataset):
 
     def __init__(self, survey: Catalogue, classifier: Classifier, reading: Reading):
         self.survey, self.preprocess, self.channels = survey, classifier.preprocess, classifier.channels
-        self.reading = reading
+        self.reading, self.knows_galaxies = reading, knows_galaxies(classifier)
 
     def __len__(self) -> int:
         return len(self.survey.entries)
@@ -102,6 +110,8 @@ class SurveyReader(Dataset):
             if mask is not None and step != (1.0, 1.0):
                 item.flags.append("mask not used: with --resample it needs a noise_map beside it")
                 mask = None
+            if not self.knows_galaxies and self._fit_telescope(item, path, contents, noise, mask):
+                return item, None
             picture = _picture(path, contents, noise, mask, math.ceil(window * max(step)))
             check_channels(path, len(picture.pixels), self.channels)
         except DataError as error:
@@ -119,6 +129,31 @@ class SurveyReader(Dataset):
             item.strip = draw_strip(Pictures(middle.mean(0))) if self.reading.strips else None
             return item, None
         return item, self._fit_input(item, pixels, noise, mask, step)
+
+    def _fit_telescope(
+        self, item: Item, path: str, contents: RawImage, noise: np.ndarray | None, mask: np.ndarray | None
+    ) -> bool:
+        """Fit a telescope's image, at its own scale and of any size, where it is one."""
+        picture = _picture(path, contents, noise, mask, 1)
+        scale = mean_scale(contents.scale) if contents.scale else item.entry.pixel_scale or self.reading.scale
+        if len(picture.pixels) > 1 or scale is None:
+            return False
+        pixels = picture.pixels[0].astype(np.float64)
+        if not contents.telescope and not shows_galaxy(pixels, scale):
+            return False
+        psf = _psf(item, self.survey.root, (1.0, 1.0))
+        hidden = ~np.isfinite(contents.array).reshape(pixels.shape) | (False if mask is None else mask)
+        kernel = None if psf is None else np.array(psf)
+        try:
+            fit = fit_telescope(LensImage(np.where(hidden, np.nan, pixels), scale, noise, kernel))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+        columns = fit_columns(self.preprocess.smooth_model) if self.preprocess.smooth_model else []
+        item.fit_row = {name: value for name, value in fit.row.items() if name in columns}
+        item.flags = [flag for flag in item.flags if not flag.startswith(SCALE_FLAGS)] + fit.flags
+        guess = [] if item.scale else [f"pixels taken to be of {scale:.4g} arcsec"]
+        item.note = "; ".join(filter(None, (picture.note, item.note, *guess, *fit.notes)))
+        return True
 
     def _fit_input(
         self,

@@ -52,6 +52,7 @@ class Counts(NamedTuple):
 
     rows_before: how many of them had been in the table before, of a part that was killed. unused: columns of the list
     that are for a fit, of a network without one; misspelt: columns that are not read, and those that seem to be meant.
+    fitted: telescopes' images of which the network is not meant to say a class.
     """
 
     classified: int
@@ -61,22 +62,24 @@ class Counts(NamedTuple):
     rows_before: int = 0
     unused: tuple[str, ...] = ()
     misspelt: tuple[tuple[str, str], ...] = ()
+    fitted: int = 0
 
     @classmethod
     def of(cls, tally: Tally, survey: Catalogue, rows_before: int, unused: tuple[str, ...]) -> Counts:
         counts = tally.classified, tally.flagged, tally.rejected, survey.skipped
-        return cls(*counts, rows_before, unused, survey.misspelt)
+        return cls(*counts, rows_before, unused, survey.misspelt, tally.fitted)
 
     def summary(self) -> str:
         """One line for people."""
         why = " (the column `flag` says why)" if self.rejected else ""
+        fitted = f"; {self.fitted} fitted, without a class (`flag` says why)" if self.fitted else ""
         earlier = f"; {self.rows_before} rows were there before" if self.rows_before else ""
         names = " and ".join(self.unused)
         unused = f"; {names} of the list not used: this network sees the image, not a fit" if names else ""
         unread = "".join(f"; the column {name} was not used: call it {meant} if it is" for name, meant in self.misspelt)
         return (
             f"{self.classified} images classified, {self.flagged} of them flagged; {self.rejected} rejected{why}; "
-            f"{self.skipped} other files and folders skipped{earlier}{unused}{unread}"
+            f"{self.skipped} other files and folders skipped{fitted}{earlier}{unused}{unread}"
         )
 
 
@@ -137,7 +140,7 @@ def predict_folder(
                 pages.add(items)
                 reason = reason or next((item.reason for item in items if item.reason), "")
                 bar.update(len(items))
-        if not (part or writer.tally.classified):
+        if not (part or writer.tally.classified or writer.tally.fitted):
             raise DataError(f"{folder}: no file of {count} is an image for this network; the first: {reason}")
     unused = () if classifier.preprocess.smooth_model else survey.side_files
     return Counts.of(writer.tally, survey, rows_before, unused)

@@ -28,18 +28,24 @@ def table_columns(classifier: Classifier, listed: Sequence[str] = ()) -> list[st
 
 @dataclass
 class Tally:
-    """Rows of a table: with an answer, those among them with a flag, rejected. answer: the column that then is full."""
+    """Rows of a table: with an answer, those among them with a flag, rejected; fitted, though without a class.
+
+    answer: the column that is full where there is one.
+    """
 
     classified: int = 0
     flagged: int = 0
     rejected: int = 0
+    fitted: int = 0
     answer: str = "class"
 
     def count(self, row: Mapping[str, str]) -> None:
         """One row more."""
         answered = bool(row[self.answer])
+        fitted = not answered and bool(row.get("einstein_radius"))
         self.classified += answered
-        self.rejected += not answered
+        self.fitted += fitted
+        self.rejected += not (answered or fitted)
         self.flagged += bool(answered and row["flag"])
 
 

@@ -91,7 +91,7 @@ def test_batch_size_and_workers_do_not_matter(classifier, survey):
     columns, found = [*P, *CALIBRATED, "novelty"], []
     for batch_size, workers in ((1, 1), (5, 3), (64, 0)):
         counts, rows = run(classifier, survey, batch_size=batch_size, workers=workers)
-        assert counts[:1] + counts[2:] == (12, 1, 0, 0, ()) and rows[0]["file"] == "0 bad.npy"
+        assert counts[:1] + counts[2:] == (12, 1, 0, 0, (), (), 0) and rows[0]["file"] == "0 bad.npy"
         found.append(numbers(rows[1:], columns))
     for other in found[1:]:
         np.testing.assert_allclose(other[:, :-1], found[0][:, :-1], atol=1e-5)
@@ -107,7 +107,7 @@ def test_without_temperature_and_novelty_their_cells_are_empty(survey):
     model = new()
     model.temperature = None
     counts, rows = run(model, survey)
-    assert counts == (12, 0, 0, 0, 0, ())
+    assert counts == (12, 0, 0, 0, 0, (), (), 0)
     assert {row[column] for row in rows for column in (*CALIBRATED, "novelty", "flag")} == {""}
     np.testing.assert_allclose(numbers(rows, P).sum(1), 1, atol=3e-6)
 
@@ -161,7 +161,7 @@ def test_every_file_gets_a_row(classifier, survey):
         assert cells == {""} if not classified else "" not in cells
         assert str(survey) not in found[name]["flag"]
     flagged = sum(bool(row["flag"]) for row in rows if row["class"])
-    assert counts == (15, flagged, 8, 0, 0, ())
+    assert counts == (15, flagged, 8, 0, 0, (), (), 0)
     assert "120 NaN pixels" in found["border.npy"]["note"]
     assert float(found["noise.npy"]["novelty"]) > 1 and "unlike" not in found["02.npy"]["flag"]
 
@@ -217,7 +217,7 @@ def test_three_channels(survey, tmp_path):
     np.save(folder / "grey.npy", image)
     np.save(folder / "rgb.npy", np.stack([image, image // 2, image // 3], -1))
     counts, rows = run(new(channels=3), folder)
-    assert counts == (1, 0, 1, 0, 0, ())
+    assert counts == (1, 0, 1, 0, 0, (), (), 0)
     assert "expected 3 channel(s)" in rows[0]["flag"] and rows[1]["class"]
 
 

@@ -1,0 +1,71 @@
+"""Telescopes' images: which show a lens galaxy, and what is written of them where the network knows none."""
+
+import copy
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import darklens
+from darklens.fit.lens_galaxy import shows_galaxy
+from darklens.simulation.draw import draw
+from darklens.simulation.recipes import RECIPES
+from darklens.survey.predict import predict_folder
+from darklens.survey.telescope import NO_CLASS
+
+
+@pytest.fixture(scope="module")
+def network():
+    return darklens.load("compact-f")
+
+
+@pytest.mark.parametrize("name", ["f", "j", "wide", "j_wide"])
+def test_rings_show_no_galaxy(name):
+    for kind in ("no", "sphere", "vort"):
+        assert not any(shows_galaxy(image.astype(float), 0.05) for image in darklens.simulate(name, kind, range(20)))
+
+
+def test_lens_galaxies_are_seen():
+    seen = [shows_galaxy(image.astype(float), 0.05) for image in darklens.simulate("hst", "no", range(20))]
+    assert np.mean(seen) > 0.9
+    rng = np.random.default_rng(0)
+    assert not any(shows_galaxy(rng.normal(size=(120, 120)), 0.05) for _ in range(20))
+
+
+@pytest.fixture(scope="module")
+def rows(network, tmp_path_factory):
+    """Predict on a folder: two lenses of Hubble with their galaxies, one of them small, and one of Model F."""
+    folder = tmp_path_factory.mktemp("telescope")
+    images = darklens.simulate("hst", "no", range(2)).astype("f4")
+    cards = fits.Header({"TELESCOP": "HST", "PIXSCALE": 0.05})
+    fits.writeto(folder / "a.fits", images[0])
+    cut = (images.shape[1] - 90) // 2
+    fits.writeto(folder / "b.fits", images[1][cut : cut + 90, cut : cut + 90], cards)
+    np.save(folder / "c.npy", darklens.simulate("f", "no", [0])[0])
+    counts = predict_folder(network, folder, folder.parent / "out.csv", quiet=True, workers=0)
+    with open(folder.parent / "out.csv", newline="") as file:
+        return counts, list(csv.DictReader(file))
+
+
+def test_a_telescopes_image_has_an_einstein_radius_and_no_class(rows):
+    counts, (whole, small, simulated) = rows
+    assert (counts.classified, counts.rejected, counts.fitted) == (1, 0, 2)
+    assert "2 fitted, without a class" in counts.summary() and simulated["class"] == "no"
+    truth = draw(RECIPES["hst"], "no", 0, "train", range(2))["halo.einstein_radius"]
+    for row, radius in zip((whole, small), truth, strict=True):
+        assert row["class"] == row["p_no"] == row["novelty"] == "" and row["flag"].startswith(NO_CLASS)
+        assert float(row["einstein_radius"]) == pytest.approx(radius, rel=0.1)
+        assert 0 < float(row["einstein_radius_sd"]) < 0.2 and "noise measured in the image" in row["note"]
+    assert "pixels taken to be of 0.05 arcsec" in whole["note"] and "pixels taken" not in small["note"]
+    assert small["pixel_scale"] == "0.05"
+
+
+def test_a_network_that_knows_galaxies_classifies_them(network, tmp_path):
+    """As one of a recipe of one's own: nothing is left empty."""
+    own = copy.copy(network)
+    own.record = replace(network.record, simulation={**network.record.simulation, "name": "mine"})
+    fits.writeto(tmp_path / "a.fits", np.pad(darklens.simulate("hst", "no", [0])[0].astype("f4"), 5, mode="edge"))
+    counts = predict_folder(own, tmp_path, tmp_path.parent / "own.csv", quiet=True, workers=0)
+    assert (counts.classified, counts.fitted) == (1, 0)
