@@ -145,11 +145,13 @@ class SurveyReader(Dataset):
         hidden = ~np.isfinite(contents.array).reshape(pixels.shape) | (False if mask is None else mask)
         kernel = None if psf is None else np.array(psf)
         try:
-            fit = fit_telescope(LensImage(np.where(hidden, np.nan, pixels), scale, noise, kernel))
+            image = LensImage(np.where(hidden, np.nan, pixels), scale, noise, kernel)
+            fit = fit_telescope(image, self.reading.strips)
         except ValueError as error:
             raise DataError(f"{path}: {error}") from error
         columns = fit_columns(self.preprocess.smooth_model) if self.preprocess.smooth_model else []
         item.fit_row = {name: value for name, value in fit.row.items() if name in columns}
+        item.strip = draw_strip(fit.pictures) if fit.pictures else None
         item.flags = [flag for flag in item.flags if not flag.startswith(SCALE_FLAGS)] + fit.flags
         guess = [] if item.scale else [f"pixels taken to be of {scale:.4g} arcsec"]
         item.note = "; ".join(filter(None, (picture.note, item.note, *guess, *fit.notes)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from darklens.classifier.classifier import Classifier
@@ -102,29 +102,31 @@ def describe(classifier: Classifier) -> str:
     """The network, for the head of a page."""
     config, view = classifier.config, classifier.preprocess.view
     group = f"{config['sym_group'][0]}{config['N']}" if "sym_group" in config else classifier.kind
-    views = {"image": "images", "residual": "residuals", "both": "images and residuals"}[view]
-    return " ".join(filter(None, [config.get("arch"), group, "network, on", views]))
+    seen = {"image": "images", "residual": "residuals", "both": "images and residuals"}[view]
+    return " ".join(filter(None, [config.get("arch"), group, "network, on", seen]))
 
 
 def page_row(item: Item) -> PageRow:
     """What the page shows of an item: what it has no place for goes into its other columns."""
-    cells, prediction = item.as_row(), item.prediction
+    cells, said = item.as_row(), item.prediction
     columns = {name: cell for name, cell in cells.items() if cell and name not in SHOWN}
-    if prediction is None:
-        return PageRow(cells["file"], flag=cells["flag"], columns=columns)
+    if said is None:
+        return PageRow(cells["file"], item.strip, flag=cells["flag"], columns=columns, **_fitted(item.fit_row))
     columns = {name: cell for name, cell in columns.items() if not name.startswith(("p_", "calibrated_"))}
-    fit = prediction.fit_row
     return PageRow(
         cells["file"],
         item.strip,
-        prediction.class_name,
-        tuple((prediction.calibrated or prediction.probabilities).values()),
+        said.class_name,
+        tuple((said.calibrated or said.probabilities).values()),
         cells["flag"],
-        novelty=prediction.novelty,
-        chi_square=fit.get("chi_square"),
-        einstein_radius=fit.get("einstein_radius"),
-        einstein_radius_sd=fit.get("einstein_radius_sd"),
+        novelty=said.novelty,
+        **_fitted(said.fit_row),
         columns=columns,
-        embedding=prediction.features,
+        embedding=said.features,
         true=item.listed.get(TRUE, ""),
     )
+
+
+def _fitted(fit: Mapping[str, float]) -> dict[str, float | None]:
+    """What the page has places for of the smooth lens."""
+    return {name: fit.get(name) for name in ("chi_square", "einstein_radius", "einstein_radius_sd")}

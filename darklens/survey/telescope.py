@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from darklens.classifier.classifier import Classifier
-from darklens.survey.lens_fit import SMOOTH_NAMES, LensImage, fit_lens
+from darklens.page.strip import Pictures
+from darklens.survey.lens_fit import SMOOTH_NAMES, LensImage, LensPictures, fit_lens
 
 NO_CLASS = "no class: this network knows no lens galaxy's light"
+NO_TELESCOPE = "no class: this network knows no telescope's images"
 WITHOUT_GALAXY = ("f", "j", "wide", "j_wide")  # recipes of shipped networks, in which no lens galaxy shines
 
 
 class TelescopeFit(NamedTuple):
-    """What is written of such an image: columns of the smooth lens, flags, notes."""
+    """What is written of such an image: columns of the smooth lens, flags, notes; and the pictures of a page."""
 
     row: dict[str, float]
     flags: list[str]
     notes: list[str]
+    pictures: Pictures | None
 
 
 def knows_galaxies(classifier: Classifier) -> bool:
@@ -25,9 +28,18 @@ def knows_galaxies(classifier: Classifier) -> bool:
     return model is None or model.free_light or simulation.get("name") not in WITHOUT_GALAXY
 
 
-def fit_telescope(image: LensImage) -> TelescopeFit:
-    """Fit an image, the lens galaxy's light included, as `--mode Fit` does; columns as those of the network's fit."""
-    fit = fit_lens(image, "mge")
+def fit_telescope(image: LensImage, pictures: bool = False) -> TelescopeFit:
+    """Fit an image, the lens galaxy's light too where it shows, as `--mode Fit` does; columns as of the network's fit.
+
+    Raises ValueError for what can't be fitted.
+    """
+    fit = fit_lens(image, pictures=pictures)
     names = {column: name for name, column in SMOOTH_NAMES.items()}
     row = {names.get(name, name): value for name, value in fit.values.items() if not isinstance(value, str)}
-    return TelescopeFit(row, [NO_CLASS, *(f"smooth lens: {flag.replace('_', ' ')}" for flag in fit.flags)], fit.notes)
+    no_class = NO_CLASS if fit.values.get("lens_light") == "mge" else NO_TELESCOPE
+    flags = [no_class, *(f"smooth lens: {flag.replace('_', ' ')}" for flag in fit.flags)]
+    return TelescopeFit(row, flags, fit.notes, fit.pictures and _pictures(fit.pictures))
+
+
+def _pictures(drawn: LensPictures) -> Pictures:
+    return Pictures(drawn.data, drawn.light + drawn.arcs, drawn.residual, drawn.source)

@@ -46,7 +46,9 @@ def rows(network, tmp_path_factory):
     fits.writeto(folder / "b.fits", cut, fits.Header({"TELESCOP": "HST", "PIXSCALE": SCALE}))
     np.save(folder / "c.npy", images[2])
     np.save(folder / "d.npy", darklens.simulate("f", "no", [0])[0])
-    counts = predict_folder(network, folder, folder.parent / "out.csv", quiet=True, workers=0)
+    outputs = folder.parent / "out.csv", folder.parent / "page.html"
+    counts = predict_folder(network, folder, outputs[0], quiet=True, workers=0, page=outputs[1])
+    assert "this network knows no lens galaxy" in outputs[1].read_text()
     with open(folder.parent / "out.csv", newline="") as file:
         return counts, list(csv.DictReader(file))
 
