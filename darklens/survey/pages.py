@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from darklens.classifier.classifier import Classifier
@@ -110,23 +111,24 @@ def page_row(item: Item) -> PageRow:
     """What the page shows of an item: what it has no place for goes into its other columns."""
     cells, said = item.as_row(), item.prediction
     columns = {name: cell for name, cell in cells.items() if cell and name not in SHOWN}
-    if said is None:
-        return PageRow(cells["file"], item.strip, flag=cells["flag"], columns=columns, **_fitted(item.fit_row))
-    columns = {name: cell for name, cell in columns.items() if not name.startswith(("p_", "calibrated_"))}
-    return PageRow(
+    fit = item.fit_row
+    row = PageRow(
         cells["file"],
         item.strip,
-        said.class_name,
-        tuple((said.calibrated or said.probabilities).values()),
-        cells["flag"],
-        novelty=said.novelty,
-        **_fitted(said.fit_row),
+        flag=cells["flag"],
+        chi_square=fit.get("chi_square"),
+        einstein_radius=fit.get("einstein_radius"),
+        einstein_radius_sd=fit.get("einstein_radius_sd"),
         columns=columns,
+    )
+    if said is None:
+        return row
+    return replace(
+        row,
+        class_name=said.class_name,
+        probabilities=tuple((said.calibrated or said.probabilities).values()),
+        novelty=said.novelty,
+        columns={name: cell for name, cell in columns.items() if not name.startswith(("p_", "calibrated_"))},
         embedding=said.features,
         true=item.listed.get(TRUE, ""),
     )
-
-
-def _fitted(fit: Mapping[str, float]) -> dict[str, float | None]:
-    """What the page has places for of the smooth lens."""
-    return {name: fit.get(name) for name in ("chi_square", "einstein_radius", "einstein_radius_sd")}

@@ -38,7 +38,7 @@ def fit_telescope(image: LensImage, pictures: bool = False) -> TelescopeFit:
     row = {names.get(name, name): value for name, value in fit.values.items() if not isinstance(value, str)}
     no_class = NO_CLASS if fit.values.get("lens_light") == "mge" else NO_TELESCOPE
     flags = [no_class, *(f"smooth lens: {flag.replace('_', ' ')}" for flag in fit.flags)]
-    return TelescopeFit(row, flags, fit.notes, fit.pictures and _pictures(fit.pictures))
+    return TelescopeFit(row, flags, fit.notes, None if fit.pictures is None else _pictures(fit.pictures))
 
 
 def _pictures(drawn: LensPictures) -> Pictures:
