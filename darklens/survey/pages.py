@@ -109,7 +109,7 @@ def describe(classifier: Classifier) -> str:
 
 def page_row(item: Item) -> PageRow:
     """What the page shows of an item: what it has no place for goes into its other columns."""
-    cells, said = item.as_row(), item.prediction
+    cells, prediction = item.as_row(), item.prediction
     columns = {name: cell for name, cell in cells.items() if cell and name not in SHOWN}
     fit = item.fit_row
     row = PageRow(
@@ -121,14 +121,14 @@ def page_row(item: Item) -> PageRow:
         einstein_radius_sd=fit.get("einstein_radius_sd"),
         columns=columns,
     )
-    if said is None:
+    if prediction is None:
         return row
     return replace(
         row,
-        class_name=said.class_name,
-        probabilities=tuple((said.calibrated or said.probabilities).values()),
-        novelty=said.novelty,
+        class_name=prediction.class_name,
+        probabilities=tuple((prediction.calibrated or prediction.probabilities).values()),
+        novelty=prediction.novelty,
         columns={name: cell for name, cell in columns.items() if not name.startswith(("p_", "calibrated_"))},
-        embedding=said.features,
+        embedding=prediction.features,
         true=item.listed.get(TRUE, ""),
     )
