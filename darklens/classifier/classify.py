@@ -67,7 +67,7 @@ def _look(
         views = [preprocess(torch.from_numpy(picture.pixels)[None])[0] for picture, _ in rows]
         return torch.stack(views), [{}] * len(rows), flags, []
     fits = fit_inputs(preprocess, [fit_input for _, fit_input in rows], figures=figures)
-    flags = [[*own, *fit_flags(fit.flag)] for own, fit in zip(flags, fits, strict=True)]
+    flags = [[*image_flags, *fit_flags(fit.flag)] for image_flags, fit in zip(flags, fits, strict=True)]
     views = torch.from_numpy(np.stack([fit.view for fit in fits]))
     return views, [fit.row for fit in fits], flags, [fit.figures for fit in fits]
 

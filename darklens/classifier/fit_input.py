@@ -74,8 +74,8 @@ def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool
     views, fit = preprocess.with_fit(pixels, noise=noise, mask=mask, smooth_model=model)
     columns = image_figures(fit, pixels[:, 0].numpy()) if figures else {}
     of_each = [{name: float(values[number]) for name, values in columns.items()} for number in range(len(inputs))]
-    drawn = _draw(pixels[:, 0].numpy(), fit) if strips else [None] * len(inputs)
-    rows = zip(views, *fit_rows(fit, preprocess), of_each, drawn, strict=True)
+    strip_pngs = _draw(pixels[:, 0].numpy(), fit) if strips else [None] * len(inputs)
+    rows = zip(views, *fit_rows(fit, preprocess), of_each, strip_pngs, strict=True)
     return [Fitted(view.numpy(), row, flag, numbers, strip) for view, row, flag, numbers, strip in rows]
 
 

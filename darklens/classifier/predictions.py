@@ -131,7 +131,7 @@ class Predictor:
             _exceeds(a, MUCH) or _exceeds(b, 1) if b is not None else _exceeds(a, 1)
             for a, b in zip(novelty, outlier, strict=True)
         ]
-        flags = [(*own, *[UNLIKE] * bad) for own, bad in zip(flags, unlike, strict=True)]
+        flags = [(*image_flags, *[UNLIKE] * bad) for image_flags, bad in zip(flags, unlike, strict=True)]
         scores = zip(novelty, outlier, strict=True)
         rows = zip(names, probabilities, calibrated, scores, fit_rows, dark_matter, flags, features, strict=True)
         return [Prediction(*row[:3], *row[3], *row[4:]) for row in rows]

@@ -103,8 +103,8 @@ def describe(classifier: Classifier) -> str:
     """The network, for the head of a page."""
     config, view = classifier.config, classifier.preprocess.view
     group = f"{config['sym_group'][0]}{config['N']}" if "sym_group" in config else classifier.kind
-    seen = {"image": "images", "residual": "residuals", "both": "images and residuals"}[view]
-    return " ".join(filter(None, [config.get("arch"), group, "network, on", seen]))
+    views = {"image": "images", "residual": "residuals", "both": "images and residuals"}[view]
+    return " ".join(filter(None, [config.get("arch"), group, "network, on", views]))
 
 
 def page_row(item: Item) -> PageRow:

@@ -41,5 +41,5 @@ def fit_telescope(image: LensImage, pictures: bool = False) -> TelescopeFit:
     return TelescopeFit(row, flags, fit.notes, None if fit.pictures is None else _pictures(fit.pictures))
 
 
-def _pictures(drawn: LensPictures) -> Pictures:
-    return Pictures(drawn.data, drawn.light + drawn.arcs, drawn.residual, drawn.source)
+def _pictures(pictures: LensPictures) -> Pictures:
+    return Pictures(pictures.data, pictures.light + pictures.arcs, pictures.residual, pictures.source)
