@@ -7,7 +7,7 @@ import argparse
 
 import torch
 
-from darklens.commands.words import any_case, whole
+from darklens.commands.words import any_case, whole_number
 from darklens.data.transforms import default_preprocess
 from darklens.networks.basis import GROUPS, Symmetry
 from darklens.networks.equivariant import ARCHITECTURES, Equivariant_Network, build_network
@@ -43,7 +43,7 @@ def show_equivariance(network: Equivariant_Network, symmetry: Symmetry) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sym_group", type=any_case(tuple(GROUPS)), choices=tuple(GROUPS), default="Circular")
-    parser.add_argument("--N", type=whole(1), default=4, help="order of the group (4)")
+    parser.add_argument("--N", type=whole_number(1), default=4, help="order of the group (4)")
     parser.add_argument("--arch", choices=tuple(ARCHITECTURES), default="full")
     args = parser.parse_args()
     torch.manual_seed(0)

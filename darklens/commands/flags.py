@@ -55,7 +55,11 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
 
     add = parser.add_argument_group("data").add_argument
     add("--data_dir", **typed("data_dir", "DIR"), help="data set: folder, or shards (images_f)")
-    add("--num_workers", **typed("num_workers", "K"), help="processes that read images which do not fit in memory")
+    add(
+        "--num_workers",
+        **typed("num_workers", "K"),
+        help="processes that read images; with Predict, that read and fit (one a core)",
+    )
     add(
         "--simulate",
         **typed("simulate", "RECIPE"),

@@ -13,8 +13,8 @@ from darklens.storage.training_config import NETWORK_SETTINGS
 
 def device_of(settings: Settings) -> torch.device:
     """The GPU or CPU that the flags ask for."""
-    asked = settings.use_cuda and bool({"use_cuda", "cuda_idx"} & settings.explicit)
-    return machine.choose_device(settings.use_cuda, settings.cuda_idx, asked)
+    cuda_asked = settings.use_cuda and bool({"use_cuda", "cuda_idx"} & settings.explicit)
+    return machine.choose_device(settings.use_cuda, settings.cuda_idx, cuda_asked)
 
 
 def network_of(settings: Settings) -> TrainedNetwork:

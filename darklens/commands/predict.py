@@ -19,8 +19,8 @@ def predict(settings: Settings) -> None:
     check_output("--output", settings.output, None, trained.path)
     if settings.page:
         check_output("--page", settings.page, None, trained.path)
-    usual = "fp32" if settings.embeddings else classifier.record.precision  # else features are turned to 1%
-    precision = machine.choose_precision(settings.precision or usual, trained.device)
+    default = "fp32" if settings.embeddings else classifier.record.precision  # else features are turned to 1%
+    precision = machine.choose_precision(settings.precision or default, trained.device)
     options = {name: getattr(settings, name) for name in ("hdu", "resample", "file_column", "quiet")}
     options |= {"batch_size": settings.batch_size} if settings.batch_size else {}
     part, output, embeddings, page = _part(settings)

@@ -46,7 +46,7 @@ def typed(name: str, metavar: str | None = None) -> dict[str, Any]:
     return of_kind(KINDS[name], metavar)
 
 
-def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
+def whole_number(low: int, high: float = math.inf) -> Callable[[str], int]:
     """For argparse: accepts whole numbers from `low` to `high`."""
     return of_kind(Whole(low, high))["type"]
 

@@ -54,8 +54,8 @@ def test(trained: TrainedNetwork, config: TestConfig) -> tuple[Path, str]:
 
     Raises UsageError for data that are not of its kind, DataError for a bad image, ResultsError.
     """
-    classifier, own = trained.classifier, trained.classifier.record.config
-    folder = scan(config.data_dir or (own or TrainingConfig()).data_dir)
+    classifier, trained_config = trained.classifier, trained.classifier.record.config
+    folder = scan(config.data_dir or (trained_config or TrainingConfig()).data_dir)
     check_classes(classifier, folder)
     split = folder.splits["test" if "test" in folder.splits else "val"]
     if config.page:
@@ -81,8 +81,8 @@ def test(trained: TrainedNetwork, config: TestConfig) -> tuple[Path, str]:
 
 def _batches(folder: LensFolder, name: str, trained: TrainedNetwork, config: TestConfig) -> Batches:
     """The batches of a split."""
-    own, preprocess = trained.classifier.record.config, trained.classifier.preprocess
-    batch_size = config.batch_size or (own and own.batch_size) or 64
+    trained_config, preprocess = trained.classifier.record.config, trained.classifier.preprocess
+    batch_size = config.batch_size or (trained_config and trained_config.batch_size) or 64
     splits = batches.open_batches(
         folder,
         (name,),
@@ -99,8 +99,8 @@ def _target(trained: TrainedNetwork, folder: LensFolder, config: TestConfig) -> 
     """The run's own folder, or one inside it where other data than the run's are tested; a new one without a run."""
     if not config.of_run:
         return runs.make_run_folder(config.results_dir, f"weights_{trained.path.stem}")
-    own, name = trained.classifier.record.config, folder.root.resolve().name
-    if own is None or Path(own.data_dir).resolve().name == name:
+    trained_config, name = trained.classifier.record.config, folder.root.resolve().name
+    if trained_config is None or Path(trained_config.data_dir).resolve().name == name:
         return trained.path.parent
     target = trained.path.parent / f"test_{name}"
     try:

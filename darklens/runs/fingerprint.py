@@ -20,14 +20,14 @@ def fingerprints(folder: LensFolder) -> dict[str, str]:
     return {name: f"{_files(split.images)} {_pixels(split.images)}" for name, split in folder.splits.items()}
 
 
-def compare(before: dict[str, str], folder: LensFolder) -> tuple[list[str], list[str]]:
+def compare(recorded: dict[str, str], folder: LensFolder) -> tuple[list[str], list[str]]:
     """The splits whose images are others than before, and those whose files alone have changed, as by copying."""
     touched = [
         name
         for name, split in folder.splits.items()
-        if name in before and _files(split.images) != before[name].split(" ")[0]
+        if name in recorded and _files(split.images) != recorded[name].split(" ")[0]
     ]
-    replaced = [name for name in touched if _pixels(folder.splits[name].images) != before[name].split(" ")[-1]]
+    replaced = [name for name in touched if _pixels(folder.splits[name].images) != recorded[name].split(" ")[-1]]
     return replaced, [name for name in touched if name not in replaced]
 
 

@@ -16,7 +16,7 @@ from darklens.storage.run_record import RUN_FILE, RunRecord
 from darklens.training import trainer
 
 
-def begin(run: Run, data: RunData, batches: dict[str, Batches], record: RunRecord) -> None:
+def start_log(run: Run, data: RunData, batches: dict[str, Batches], record: RunRecord) -> None:
     """`run.json` and `code.py` of a new run, and what the log says first. Raises ResultsError."""
     if not (run.folder / RUN_FILE).exists():
         _copy_code(run.folder / "code.py")

@@ -31,9 +31,9 @@ def resumed_run(config: TrainingConfig) -> tuple[Path, TrainingConfig, RunRecord
         raise UsageError(f"--resume: {error}") from error
     record, settings = _complete_record(folder / RUN_FILE)
     for name in sorted(config.explicit - FREE):
-        before, value = getattr(settings, name), getattr(config, name)
-        if before != value:
-            raise UsageError(f"--{name} {value} contradicts the run, which has {before}")
+        run_value, value = getattr(settings, name), getattr(config, name)
+        if run_value != value:
+            raise UsageError(f"--{name} {value} contradicts the run, which has {run_value}")
     _check_same_ranks(record)
     present = {name: getattr(config, name) for name in FREE} | {"demo": False, "explicit": frozenset()}
     return folder, settings.replace(**present), record
@@ -57,11 +57,11 @@ def _check_same_ranks(record: RunRecord) -> None:
             "--resume: the run was begun with --deterministic_ranks, which this version does not have: it cannot go "
             "on with the same bits; train anew"
         )
-    before, here = record.ranks, world_size()
-    if before != here:
+    recorded, current = record.ranks, world_size()
+    if recorded != current:
         raise UsageError(
-            f"--resume: the run has {before} process{'es' * (before > 1)}, here are {here}: other bits; start as many "
-            "with torchrun --nproc_per_node"
+            f"--resume: the run has {recorded} process{'es' * (recorded > 1)}, here are {current}: other bits; start "
+            "as many with torchrun --nproc_per_node"
         )
 
 
@@ -89,9 +89,9 @@ def check_same_data(record: RunRecord | None, folder: LensFolder, log: Callable[
 
 def go_on(state: TrainingState, record: RunRecord, log: Callable[[str], None]) -> None:
     """Return to the saved state, or start again where the run was stopped before it saved one."""
-    before, here = record.threads, torch.get_num_threads()
-    if before != here:
-        log(f"warning: the run began with {before} threads and goes on with {here}: it may end with other bits")
+    recorded, current = record.threads, torch.get_num_threads()
+    if recorded != current:
+        log(f"warning: the run began with {recorded} threads and goes on with {current}: it may end with other bits")
     path = state.folder / STATE
     if os.path.lexists(path) or os.path.lexists(checkpoint.previous_of(path)):
         note = state.resume()

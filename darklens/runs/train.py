@@ -43,7 +43,7 @@ def build_trainer(run: Run, data: RunData, classifier: Classifier, batches: dict
         record = record.replace(class_weights=dict(zip(record.classes, values, strict=True)))
     classifier.record = record.replace(fingerprints={})  # a copy of the data set gives the same checkpoints
     if run.ranks.first:
-        log.begin(run, data, batches, record)
+        log.start_log(run, data, batches, record)
     trainer = Trainer(
         classifier,
         batches["train"],

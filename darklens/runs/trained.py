@@ -59,8 +59,8 @@ def check_classes(classifier: Classifier, folder: LensFolder) -> None:
     if classifier.record.original and len(classes) == len(classifier.classes):
         classifier.classes = classes  # the original's checkpoints do not name their classes
     if classes != classifier.classes:
-        ours = ", ".join(classifier.classes)
-        raise UsageError(f"{folder.root} has the classes {', '.join(classes)}, the network {ours}")
+        names = ", ".join(classifier.classes)
+        raise UsageError(f"{folder.root} has the classes {', '.join(classes)}, the network {names}")
     if folder.channels != channels:
         raise UsageError(f"{folder.root} has images of {folder.channels} channels, the network takes {channels}")
 

@@ -37,8 +37,8 @@ def adopted_preprocess(trained: Classifier, folder: LensFolder, name: str) -> Pr
     """
     preprocess, channels = trained.preprocess, trained.channels
     if folder.channels != channels:
-        there = f"those in {folder.root}: {folder.channels}"
-        raise UsageError(f"--weights {name} takes images of {channels} channels; {there}")
+        data_channels = f"those in {folder.root}: {folder.channels}"
+        raise UsageError(f"--weights {name} takes images of {channels} channels; {data_channels}")
     if folder.size < preprocess.window:
         raise UsageError(
             f"--weights {name} looks at {preprocess.window} pixels a side; the images in {folder.root} have "
@@ -59,8 +59,8 @@ def describe(name: str, trained: Classifier, preprocess: Preprocess, last_layer:
     }
     parts = [f"weights {name}: {layers[last_layer]}"]
     if preprocess.smooth_model and trained.preprocess.smooth_model:
-        own = preprocess.smooth_model == trained.preprocess.smooth_model
-        parts.append("its own smooth lens" if own else "the smooth lens of the data set's recipe")
+        same_model = preprocess.smooth_model == trained.preprocess.smooth_model
+        parts.append("its own smooth lens" if same_model else "the smooth lens of the data set's recipe")
         scale, trained_scale = preprocess.smooth_model.pixel_scale, trained.preprocess.smooth_model.pixel_scale
         parts.append(
             f'pixels of {scale:g}"' + (f', it was trained on {trained_scale:g}"' if scale != trained_scale else "")

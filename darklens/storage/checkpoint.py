@@ -255,10 +255,10 @@ def _check_digest(handle: BinaryIO, path: Path) -> None:
     tail = read_tail(handle)
     if not _is_sealed(tail):
         raise CheckpointError(f"{path}: no checksum at its end: cut short, or not from this program")
-    digest, left = hashlib.sha256(), handle.tell() - COMMENT
+    digest, remaining = hashlib.sha256(), handle.tell() - COMMENT
     handle.seek(0)
-    while left and (chunk := handle.read(min(left, 1 << 20))):
+    while remaining and (chunk := handle.read(min(remaining, 1 << 20))):
         digest.update(chunk)
-        left -= len(chunk)
+        remaining -= len(chunk)
     if tail[-64:] != digest.hexdigest().encode():
         raise CheckpointError(f"{path}: damaged: its content does not match its checksum")

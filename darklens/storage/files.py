@@ -89,10 +89,10 @@ def _plain(obj: Any) -> Any:
 def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a file; nothing of a file that is missing, damaged, or holds something else."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def save_arrays(path: str | Path, arrays: dict[str, Any]) -> None:

@@ -53,10 +53,10 @@ class progress:
     def line(self, note: str = "", in_images: bool = False) -> str:
         """What has been done, how fast, and how long the rest takes at that speed."""
         speed = self._speed(self.done - self._start)
-        left = str(timedelta(seconds=round((self.total - self.done) / speed))) if speed else "?"
+        remaining = str(timedelta(seconds=round((self.total - self.done) / speed))) if speed else "?"
         rate = f"{self._speed(self._images):.3g} img/s" if in_images else f"{speed:.3g} {self.unit}/s"
         plural = "s" if self.unit == "step" else ""
-        parts = (f"{self.done} of {self.total} {self.unit}{plural}", note, rate, f"{left} left")
+        parts = (f"{self.done} of {self.total} {self.unit}{plural}", note, rate, f"{remaining} left")
         return f"{self.title}: {', '.join(filter(None, parts))}"
 
     def _speed(self, count: int) -> float:

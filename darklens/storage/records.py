@@ -83,11 +83,11 @@ def load_predictions(folder: str | Path) -> Predictions:
     path = Path(folder) / PREDICTIONS
     if not path.exists():
         raise ResultsError(f"{folder}: expected a finished run with {PREDICTIONS}, found none")
-    found = read_arrays(path, Predictions._fields)
-    logits, labels, names, classes = (found[key] for key in Predictions._fields[:4])
+    arrays = read_arrays(path, Predictions._fields)
+    logits, labels, names, classes = (arrays[key] for key in Predictions._fields[:4])
     shapes = [array.shape for array in (logits, labels, names, classes)]
     n, k = len(labels) if labels.ndim else 0, len(classes) if classes.ndim else 0
-    kinds = "".join(found[key].dtype.kind for key in Predictions._fields)
-    if shapes != [(n, k), (n,), (n,), (k,)] or kinds != "fiUUUUU" or not n or any(found[key].ndim for key in _TEXTS):
+    kinds = "".join(arrays[key].dtype.kind for key in Predictions._fields)
+    if shapes != [(n, k), (n,), (n,), (k,)] or kinds != "fiUUUUU" or not n or any(arrays[key].ndim for key in _TEXTS):
         raise ResultsError(f"{path}: expected logits (n, K) and n labels and names, found arrays of shapes {shapes}")
-    return Predictions(logits, labels, names, classes.tolist(), *(str(found[key]) for key in _TEXTS))
+    return Predictions(logits, labels, names, classes.tolist(), *(str(arrays[key]) for key in _TEXTS))

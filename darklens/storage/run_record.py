@@ -69,20 +69,20 @@ class RunRecord:
         if not isinstance(values, Mapping):
             raise ValueError(f"expected a record, found {type(values).__name__}")
         names = {KEYS.get(f.name, f.name): f.name for f in dataclasses.fields(cls)}
-        known = {names[key]: value for key, value in values.items() if key in names and value is not None}
-        if "config" in known:
-            arguments = _as_mapping("arguments", known["config"])
+        parsed = {names[key]: value for key, value in values.items() if key in names and value is not None}
+        if "config" in parsed:
+            arguments = _as_mapping("arguments", parsed["config"])
             try:
-                known["config"] = TrainingConfig.from_dict(arguments)
+                parsed["config"] = TrainingConfig.from_dict(arguments)
             except UsageError as error:
                 raise ValueError(str(error)) from error
-            known["deterministic_ranks"] = arguments.get("deterministic_ranks") is True
-        if "recipe" in known:
-            known["recipe"] = _recipe(_as_mapping("recipe", known["recipe"]))
+            parsed["deterministic_ranks"] = arguments.get("deterministic_ranks") is True
+        if "recipe" in parsed:
+            parsed["recipe"] = _recipe(_as_mapping("recipe", parsed["recipe"]))
         for name, kind in get_type_hints(cls).items():
-            if name in known and not _is_a(known[name], kind):
-                raise ValueError(f"{KEYS.get(name, name)} cannot be {str(known[name])[:40]!r}")
-        return cls(**known)
+            if name in parsed and not _is_a(parsed[name], kind):
+                raise ValueError(f"{KEYS.get(name, name)} cannot be {str(parsed[name])[:40]!r}")
+        return cls(**parsed)
 
     def replace(self, **changes: Any) -> RunRecord:
         """The same with other values."""

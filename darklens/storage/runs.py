@@ -41,12 +41,12 @@ def original_group(folder_name: str) -> tuple[str, int] | str | None:
     return cnn or (GROUPS[letter], int(order))
 
 
-def make_run_folder(results_dir: str | Path, name: str, now: datetime | None = None) -> Path:
+def make_run_folder(results_dir: str | Path, name: str, time: datetime | None = None) -> Path:
     """Create `results_dir/name/timestamp`; a second run in the same second gets `timestamp-2`.
 
     Raises ResultsError if files cannot be written there: better now than after the first epoch.
     """
-    stamp = (now or datetime.now()).strftime(TIMESTAMP)
+    stamp = (time or datetime.now()).strftime(TIMESTAMP)
     parent = Path(results_dir) / name
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -136,17 +136,17 @@ def find_run(results_dir: str | Path, timestamp: str, name: str | None = None, h
     """
     results_dir, runs = Path(results_dir), _runs(Path(results_dir))
     if timestamp == "latest":
-        found = [run for run in runs if name in (None, _name(run)) and os.path.lexists(run / holding)][-1:]
+        matches = [run for run in runs if name in (None, _name(run)) and os.path.lexists(run / holding)][-1:]
     else:
         paths = [Path(timestamp).expanduser(), results_dir / timestamp] if timestamp else []
-        found = [run for run in runs if run.name == timestamp] or list(filter(_is_run, paths))[:1]
-    found = [run for run in found if _name(run) == name] or found
-    if not found:
+        matches = [run for run in runs if run.name == timestamp] or list(filter(_is_run, paths))[:1]
+    matches = [run for run in matches if _name(run) == name] or matches
+    if not matches:
         raise ResultsError(f"no run '{timestamp}' with a checkpoint in {results_dir}; {_listing(runs)}")
-    if len(found) > 1:
-        places = " and ".join(map(str, found))
+    if len(matches) > 1:
+        places = " and ".join(map(str, matches))
         raise ResultsError(f"several runs '{timestamp}': {places}; give the path of the one you mean")
-    return found[0]
+    return matches[0]
 
 
 def _listing(runs: list[Path]) -> str:
@@ -154,8 +154,8 @@ def _listing(runs: list[Path]) -> str:
     if not runs:
         return "there are none: train one first"
     shown = ", ".join(f"{run.name} ({run.parent.name})" for run in runs[-LISTED:])
-    more = f" (and {len(runs) - LISTED} older)" if len(runs) > LISTED else ""
-    return f"there are: {shown}{more}"
+    older = f" (and {len(runs) - LISTED} older)" if len(runs) > LISTED else ""
+    return f"there are: {shown}{older}"
 
 
 def list_runs(results_dir: str | Path) -> list[dict[str, Any]]:

@@ -108,12 +108,12 @@ def _zip_pickles(handle: BinaryIO, size: int, name: str, check_crc: bool) -> lis
 
 def check_values(payload: Any, name: str, limit: float = math.inf) -> None:
     """Refuse what is not of the plain kinds, and tensors of more than `limit` bytes, at any depth."""
-    stack, seen = [("", payload)], set()  # seen: a hostile file may hold a list in itself
+    stack, visited = [("", payload)], set()  # visited: a hostile file may hold a list in itself
     while stack:
         where, value = stack.pop()
         if type(value) in _CONTAINERS:
-            stack += [] if id(value) in seen else _items(where, value, name)
-            seen.add(id(value))
+            stack += [] if id(value) in visited else _items(where, value, name)
+            visited.add(id(value))
         elif type(value) not in _SCALARS and not _is_dense(value):
             raise CheckpointError(f"{name} key '{where}' is {describe_value(value)}: expected {_EXPECTED}")
         elif type(value) not in _SCALARS and value.nbytes > limit:
