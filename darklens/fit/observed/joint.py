@@ -15,7 +15,8 @@ from darklens.fit.observed.light import LightModel
 from darklens.fit.observed.linear import amplitudes
 from darklens.fit.observed.parameters import Priors
 
-TEMPER = 10.0, 20.0  # T is ten times chi-square a pixel, between these: pixels' correlation and models' flaws
+TEMPER = 10.0  # T over chi-square a pixel, or over 1: pixels' correlation and models' flaws
+COOLED = 20.0  # T at most once the best start is chosen: priors help to choose, and then should not pull
 
 
 class Problem:
@@ -98,7 +99,7 @@ class JointFit:
 
 def temperature(chi_square: float) -> float:
     """T for a fit of so much chi-square a pixel."""
-    return float(np.clip(TEMPER[0] * chi_square, *TEMPER))
+    return TEMPER * max(1.0, chi_square)
 
 
 Evaluate = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray, np.ndarray]]

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from darklens.fit.observed import flags, grid_fit, mge, neighbours, sersic_fit
 from darklens.fit.observed.cutout import Cutout, cut_out
-from darklens.fit.observed.joint import JointFit, Problem, temperature
+from darklens.fit.observed.joint import COOLED, JointFit, Problem, temperature
 from darklens.fit.observed.light import FLOOR, NUMBER, LightFit, LightModel, fit_light
 from darklens.fit.observed.noise_check import SkyNoise, sky_noise
 from darklens.fit.observed.parameters import priors
@@ -121,8 +121,9 @@ def second_fit(stage: Stage) -> Stage:
     light = lights.fit(light.shape, np.where(cutout.good & ~off, 1 / sigma, 0.0), cutout.data - arcs, steps=4)
     problem = Problem(cutout, light, errors(cutout, light, arcs))
     table = priors(ellipticity(light, cutout, 1.5 * fit.q[0]), light.shape.centre)
-    fit = sersic_fit.fit_sersic(problem, fit.q, table, stage.temper, steps=10)
-    return Stage(cutout, light, problem, fit, stage.temper)
+    temper = min(stage.temper, COOLED)
+    fit = sersic_fit.fit_sersic(problem, fit.q, table, temper, steps=10)
+    return Stage(cutout, light, problem, fit, temper)
 
 
 def flexible_fit(stage: Stage) -> tuple[JointFit, SourceGrid]:
