@@ -68,8 +68,8 @@ def _look(
         return torch.stack(views), [{}] * len(rows), flags, []
     fits = fit_inputs(preprocess, [fit_input for _, fit_input in rows], figures=figures)
     flags = [[*image_flags, *fit_flags(fit.flag)] for image_flags, fit in zip(flags, fits, strict=True)]
-    views = torch.from_numpy(np.stack([fit.view for fit in fits]))
-    return views, [fit.row for fit in fits], flags, [fit.figures for fit in fits]
+    residuals = torch.from_numpy(np.stack([fit.view for fit in fits]))
+    return residuals, [fit.row for fit in fits], flags, [fit.figures for fit in fits]
 
 
 def classify_residuals(
