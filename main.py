@@ -1,6 +1,6 @@
 """Train and test classifiers of strong-lens images: which dark matter bent this light?
 
-  python main.py --demo                                                    simulate, train, test: 5 minutes
+  python main.py --demo                                                    simulate, train, test: minutes
   python main.py --data_dir images_j --sym_group Dihyderal --N 8           train
   python main.py --mode Test --test_time 2026-11-22-10-30-00               test what was trained then
   python main.py --resume latest                                           go on after an interruption

@@ -5,7 +5,7 @@
     found = fit(images)              # (B, H, W) in any unit -> Fit
     found.residual                   # (B, S, S) data minus the best smooth lens, in standard deviations
     found.table()                    # einstein_radius, einstein_radius_sd, shear, ...
-    detect(found).observed           # (B, M, G) how much the residual asks for a subhalo, in standard deviations
+    detect(found).observed           # (B, M, G) how far the residual favours a subhalo, in standard deviations
 
 References: Warren & Dye 2003, ApJ 590, 673 (amplitudes solved linearly); Golub & Pereyra 1973, SIAM J. Numer. Anal.
 10, 413 (variable projection); Marquardt 1963, J. SIAM 11, 431; Vegetti & Koopmans 2009, MNRAS 392, 945 (substructure

@@ -57,7 +57,7 @@ class DetectionMap:
     positions: np.ndarray  # (G, 2) x, y in arcsec from the image's centre, y up; a grid goes row by row from the top
     masses: np.ndarray  # (M,) Msun
     expected: np.ndarray  # (B, M, G) delta chi-square
-    observed: np.ndarray  # (B, M, G) standard deviations; negative: the residual asks for the opposite
+    observed: np.ndarray  # (B, M, G) standard deviations; negative: the residual favours the opposite
 
     @property
     def fitted_mass(self) -> np.ndarray:
@@ -68,7 +68,7 @@ class DetectionMap:
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """The place of B lenses that most asks for a subhalo."""
+    """The place in each of B lenses where the residual most favours a subhalo."""
 
     position: np.ndarray  # (B, 2) arcsec, as in `DetectionMap`
     mass: np.ndarray  # (B,) Msun that fit best there

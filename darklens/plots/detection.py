@@ -1,4 +1,4 @@
-"""Detection maps: where a subhalo would be seen in a lens, and where its residual asks for one."""
+"""Detection maps: where a subhalo would be seen in a lens, and where its residual favours one."""
 
 from collections.abc import Sequence
 from pathlib import Path
