@@ -2,9 +2,9 @@
 
     inputs, fit = residual_view(images, SmoothModel(), 105)         # (B, 1, 105, 105) float32, Fit
 
-The smooth lens (halo, shear, source) is most of an image's light and carries no information about substructure: it is fitted,
-subtracted, and what is left is given in standard deviations of the noise. Substructure is seen through the PSF, noise
-is not, so the residual is smoothed a little; the kernel is even on an even image and odd on an odd one, which puts
+The smooth lens (halo, shear, source) is most of an image's light and carries no information about substructure: it is
+fitted, subtracted, and what is left is given in standard deviations of the noise. Substructure is seen through the PSF,
+noise is not, so the residual is smoothed a little; the kernel is even on an even image and odd on an odd one, which puts
 the lens, wherever the middle of the image lies, on the central pixel. The view of a turned or mirrored image is thus
 the turned or mirrored view.
 

@@ -42,12 +42,12 @@ class Posterior:
         return torch.linalg.solve_triangular(self.factor, products * self.scale[:, None], upper=False)
 
 
-def solve(gram: Tensor, right: Tensor, precision: Tensor) -> Posterior:
+def solve(gram: Tensor, projection: Tensor, precision: Tensor) -> Posterior:
     """The posterior for F (K, K), X y (K,) and the prior's precision (K,)."""
     normal = gram + torch.diag(precision)
     scale = normal.diagonal().clamp(min=1e-300).rsqrt()
     factor = _factor(normal * scale[:, None] * scale)
-    mean = torch.cholesky_solve((right * scale)[:, None], factor)[:, 0] * scale
+    mean = torch.cholesky_solve((projection * scale)[:, None], factor)[:, 0] * scale
     return Posterior(mean, factor, scale, precision)
 
 

@@ -98,26 +98,26 @@ class FlexibleLens:
         columns, pixels, moved = self._linear_problem()
         weight = self.weight.flatten()[pixels]
         data = self.data.flatten()[pixels] * weight
-        gram, right = products(columns), (columns @ data.to(columns.dtype)).double()
-        posterior = evidence.solve(gram, right, self._precision(brightness, moved))
+        gram, projection = products(columns), (columns @ data.to(columns.dtype)).double()
+        posterior = evidence.solve(gram, projection, self._precision(brightness, moved))
         count = len(brightness)
         if adapt:
             determined = evidence.well_determined(posterior)[:count]
             self.source = self.source.with_shares((posterior.mean[:count] / brightness).square(), determined)
-            posterior = evidence.solve(gram, right, self._precision(brightness, moved))
+            posterior = evidence.solve(gram, projection, self._precision(brightness, moved))
         self._design = Design(columns, data, pixels, weight, moved, posterior)
         self._take(posterior.mean, moved, move=adapt)
         return float(posterior.mean[count : count + len(moved)].abs().max())
 
     def _take(self, mean: Tensor, moved: list[str], *, move: bool) -> None:
         count = len(self.source.coefficients)
-        after = count + len(moved)
-        amplitude, self.sky = float(mean[after]), float(mean[after + 1])
+        end = count + len(moved)
+        amplitude, self.sky = float(mean[end]), float(mean[end + 1])
         self.source = dataclasses.replace(self.source, coefficients=mean[:count], amplitude=amplitude)
         if move:
             places = [self.renderer.table.index[name] for name in moved]
             widths = mean.new_tensor([LENS[name] for name in moved])
-            self.q[0, places] += torch.maximum(torch.minimum(mean[count:after], widths), -widths)
+            self.q[0, places] += torch.maximum(torch.minimum(mean[count:end], widths), -widths)
 
     def _precision(self, brightness: Tensor, moved: list[str]) -> Tensor:
         """(K,) of the priors: 0 is flat."""
@@ -130,8 +130,8 @@ class FlexibleLens:
         planes, moved = self._planes()
         images = self.blur(planes)  # (K, S^2)
         cover = images[: len(self.source.coefficients)].sum(0)
-        there = (cover > COVERED * cover.max()) & (self.weight.flatten() > 0)
-        pixels = there.nonzero()[:, 0]
+        covered = (cover > COVERED * cover.max()) & (self.weight.flatten() > 0)
+        pixels = covered.nonzero()[:, 0]
         weight = self.weight.flatten()[pixels].to(images.dtype)
         rest = torch.cat((torch.ones_like(images[:1]), self.further.to(images.dtype)))
         columns = torch.cat((images[:, pixels], rest[:, pixels])).mul_(weight)

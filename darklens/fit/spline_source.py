@@ -26,7 +26,7 @@ class Level:
     spacing: float
     reach: float
     signal: float
-    most: int
+    limit: int
 
 
 LEVELS = (  # the finest two only where the signal pays
@@ -61,8 +61,8 @@ class SplineSource:
         """Light at u, v (n,), and its derivatives by u and v."""
         parts = [self.amplitude * part for part in self.sersic(u, v)]
         if self.lattices:
-            more = splines.light(self.lattices, self.coefficients, u, v)
-            parts = [part + each for part, each in zip(parts, more, strict=True)]
+            structure = splines.light(self.lattices, self.coefficients, u, v)
+            parts = [part + each for part, each in zip(parts, structure, strict=True)]
         return parts[0], parts[1], parts[2]
 
     def brightness(self, lattice: Lattice) -> Tensor:
@@ -96,7 +96,7 @@ class SplineSource:
     def _lattice(self, level: Level, start: int, u: Tensor, v: Tensor, weight: Tensor) -> Lattice:
         lattice = Lattice.empty(level.spacing, level.reach)
         signal = self.brightness(lattice) * lattice.weight_about_nodes(u, v, weight).sqrt()
-        count = min(level.most, int((signal > level.signal).sum()))
+        count = min(level.limit, int((signal > level.signal).sum()))
         best = signal.flatten().topk(count).indices.sort().values
         lattice.column.view(-1)[best] = torch.arange(start, start + count)
         return lattice

@@ -111,7 +111,7 @@ def explain(
 
 
 def _draw_fits(classifier: Classifier, split: Split, rows: list[list[int]], folder: str | Path) -> None:
-    """What was fitted to the images of the gallery, `fits.png`, and where the residual favours subhalos, `detection.png`."""
+    """The fits of the gallery's images, `fits.png`, and where their residuals favour subhalos, `detection.png`."""
     chosen = [i for row in rows for i in row]
     images = np.stack([split.images.read(i).values.astype(float) for i in chosen])[:, 0]  # (m, H, W)
     fits = fit(images, classifier.preprocess.smooth_model)
