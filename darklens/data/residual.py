@@ -5,8 +5,8 @@
 The smooth lens (halo, shear, source) is most of an image's light and carries no information about substructure: it is
 fitted, subtracted, and what is left is given in standard deviations of the noise. Substructure is seen through the PSF,
 noise is not, so the residual is smoothed a little; the kernel is even on an even image and odd on an odd one, which
-puts the lens, wherever the middle of the image lies, on the central pixel. The view of a turned or mirrored image is thus
-the turned or mirrored view.
+puts the lens, wherever the middle of the image lies, on the central pixel. The view of a turned or mirrored image is
+thus the turned or mirrored view.
 
 References: Vegetti & Koopmans 2009, MNRAS 392, 945 (substructure from what a smooth lens leaves); Warren & Dye 2003,
 ApJ 590, 673. The fit: darklens/fit.
