@@ -274,6 +274,7 @@ def labels_by_hand(page: Path, labels: dict[str, str]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_walk_from_cutouts_to_a_table(tmp_path, monkeypatch):
     """docs/your_survey.md from top to bottom, in an empty folder: few images, one pass."""
     monkeypatch.chdir(tmp_path)

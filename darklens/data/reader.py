@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def _compact(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def read_ahead(reader: Dataset, chunks: Sequence[np.ndarray], workers: int, name: str) -> Iterator[Any]:
+def read_ahead(reader: Dataset, chunks: Sequence[np.ndarray], workers: int, name: str) -> Generator[Any, None, None]:
     """reader[chunk] for each chunk of indices, in order, made by worker processes (0: in this one).
 
     A reader returns a DataError instead of raising it. name: of what is read. Raises DataError.

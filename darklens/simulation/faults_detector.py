@@ -62,7 +62,8 @@ def odd_rows(image: np.ndarray, strength: float, rng: np.random.Generator) -> np
 def quadrant_biases(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Four amplifiers whose zeros differ by `strength` of the sky's noise."""
     y, x = axes(image)
-    return image + strength * sky_noise(image) * rng.standard_normal(4)[2 * (y > 0).astype(int) + (x > 0)]
+    quadrant = 2 * (y > 0).astype(int) + (x > 0)
+    return image + strength * sky_noise(image) * np.asarray(rng.standard_normal(4))[quadrant]
 
 
 def striping(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

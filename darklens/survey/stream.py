@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -36,9 +35,7 @@ class NetworkRun:
         count, reader = len(survey.entries), SurveyReader(survey, self.classifier, reading)
         chunks = [np.arange(i, min(i + self.batch_size, count)) for i in range(first, count, self.batch_size)]
         workers = machine.usable_cores() if self.workers is None else self.workers
-        batches = cast(
-            Generator[list[Item]], read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, survey.root or ".")
-        )
+        batches = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, survey.root or ".")
         predictor = self.classifier.predictor(self.precision, self.device)
         with contextlib.closing(batches):
             for items in batches:
