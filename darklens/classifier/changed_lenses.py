@@ -15,6 +15,7 @@ import torch
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.exposure import Exposure, join
 from darklens.classifier.figures import image_figures, network_figures
+from darklens.classifier.predictions import MUCH
 from darklens.errors import UsageError
 from darklens.simulation import faults, render
 from darklens.simulation.faults import Change
@@ -97,4 +98,5 @@ def _look(
     distances = classifier.novelty.distances(parts).numpy()
     figures = image_figures(fit, images) | network_figures(logits, classifier.classes, distances)
     kinds = np.array([change.name if change else "" for change in plan], dtype=object)
-    return Exposure(figures, logits.argmax(1) != labels, fit.flag != "", kinds)
+    flagged = (fit.flag != "") | (distances.max(1) > MUCH)
+    return Exposure(figures, logits.argmax(1) != labels, flagged, kinds)

@@ -30,6 +30,7 @@ SETTINGS = {
     "max_iter": 200,
     "learning_rate": 0.06,
     "max_leaf_nodes": 12,
+    "max_bins": 63,
     "min_samples_leaf": 8,
     "l2_regularization": 3.0,
     "random_state": 0,
@@ -38,8 +39,8 @@ SETTINGS = {
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
-    """What became of n images: figures {name: (n,)}; changed, wrong, flagged (n,) bool: by the fit; kinds (n,) names of
-    the changes, "" for clean images."""
+    """What became of n images: figures {name: (n,)}; wrong (n,) bool: their class; flagged (n,) bool by the fit, or for
+    much novelty, whatever a detector says; kinds (n,) names of the changes, "" for clean images."""
 
     figures: Mapping[str, np.ndarray]
     wrong: np.ndarray

@@ -20,6 +20,7 @@ from darklens.fit import Fit
 ON_RING = 2.0  # standard deviations of the model's light in a pixel: on the ring
 WIDTHS = (1.0, 1.7, 3.0)  # pixels: of the smoothing under which peaks are sought; stars have 1.7
 ANGLES = ("shear_angle", "source_angle", "halo_angle", "light_angle")
+OF_NOISE = ("residual_significance", "noise_correlation", "noise_scale")  # measured here in other ways
 VECTORS = (("source_x", "source_y"), ("centre_x", "centre_y"))
 Figures = dict[str, np.ndarray]
 
@@ -38,7 +39,7 @@ def image_figures(fit: Fit, images: np.ndarray) -> Figures:
 
 def fit_figures(table: Mapping[str, np.ndarray]) -> Figures:
     """Of a table of fits: no angles, lengths instead of coordinates, logarithms of errors."""
-    skipped = {*ANGLES, *(name for pair in VECTORS for name in pair), "flag"}
+    skipped = {*ANGLES, *(name for pair in VECTORS for name in pair), *OF_NOISE, "flag"}
     figures = {}
     for name, values in table.items():
         if name.removesuffix("_sd") in skipped:
