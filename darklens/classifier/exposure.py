@@ -24,8 +24,9 @@ import numpy as np
 from darklens.classifier.trees import Trees, from_sklearn
 from darklens.errors import CheckpointError
 
-RATE = 0.02  # of clean images that may be flagged, the flags of the fit among them
-RIGHT = 0.3  # weight of changed images that the network gets right, those that it gets wrong having 1
+RATE = 0.018  # of clean images that may be flagged, the flags of the fit among them: for 2% of new ones
+OWN = 0.01  # the same without them, where they alone are more
+RIGHT = 0.1  # weight of changed images that the network gets right, those that it gets wrong having 1
 SETTINGS = {
     "max_iter": 200,
     "learning_rate": 0.06,
@@ -127,9 +128,14 @@ def fit_trees(exposure: Exposure, rows: np.ndarray | None = None) -> Trees:
 
 
 def threshold(scores: np.ndarray, flagged: np.ndarray, rate: float = RATE) -> float:
-    """The logit that at most a share `rate` of clean images exceeds or is flagged anyhow, by scores (n,) and flags."""
-    ordered = np.sort(np.where(flagged, np.inf, scores))[::-1]
-    return float(ordered[min(math.floor(rate * len(ordered)), len(ordered) - 1)])
+    """The logit that at most a share `rate` of clean images exceeds or is flagged anyhow, by scores (n,) and flags.
+
+    Where the fit alone flags more than that, a share of OWN is flagged besides.
+    """
+    ordered = np.sort(scores[~flagged])[::-1]
+    budget = math.floor(rate * len(scores)) - int(flagged.sum())
+    budget = math.floor(OWN * len(scores)) if budget < 0 else budget
+    return float(ordered[min(budget, len(ordered) - 1)])
 
 
 def fit_detector(exposure: Exposure, clean: Exposure, rate: float = RATE) -> OutlierDetector:

@@ -13,6 +13,7 @@ image gets a row in a CSV table (UTF-8, RFC 4180), in order of folder and name, 
     p_...         probability of each class
     calibrated_...   the same at the temperature fitted on validation images; empty where the network has none
     novelty       above 1.0: unlike the training data; empty where the network has no such score
+    outlier       above 1.0: like images that were changed so that the class is wrong; of networks with such a detector
     einstein_radius, shear, source_x, ... and their standard deviations ..._sd, chi_square per pixel: of the smooth
                   lens (arcsec, radians), where the network sees what it leaves of the image
     CLASS_...     how much dark matter, given the class: median, 16% and 84% of its posterior, ..._above_limit the
