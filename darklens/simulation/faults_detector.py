@@ -68,7 +68,7 @@ def quadrant_biases(image: np.ndarray, strength: float, rng: np.random.Generator
 
 def striping(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Columns (or rows) with zeros of their own, `strength` of the sky's noise."""
-    stripes = strength * sky_noise(image) * rng.standard_normal(image.shape[1])
+    stripes = strength * sky_noise(image) * rng.standard_normal((image.shape[1],))
     return image + (stripes if rng.random() < 0.5 else stripes[:, None])
 
 
