@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from darklens.simulation.psf import checked_kernel
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from darklens.fit.observed.arrays import ObservedFits
 
 Array = np.ndarray | torch.Tensor
 
@@ -45,6 +47,20 @@ class ModelFields(TypedDict, total=False):
     components: tuple[str, ...]
 
 
+@overload
+def fit_arrays(
+    images: Array,
+    *,
+    noise: Array | float | None = None,
+    mask: Array | None = None,
+    psf: Array | None = None,
+    pixel_scale: float = ...,
+    lens_light: Literal["mge"],
+    progress: Callable[[int], None] | None = None,
+) -> "ObservedFits": ...
+
+
+@overload
 def fit_arrays(
     images: Array,
     *,
@@ -55,8 +71,24 @@ def fit_arrays(
     model: SmoothModel | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    lens_light: None = None,
     **fields: "Unpack[ModelFields]",
-) -> Fit:
+) -> Fit: ...
+
+
+def fit_arrays(
+    images: Array,
+    *,
+    noise: Array | float | str | None = None,
+    mask: Array | None = None,
+    psf: Array | None = None,
+    start: Array | None = None,
+    model: SmoothModel | None = None,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    lens_light: str | None = None,
+    **fields: "Unpack[ModelFields]",
+) -> "Fit | ObservedFits":
     """The best smooth lens for each of the images (n, H, W), or of one (H, W), square, in any unit, on all cores.
 
     noise: the standard deviation of each pixel in the images' unit, (n, H, W), (H, W) or one number; "poisson": the
@@ -69,6 +101,8 @@ def fit_arrays(
     from it, `darklens.fit(images, pixel_scale=0.1, free_centre=True)`.
     workers: processes (None: one a core). Up to 64 images are fitted in this process; a script that fits more needs
     `if __name__ == "__main__":`. progress: called with the number of images done since the last call.
+    lens_light: "mge" for telescope images with a lens galaxy in front, whose light then is a multi-Gaussian expansion
+    (docs/real_lenses.md): noise, mask, psf and pixel_scale are used, the other settings are that fit's own.
 
     The result has `table()`, `residual` (n, S, S) in standard deviations of the noise, `image`, `mask`, `flag`. Raises
     DataError for arrays that can't be used, UsageError for settings that can't be.
@@ -80,6 +114,8 @@ def fit_arrays(
     if np.any(hidden):
         hidden = np.broadcast_to(hidden, shape)
         chosen = hidden if chosen is None else chosen | hidden
+    if lens_light is not None:
+        return _with_lens_light(lens_light, pixels, noise=noise, mask=chosen, psf=psf, progress=progress, fields=fields)
     settings = _model(model, psf, dict(fields))
     try:
         return fit_many(
@@ -91,6 +127,41 @@ def fit_arrays(
             workers=workers,
             progress=progress,
         )
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
+def _with_lens_light(
+    lens_light: str,
+    pixels: np.ndarray,
+    *,
+    noise: object,
+    mask: np.ndarray | None,
+    psf: object,
+    progress: Callable[[int], None] | None,
+    fields: "ModelFields",
+) -> "ObservedFits":
+    """The fit of telescope images. Raises DataError, UsageError."""
+    from darklens.fit.observed.arrays import fit_telescope  # SciPy and sep: for this fit alone
+
+    if lens_light != "mge":
+        raise UsageError(f'lens_light: expected "mge" or None, found {lens_light!r}')
+    if unused := sorted(set(fields) - {"pixel_scale"}):
+        raise UsageError(
+            f'{unused[0]} is no setting of the fit with lens_light="mge": pixel_scale, noise, mask, psf are'
+        )
+    deviations = _noise(noise, pixels.shape)
+    if isinstance(deviations, str):
+        raise UsageError('noise="poisson" does not go with lens_light="mge": give standard deviations, or None')
+    kernel = None if psf is None else _kernel(psf)
+    scale = fields.get("pixel_scale", SmoothModel().pixel_scale)
+    return fit_telescope(pixels, pixel_scale=scale, noise=deviations, mask=mask, psf=kernel, progress=progress)
+
+
+def _kernel(psf: object) -> np.ndarray:
+    """A PSF that can be used. Raises DataError."""
+    try:
+        return checked_kernel(_numbers(psf, "psf"), "psf")
     except ValueError as error:
         raise DataError(str(error)) from None
 
@@ -183,11 +254,7 @@ def _model(model: SmoothModel | None, psf: object, fields: dict) -> SmoothModel:
         raise UsageError("psf and psf_kernel are the same: give one of them")
     psf = fields.pop("psf_kernel", None) if psf is None else psf
     if psf is not None:
-        try:
-            kernel = checked_kernel(_numbers(psf, "psf"), "psf")
-        except ValueError as error:
-            raise DataError(str(error)) from None
-        fields["psf_kernel"] = tuple(map(tuple, kernel.tolist()))
+        fields["psf_kernel"] = tuple(map(tuple, _kernel(psf).tolist()))
     try:
         return dataclasses.replace(model or SmoothModel(), **fields)
     except (TypeError, ValueError) as error:

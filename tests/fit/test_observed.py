@@ -8,6 +8,8 @@ import galaxy_lenses
 import numpy as np
 import pytest
 
+import darklens
+from darklens.errors import UsageError
 from darklens.fit.observed import linear, mge, search
 from darklens.fit.observed.cutout import Psf, cut_out
 from darklens.fit.observed.light import fit_light
@@ -259,3 +261,20 @@ def test_without_noise_map_and_psf_both_are_assumed_and_said():
     assert "noise measured in the image" in fit.note and "no PSF" in fit.note
     sky = fit.cutout.radius(np.zeros(2)) > 3
     assert np.median(fit.cutout.sigma[sky]) == pytest.approx(np.median(truth.noise[sky]), rel=0.1)
+
+
+def test_from_python_as_from_the_command_line():
+    """`darklens.fit(images, lens_light="mge")`: masked arrays, one PSF, a table; wrong settings in one line."""
+    truth, fit = case("twisted")
+    images = np.ma.array(truth.image[None], mask=np.zeros_like(truth.image[None], dtype=bool))
+    images.mask[0, 3:6, 3:6] = True
+    fits = darklens.fit(images, noise=truth.noise, psf=truth.psf, pixel_scale=0.05, lens_light="mge")
+    table = fits.table()
+    assert len(fits) == 1 and table["einstein_radius"][0] == pytest.approx(fit.einstein_radius, rel=2e-3)
+    assert table["shear_angle"][0] == pytest.approx(fit.row()["shear_angle"], abs=2) and table["flag"][0] == ""
+    assert not np.isfinite(fits[0].residual).all() and fits[0].light.shape == fits[0].arcs.shape
+    for settings, message in (({"free_halo": True}, "free_halo is no setting"), ({"noise": "poisson"}, "poisson")):
+        with pytest.raises(UsageError, match=message):
+            darklens.fit(truth.image, lens_light="mge", **settings)
+    with pytest.raises(UsageError, match="lens_light"):
+        darklens.fit(truth.image, lens_light="sersics")

@@ -47,16 +47,21 @@ class ObservedFit:
 
     @property
     def einstein_radius_sd(self) -> float:
-        return float(self.sd[0])
+        return float(self.sd[INDEX_OF["einstein_radius"]])
+
+    def _polar(self, pair: str) -> tuple[float, float]:
+        """Size, and axis in degrees counter-clockwise from +x, of the parameters `pair`_1 and _2."""
+        first, second = self[f"{pair}_1"], self[f"{pair}_2"]
+        return math.hypot(first, second), math.degrees(math.atan2(second, first)) / 2 % 180
 
     def row(self) -> dict[str, float | str]:
         """One row of a table."""
         row: dict[str, float | str] = {"einstein_radius": self["einstein_radius"]}
         row["einstein_radius_sd"] = self.einstein_radius_sd
-        for name, (a, b) in {"shear": (1, 2), "halo": (3, 4), "source": (10, 11)}.items():
-            size, angle = math.hypot(*self.q[[a, b]]), math.degrees(math.atan2(self.q[b], self.q[a])) / 2 % 180
-            row["shear" if name == "shear" else f"{name}_axis_ratio"] = size if name == "shear" else math.exp(-size)
-            row[f"{name}_angle"] = angle
+        row["shear"], row["shear_angle"] = self._polar("shear")
+        for name, pair in {"halo": "halo", "source": "ellipticity"}.items():
+            ellipticity, row[f"{name}_angle"] = self._polar(pair)
+            row[f"{name}_axis_ratio"] = math.exp(-ellipticity)
         for name in ("centre_x", "centre_y", "source_x", "source_y"):
             row[name] = self[name]
         row["source_radius"], row["source_index"] = math.exp(self["log_radius"]), math.exp(self["log_index"])
