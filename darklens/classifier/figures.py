@@ -222,8 +222,8 @@ def _edges(residual: np.ndarray, signal: np.ndarray, span: int) -> list[float]:
             numerator, power = (np.concatenate([[0], np.cumsum(v[:, side].sum(1))]) for v in (products, powers))
             place = np.arange(middle - 7, middle + 8)
             sums = [[v[p + span] - v[p], v[p] - v[p - span]] for v in (numerator, power) for p in [place]]
-            (after, before), (power_after, power_before) = sums[0], np.maximum(sums[1], 1.0)
-            t = (after / power_after - before / power_before) / np.sqrt(1 / power_after + 1 / power_before)
+            (second, first), (power_second, power_first) = sums[0], np.maximum(sums[1], 1.0)
+            t = (second / power_second - first / power_first) / np.sqrt(1 / power_second + 1 / power_first)
             steps.append(float(t[np.abs(t).argmax()]))
     return steps
 
@@ -271,13 +271,13 @@ def _flat_top(pixels: np.ndarray, residual: np.ndarray, signal: np.ndarray, good
     sky = np.median(pixels[good])
     light = (pixels - sky) / max(pixels[good].max() - sky, 1e-30)
     model = signal / max(signal.max(), 1e-30)
-    near = [float(((values > share) & good).sum()) for share in (0.97, 0.9, 0.7) for values in (light, model)]
+    close = [float(((values > share) & good).sum()) for share in (0.97, 0.9, 0.7) for values in (light, model)]
     brightest = good & (signal >= np.sort(signal[good])[-min(20, int(good.sum()))])
     return {
-        "near_top_97": math.log1p(near[0]) - math.log1p(near[1]),
-        "near_top_90": math.log1p(near[2]) - math.log1p(near[3]),
-        "near_top_70": math.log1p(near[4]) - math.log1p(near[5]),
-        "near_top": math.log1p(near[0]),
+        "near_top_97": math.log1p(close[0]) - math.log1p(close[1]),
+        "near_top_90": math.log1p(close[2]) - math.log1p(close[3]),
+        "near_top_70": math.log1p(close[4]) - math.log1p(close[5]),
+        "near_top": math.log1p(close[0]),
         "brightest_mean": residual[brightest].mean() * math.sqrt(brightest.sum()),
         "brightest_square": (residual[brightest] ** 2).mean(),
     }

@@ -61,14 +61,18 @@ def synthesise(
 
 
 @_jit
-def _filter(
-    taps, line, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, ODD: tl.constexpr,
-    COEFFICIENTS: tl.constexpr, FIELDS: tl.constexpr, SUM: tl.constexpr,
-):  # fmt: skip
-    """The harmonics number A, B and, unless it is negative, C of the maps whose upper left taps are pointed at.
+def _filter(taps, line, HARMONICS: tl.constexpr, ODD: tl.constexpr, STEERING: tl.constexpr):
+    """The harmonics of three numbers (the last one unless it is negative) of the maps whose upper left taps are
+    pointed at.
 
-    All of them are even in x, or ODD. COEFFICIENTS: [harmonic][row][column - 2], flat.
+    All of them are even in x, or ODD. STEERING: coefficients [harmonic][row][column - 2], flat; FIELDS; SUM.
     """
+    A: tl.constexpr = HARMONICS[0]
+    B: tl.constexpr = HARMONICS[1]
+    C: tl.constexpr = HARMONICS[2]
+    COEFFICIENTS: tl.constexpr = STEERING[0]
+    FIELDS: tl.constexpr = STEERING[1]
+    SUM: tl.constexpr = STEERING[2]
     a = tl.full(taps.shape, 0, SUM)
     b = tl.full(taps.shape, 0, SUM)
     c = tl.full(taps.shape, 0, SUM)
@@ -94,19 +98,17 @@ def _filter(
 
 
 @_jit
-def _steer(
-    taps, lane, line, unit, ORDER: tl.constexpr,
-    COEFFICIENTS: tl.constexpr, FIELDS: tl.constexpr, SUM: tl.constexpr,
-):  # fmt: skip
+def _steer(taps, lane, line, unit, ORDER: tl.constexpr, STEERING: tl.constexpr):
     """The steered numbers of one unit (see triton_tables.Unit) of frequency ORDER: two, or for ORDER 0 three."""
     first = taps + tl.load(unit).to(tl.int64) * lane
     if ORDER == 0:
-        a, b, c = _filter(first, line, 0, 1, 2, False, COEFFICIENTS, FIELDS, SUM)
+        a, b, c = _filter(first, line, (0, 1, 2), False, STEERING)
     else:
         second = taps + tl.load(unit + 1).to(tl.int64) * lane
         J: tl.constexpr = 4 * ORDER - 1
-        a, b, c = _filter(first, line, J, J + 2, -1, False, COEFFICIENTS, FIELDS, SUM)
-        d, e, c = _filter(second, line, J + 1, J + 3, -1, True, COEFFICIENTS, FIELDS, SUM)
+        a, b, c = _filter(first, line, (J, J + 2, -1), False, STEERING)
+        d, e, c = _filter(second, line, (J + 1, J + 3, -1), True, STEERING)
+        SUM: tl.constexpr = STEERING[2]
         cos, sin = tl.load(unit + 2).to(SUM), tl.load(unit + 3).to(SUM)
         a = cos * a + sin * d
         b = cos * b + sin * e
@@ -127,7 +129,7 @@ def _accumulate(
             w0 = tl.load(weights + (tl.load(unit + 4) * CHUNKS + chunk).to(tl.int64) * size)
             w1 = tl.load(weights + (tl.load(unit + 5) * CHUNKS + chunk).to(tl.int64) * size)
             chunk_taps = taps + tl.cast(plane, tl.int64) * chunk
-            a, b, c = _steer(chunk_taps, lane, line, unit, ORDER, COEFFICIENTS, FIELDS, SUM)
+            a, b, c = _steer(chunk_taps, lane, line, unit, ORDER, (COEFFICIENTS, FIELDS, SUM))
             total = tl.dot(a.to(kind).to(DOT), w0.to(DOT), total, input_precision="ieee", out_dtype=SUM)
             total = tl.dot(b.to(kind).to(DOT), w1.to(DOT), total, input_precision="ieee", out_dtype=SUM)
             if ORDER == 0:
@@ -206,7 +208,7 @@ def correlate(
         source = dlanes + (out[None, :] + pixel[:, None]) * fields + (j % fields)[None, :]
         d = tl.trans(tl.load(source, mask=inside, other=0)).to(DOT)
         taps = spectrum + n.to(tl.int64) * image + ((row * line + column * FIELDS)[:, None] + k[None, :])
-        a, b, c = _steer(taps + tl.cast(plane, tl.int64) * chunk, lane, line, unit, ORDER, COEFFICIENTS, FIELDS, SUM)
+        a, b, c = _steer(taps + tl.cast(plane, tl.int64) * chunk, lane, line, unit, ORDER, (COEFFICIENTS, FIELDS, SUM))
         a_sum = tl.dot(d, a.to(kind).to(DOT), a_sum, input_precision="ieee", out_dtype=SUM)
         b_sum = tl.dot(d, b.to(kind).to(DOT), b_sum, input_precision="ieee", out_dtype=SUM)
         if ORDER == 0:
