@@ -22,8 +22,12 @@ from darklens.fit.settings import ModelSettings
 Bend = tuple[Tensor, Tensor]
 Values = dict[str, Tensor]  # (B,) float64 by parameter
 
-SHEAR_PRIOR = Gaussian(0.0, 0.06, "Keeton, Kochanek & Seljak 1997, ApJ 482, 604: 0.02 to 0.1 of galaxies in groups")
-HALO_PRIOR = Gaussian(None, 0.10, "about the light's ellipticity: Koopmans et al. 2006, ApJ 649, 599")
+SHEAR_PRIOR = Gaussian(
+    0.0, 0.06, "a few %: Keeton, Kochanek & Seljak 1997, ApJ 482, 604; Holder & Schechter 2003, ApJ 589, 688"
+)
+HALO_PRIOR = Gaussian(
+    None, 0.10, "about the light's: Koopmans et al. 2006, ApJ 649, 599: <q_SIE/q_light> = 0.99, rms 0.11"
+)
 RADIUS = (
     Parameter(
         "einstein_radius",

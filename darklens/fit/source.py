@@ -11,8 +11,8 @@ from darklens.fit.parameters import Column, Gaussian, Parameter
 from darklens.fit.sersic import Profile
 from darklens.fit.settings import ModelSettings
 
-RADIUS_PRIOR = Gaussian(math.log(0.15), 0.5, "0.05 to 0.4 arcsec: Newton et al. 2011, ApJ 734, 104 (SLACS sources)")
-INDEX_PRIOR = Gaussian(math.log(1.5), 0.4, "disks: Newton et al. 2011")
+RADIUS_PRIOR = Gaussian(math.log(0.15), 0.5, "Newton et al. 2011, ApJ 734, 104: SLACS sources, 0.06 to 0.5 arcsec")
+INDEX_PRIOR = Gaussian(math.log(1.5), 0.4, "Newton et al. 2011: discs, n about 1")
 PLACE = tuple(
     Parameter(
         f"source_{axis}",

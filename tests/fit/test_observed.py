@@ -248,8 +248,8 @@ def test_the_psf_may_have_an_even_side_and_any_sum():
 
 def test_every_prior_says_where_it_comes_from():
     for parameter in PARAMETERS:
-        assert parameter.prior is None or (parameter.prior.source and parameter.prior.sd > 0)
-        assert parameter.bounds[0] < parameter.bounds[1] and parameter.max_step > 0
+        assert parameter.prior is None or (parameter.prior.source and parameter.prior.sigma > 0)
+        assert parameter.low < parameter.high and parameter.largest_step > 0
     assert [p.name for p in PARAMETERS if p.prior is None] == ["einstein_radius"]
     assert dataclasses.is_dataclass(PARAMETERS[0])
 

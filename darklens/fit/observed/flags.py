@@ -5,7 +5,7 @@ import numpy as np
 from darklens.fit.observed.cutout import Cutout
 from darklens.fit.observed.joint import JointFit
 from darklens.fit.observed.noise_check import SkyNoise
-from darklens.fit.observed.parameters import NAMES, PARAMETERS
+from darklens.fit.observed.parameters import NAMES, PARAMETERS, bounds
 from darklens.fit.observed.result import ObservedFit
 
 MIN_PIXELS = 400  # that count
@@ -47,7 +47,7 @@ def words(
         flag.append("source_models_disagree")
     if any(r.penalised - fit.penalised < CLOSE and abs(r.q[0] / fit.q[0] - 1) > APART for r in rivals):
         flag.append("rival_fit")
-    low, high = np.array([p.bounds for p in PARAMETERS]).T
+    low, high = bounds()
     at_bound = (final.q <= low) | (final.q >= high)
     if at_bound[:7].any():
         flag.append("at_bound")

@@ -5,53 +5,41 @@ import math
 
 import numpy as np
 
+from darklens.fit.mass import HALO_PRIOR, SHEAR_PRIOR
+from darklens.fit.parameters import Gaussian, Parameter
+from darklens.fit.source import INDEX_PRIOR, RADIUS_PRIOR
 
-@dataclasses.dataclass(frozen=True)
-class Prior:
-    """A Gaussian; mean None: set for each image, from its light or its search."""
-
-    mean: float | None
-    sd: float
-    source: str  # where it comes from
-
-
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One nonlinear parameter."""
-
-    name: str
-    unit: str
-    bounds: tuple[float, float]
-    max_step: float
-    prior: Prior | None
-
-
-SHEAR = Prior(0.0, 0.06, "Keeton, Kochanek & Seljak 1997, ApJ 482, 604; Holder & Schechter 2003, ApJ 589, 688: a few %")
-HALO = Prior(None, 0.10, "that of the light: Koopmans et al. 2006, ApJ 649, 599: <q_SIE/q_light> = 0.99, rms 0.11")
-CENTRE = Prior(None, 0.03, "the light's centre: Koopmans et al. 2006: offsets below 0.05 arcsec")
-PLACE = Prior(0.0, 0.36, "multiple images need a source within the caustic, a few tenths of an arcsec")
-RADIUS = Prior(math.log(0.15), 0.5, "Newton et al. 2011, ApJ 734, 104: SLACS sources, 0.06 to 0.5 arcsec")
-SHAPE = Prior(0.0, 0.4, "axis ratios of faint blue galaxies: Ravindranath et al. 2006, ApJ 652, 963")
-INDEX = Prior(math.log(1.5), 0.4, "Newton et al. 2011: discs, n about 1")
+INITIAL = 0.0  # not used: a fit starts where the search says
+SHEAR = Gaussian(
+    0.0, 0.06, "Keeton, Kochanek & Seljak 1997, ApJ 482, 604; Holder & Schechter 2003, ApJ 589, 688: a few %"
+)
+CENTRE = Gaussian(None, 0.03, "the light's centre: Koopmans et al. 2006: offsets below 0.05 arcsec")
+PLACE = Gaussian(0.0, 0.36, "multiple images need a source within the caustic, a few tenths of an arcsec")
+SHAPE = Gaussian(0.0, 0.4, "axis ratios of faint blue galaxies: Ravindranath et al. 2006, ApJ 652, 963")
 
 PARAMETERS = (
-    Parameter("einstein_radius", "arcsec", (0.1, 10.0), 0.1, None),
-    Parameter("shear_1", "", (-0.2, 0.2), 0.05, SHEAR),
-    Parameter("shear_2", "", (-0.2, 0.2), 0.05, SHEAR),
-    Parameter("halo_1", "", (-1.0, 1.0), 0.1, HALO),
-    Parameter("halo_2", "", (-1.0, 1.0), 0.1, HALO),
-    Parameter("centre_x", "arcsec", (-2.0, 2.0), 0.05, CENTRE),
-    Parameter("centre_y", "arcsec", (-2.0, 2.0), 0.05, CENTRE),
-    Parameter("source_x", "arcsec", (-1.5, 1.5), 0.1, PLACE),
-    Parameter("source_y", "arcsec", (-1.5, 1.5), 0.1, PLACE),
-    Parameter("log_radius", "ln arcsec", (math.log(0.02), math.log(0.7)), 0.4, RADIUS),
-    Parameter("ellipticity_1", "", (-1.5, 1.5), 0.3, SHAPE),
-    Parameter("ellipticity_2", "", (-1.5, 1.5), 0.3, SHAPE),
-    Parameter("log_index", "", (math.log(0.5), math.log(3.5)), 0.3, INDEX),
+    Parameter("einstein_radius", "arcsec", INITIAL, 0.1, 10.0, 0.1, "observed", None),
+    Parameter("shear_1", "", INITIAL, -0.2, 0.2, 0.05, "observed", SHEAR_PRIOR),
+    Parameter("shear_2", "", INITIAL, -0.2, 0.2, 0.05, "observed", SHEAR_PRIOR),
+    Parameter("halo_1", "", INITIAL, -1.0, 1.0, 0.1, "observed", HALO_PRIOR),
+    Parameter("halo_2", "", INITIAL, -1.0, 1.0, 0.1, "observed", HALO_PRIOR),
+    Parameter("centre_x", "arcsec", INITIAL, -2.0, 2.0, 0.05, "observed", CENTRE),
+    Parameter("centre_y", "arcsec", INITIAL, -2.0, 2.0, 0.05, "observed", CENTRE),
+    Parameter("source_x", "arcsec", INITIAL, -1.5, 1.5, 0.1, "observed", PLACE),
+    Parameter("source_y", "arcsec", INITIAL, -1.5, 1.5, 0.1, "observed", PLACE),
+    Parameter("log_radius", "ln arcsec", INITIAL, math.log(0.02), math.log(0.7), 0.4, "observed", RADIUS_PRIOR),
+    Parameter("ellipticity_1", "", INITIAL, -1.5, 1.5, 0.3, "observed", SHAPE),
+    Parameter("ellipticity_2", "", INITIAL, -1.5, 1.5, 0.3, "observed", SHAPE),
+    Parameter("log_index", "", INITIAL, math.log(0.5), math.log(3.5), 0.3, "observed", INDEX_PRIOR),
 )
 NAMES = tuple(p.name for p in PARAMETERS)
 INDEX_OF = {name: i for i, name in enumerate(NAMES)}
 LENS = 7  # the first so many belong to the lens
+
+
+def bounds() -> tuple[np.ndarray, np.ndarray]:
+    """(P,) lowest and (P,) highest values."""
+    return np.array([p.low for p in PARAMETERS]), np.array([p.high for p in PARAMETERS])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +63,8 @@ def priors(halo: np.ndarray, centre: np.ndarray, **means_and_sds: tuple[float, f
     for i, p in enumerate(PARAMETERS):
         if p.prior is not None:
             mean[i] = means[p.name] if p.prior.mean is None else p.prior.mean
-            sd[i] = p.prior.sd
+            sd[i] = p.prior.sigma
         if p.name in means_and_sds:
             mean[i], sd[i] = means_and_sds[p.name]
-    low, high = np.array([p.bounds for p in PARAMETERS]).T
-    return Priors(mean, sd, low, high, np.array([p.max_step for p in PARAMETERS]))
+    low, high = bounds()
+    return Priors(mean, sd, low, high, np.array([p.largest_step for p in PARAMETERS]))
