@@ -7,7 +7,6 @@ and J is fitted with its centre, its shape and the source's Sersic index free.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import torch
@@ -171,7 +170,7 @@ def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) 
 
 def _of_observed(result: ObservedFit, notes: list[str], pictures: bool) -> LensFit:
     row = result.row()
-    values = {name: _radians(name, row[name]) for name in COLUMNS if name in row} | {"lens_light": "mge"}
+    values = {name: row[name] for name in COLUMNS if name in row} | {"lens_light": "mge"}
     notes = [*notes, str(row["note"])] if row["note"] else notes
     panels = None
     if pictures:
@@ -179,8 +178,3 @@ def _of_observed(result: ObservedFit, notes: list[str], pictures: bool) -> LensF
         data = np.where(cutout.good, cutout.data, np.nan)
         panels = LensPictures(data, result.light, result.arcs, result.residual, result.source, half, result.source_half)
     return LensFit(values, str(row["flag"]).split(), notes, panels)
-
-
-def _radians(name: str, value: float | str) -> float | str:
-    """Angles as the table of predictions has them."""
-    return math.radians(value) if name.endswith("_angle") and not isinstance(value, str) else value

@@ -50,9 +50,9 @@ class ObservedFit:
         return float(self.sd[INDEX_OF["einstein_radius"]])
 
     def _polar(self, pair: str) -> tuple[float, float]:
-        """Size, and axis in degrees counter-clockwise from +x, of the parameters `pair`_1 and _2."""
+        """Size, and axis in radians counter-clockwise from +x, of the parameters `pair`_1 and _2."""
         first, second = self[f"{pair}_1"], self[f"{pair}_2"]
-        return math.hypot(first, second), math.degrees(math.atan2(second, first)) / 2 % 180
+        return math.hypot(first, second), math.atan2(second, first) / 2 % math.pi
 
     def row(self) -> dict[str, float | str]:
         """One row of a table."""
