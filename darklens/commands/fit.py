@@ -15,7 +15,9 @@ def fit(settings: Settings) -> None:
         part = number, count
     output = settings.output if part is None else part_name(settings.output, part)
     pictures = str(Path(settings.output).with_suffix("")) + "_pictures" if settings.explain else None
-    options = FitOptions(settings.hdu, settings.pixel_scale, settings.psf, settings.lens_light, pictures)
+    options = FitOptions(
+        settings.hdu, settings.pixel_scale, settings.psf, settings.lens_light, pictures, settings.source
+    )
     counts = fit_folder(
         settings.data_dir,
         output,

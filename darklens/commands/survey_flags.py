@@ -7,10 +7,11 @@ import re
 from argparse import Namespace
 
 LENS_LIGHT = "auto", "mge", "none"
+SOURCES = "sersic", "flexible"
 SHARED = {"file_column": "file", "hdu": None, "part": None}  # by Predict and Fit, as --output is
 OF_PREDICT = {"resample": False, "embeddings": None}
 OF_PAGE = {"page": None}
-OF_FIT = {"pixel_scale": None, "psf": None, "lens_light": "auto"}
+OF_FIT = {"pixel_scale": None, "psf": None, "lens_light": "auto", "source": "sersic"}
 DEFAULTS = {**SHARED, **OF_PREDICT, **OF_PAGE, **OF_FIT}
 
 
@@ -62,6 +63,12 @@ def add_flags(parser: argparse.ArgumentParser, switch: dict) -> None:
         "--lens_light",
         choices=LENS_LIGHT,
         help="of the lens galaxy: mge, a sum of Gaussians; none, no such light; auto, as the image shows (auto)",
+    )
+    add(
+        "--source",
+        choices=SOURCES,
+        help="where no lens galaxy is seen: a Sersic profile; flexible, splines about it, and the Bayes factor of mass "
+        "that a smooth lens lacks (sersic)",
     )
 
 

@@ -52,7 +52,8 @@ class FitOptions:
     """How images are read and fitted.
 
     hdu: of FITS files; pixel_scale: arcsec, of files and lists that do not say it; psf: a file, of images for which a
-    list names none; lens_light: one of `lens_fit.LENS_LIGHT`; pictures: the folder for a picture of each lens.
+    list names none; lens_light: one of `lens_fit.LENS_LIGHT`; source: one of `lens_fit.SOURCES`; pictures: the
+    folder for a picture of each lens.
     """
 
     hdu: str | None = None
@@ -60,6 +61,7 @@ class FitOptions:
     psf: str | None = None
     lens_light: str = "auto"
     pictures: str | None = None
+    source: str = "sersic"
 
 
 @dataclass(eq=False)
@@ -109,7 +111,8 @@ class LensReader(Dataset):
             item.flags.insert(0, str(error).removeprefix(str(DataError(f"{path}: "))))
             return item
         try:
-            result = fit_lens(image, self.options.lens_light, self.options.pictures is not None)
+            options = self.options
+            result = fit_lens(image, options.lens_light, options.pictures is not None, source=options.source)
         except (ValueError, ArithmeticError, LookupError) as error:  # one image must not cost a survey its table
             item.flags.insert(0, one_line(f"the fit failed: {error}"))
             return item

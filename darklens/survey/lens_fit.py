@@ -16,10 +16,12 @@ from darklens.fit.cosmic_rays import cosmic_rays
 from darklens.fit.lens_galaxy import shows_galaxy
 from darklens.fit.observed.result import ObservedFit
 from darklens.fit.observed.run import fit_observed
+from darklens.fit.structured import StructuredFit, fit_structured
 from darklens.plots.lens import LensPictures
 from darklens.simulation.psf import FWHM, gaussian_taps
 
 LENS_LIGHT = "auto", "mge", "none"
+SOURCES = "sersic", "flexible"
 COLUMNS = (
     "einstein_radius",
     "einstein_radius_sd",
@@ -37,6 +39,7 @@ COLUMNS = (
     "source_index",
     "chi_square",
     "residual_significance",
+    "log_bayes_factor",
     "noise_scale",
     "noise_correlation",
     "lens_light",
@@ -45,6 +48,7 @@ SMOOTH_NAMES = {"axis_ratio": "source_axis_ratio", "sersic_index": "source_index
 WINDOW, WIDE = 5.25, 1.7  # arcsec; half a window over the Einstein radius: where it is less, a larger one is fitted
 MAX_PIXELS = 301  # on a side of the window
 HUGE = 1e3  # times the median of a noise map: the mark of a bad pixel
+MORE_THAN_NOISE = "more than noise is left: substructure, or not such a lens"
 SURE = 5.0  # standard deviations of the residual's significance
 PSF_PIXELS = 2.2  # FWHM of the Gaussian that stands for a PSF which nobody knows
 
@@ -70,8 +74,11 @@ class LensFit:
     pictures: LensPictures | None
 
 
-def fit_lens(image: LensImage, lens_light: str = "auto", pictures: bool = False) -> LensFit:
-    """The fit of an image. lens_light: one of LENS_LIGHT. Raises ValueError for what can't be fitted."""
+def fit_lens(image: LensImage, lens_light: str = "auto", pictures: bool = False, *, source: str = "sersic") -> LensFit:
+    """The fit of an image. lens_light: one of LENS_LIGHT; source: one of SOURCES, where no galaxy shines.
+
+    Raises ValueError for what can't be fitted.
+    """
     notes: list[str] = []
     good = _good_pixels(image, notes)
     psf = image.psf if image.psf is not None else _assumed_psf(notes)
@@ -85,7 +92,10 @@ def fit_lens(image: LensImage, lens_light: str = "auto", pictures: bool = False)
     ready = LensImage(np.where(good, image.pixels, np.nan), image.pixel_scale, sigma, psf, ~good)
     if lens_light == "mge":
         return _of_observed(fit_observed(ready.pixels, sigma, psf, image.pixel_scale, ~good), notes, pictures)
-    return _of_smooth(fit_smooth(ready, image.noise is not None), ready, notes, pictures)
+    result = fit_smooth(ready, image.noise is not None)
+    if source == "flexible" and np.isfinite(result.parameters).all():
+        return _of_structured(_fit_flexible(result, ready, image.noise is not None), ready, notes, pictures)
+    return _of_smooth(result, ready, notes, pictures)
 
 
 def _good_pixels(image: LensImage, notes: list[str]) -> np.ndarray:
@@ -156,7 +166,7 @@ def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) 
     values = {name: table[name] for name in COLUMNS if name in table} | {"lens_light": "none"}
     flags = [str(table["flag"])] * bool(table["flag"])
     if table["residual_significance"] > SURE and not flags:
-        flags.append("more than noise is left: substructure, or not such a lens")
+        flags.append(MORE_THAN_NOISE)
     panels = None
     if pictures:
         size, amplitude = result.residual.shape[-1], result.image[0] - result.sky[0]
@@ -166,6 +176,30 @@ def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) 
         light = np.full_like(amplitude, result.sky[0])
         panels = LensPictures(data, light, amplitude, residual, None, size * image.pixel_scale / 2)
     return LensFit(values, flags, notes, panels)
+
+
+def _fit_flexible(result: Fit, image: LensImage, known_noise: bool) -> StructuredFit:
+    """The lens again in the same window, with a source of splines."""
+    side = min(image.pixels.shape)
+    row, column = ((n - side) // 2 for n in image.pixels.shape)
+    square = (slice(row, row + side), slice(column, column + side))
+    noise_map = image.noise[square] if known_noise and image.noise is not None else None
+    return fit_structured(image.pixels[square][None], result.model, noise=noise_map)
+
+
+def _of_structured(structured: StructuredFit, image: LensImage, notes: list[str], pictures: bool) -> LensFit:
+    """As of a Sersic source, with the Bayes factor of further mass instead of the residual's significance."""
+    fitted = _of_smooth(structured.fit, image, notes, pictures)
+    values = {name: value for name, value in fitted.values.items() if name != "residual_significance"}
+    flags = [flag for flag in fitted.flags if flag != MORE_THAN_NOISE]
+    log_b = float(structured.log_bayes_factor[0])
+    if np.isfinite(log_b):
+        values["log_bayes_factor"] = log_b
+    panels = fitted.pictures
+    if panels is not None:
+        half = len(structured.source[0]) * image.pixel_scale / 8  # pixels of a quarter of the image's
+        panels = dataclasses.replace(panels, source=structured.source[0][::-1], source_half=half)
+    return LensFit(values, flags, fitted.notes, panels)
 
 
 def _of_observed(result: ObservedFit, notes: list[str], pictures: bool) -> LensFit:
