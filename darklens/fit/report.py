@@ -87,7 +87,8 @@ def _tested(
         for value in width.unique().tolist():
             rows = (width == value).nonzero()[:, 0]
             arguments = arrays["residual"][rows], columns[rows], batch.window.good[rows]
-            levels[rows] = torch.as_tensor(significance(*arguments, value), device=q.device)
+            level = torch.as_tensor(significance(*arguments, value), device=q.device)
+            levels[rows] = level.nan_to_num(0.0)  # no pixel counts: nothing is more than noise
             if value > 0:
                 covariance[rows] = correlated_covariance(covariance[rows], columns[rows], value)
     return {"residual_significance": levels, "covariance": covariance}

@@ -47,8 +47,9 @@ class Reading(NamedTuple):
 class Item:
     """One image: what the network sees of it (C, S, S), or None and the reason why it was rejected.
 
-    listed: the list's other columns. fit_row: the smooth lens, where the network sees residuals. strip: pictures for a
-    page, where there is one. prediction: what the network says, once it has seen it.
+    listed: the list's other columns. fit_row: the smooth lens, where the network sees residuals. figures: for its
+    detector of outliers, if it has one. strip: pictures for a page, where there is one. prediction: what the
+    network says, once it has seen it.
     """
 
     entry: Entry
@@ -60,6 +61,7 @@ class Item:
     scale: str = ""
     note: str = ""
     fit_row: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
     strip: Strip | None = None
     prediction: Prediction | None = None
 
@@ -80,6 +82,7 @@ class SurveyReader(Dataset):
     def __init__(self, survey: Catalogue, classifier: Classifier, reading: Reading):
         self.survey, self.preprocess, self.channels = survey, classifier.preprocess, classifier.channels
         self.reading, self.knows_galaxies = reading, knows_galaxies(classifier)
+        self.figures = classifier.outliers is not None
 
     def __len__(self) -> int:
         return len(self.survey.entries)
@@ -87,9 +90,10 @@ class SurveyReader(Dataset):
     def __getitem__(self, numbers: np.ndarray) -> list[Item]:
         items, inputs = zip(*(self.read(self.survey.entries[i]) for i in numbers), strict=True)
         pairs = [pair for pair in zip(items, inputs, strict=True) if pair[1] is not None]
-        fits = fit_inputs(self.preprocess, [fit_input for _, fit_input in pairs], strips=self.reading.strips)
+        inputs = [fit_input for _, fit_input in pairs]
+        fits = fit_inputs(self.preprocess, inputs, figures=self.figures, strips=self.reading.strips)
         for (item, _), fit in zip(pairs, fits, strict=True):
-            item.image, item.fit_row, item.strip = fit.view, fit.row, fit.strip
+            item.image, item.fit_row, item.figures, item.strip = fit.view, fit.row, fit.figures, fit.strip
             item.flags += fit_flags(fit.flag)
         return list(items)
 

@@ -49,6 +49,7 @@ def _predict(predictor: Predictor, items: Sequence[Item]) -> None:
     if not images:
         return
     items, views = [item for item in items if item.image is not None], torch.from_numpy(np.stack(images))
-    predictions = predictor(views, [item.fit_row for item in items], [item.flags for item in items])
+    rows, flags, figures = zip(*((item.fit_row, item.flags, item.figures) for item in items), strict=True)
+    predictions = predictor(views, rows, flags, figures)
     for item, prediction in zip(items, predictions, strict=True):
         item.prediction = prediction

@@ -32,6 +32,7 @@ from darklens.data.image import read_image
 from darklens.data.transforms import default_preprocess
 from darklens.errors import DataError, Interrupted
 from darklens.networks.equivariant import build_network
+from darklens.storage.run_record import RunRecord
 from darklens.training import recipes, trainer
 
 SIZE = 36
@@ -132,7 +133,7 @@ def make(folder: Path, out: Path) -> trainer.Trainer:
     network = build_network({**config, "arch": "compact", "head": "pooled"})
     train, val = (open_batches(folder, name, 5, name == "train", **options) for name in ("train", "val"))
     out.mkdir(exist_ok=True)
-    model = Classifier(network, list(data.classes), train.preprocess, record={"seed": 0})
+    model = Classifier(network, list(data.classes), train.preprocess, record=RunRecord(seed=0))
     return trainer.Trainer(model, train, val, RECIPE, out, log=lambda line: None, quiet=True)
 
 
@@ -169,7 +170,7 @@ def test_a_run_on_either_goes_on_with_either(folder, whole, unbroken, tmp_path, 
 
 def test_the_whole_program_writes_the_same_files(folder, whole, tmp_path, monkeypatch):
     """Trained and tested on the folder and on its shards, both called images_t."""
-    monkeypatch.setattr(calibrate, "MOST", 8)
+    monkeypatch.setattr(calibrate, "MAX_IMAGES", 8)
     monkeypatch.setenv("LENS_PICTURES", "none")
     hashes = []
     for name, source in (("a", folder), ("b", whole)):
