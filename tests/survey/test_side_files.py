@@ -45,7 +45,7 @@ def test_an_axis_of_one_changes_nothing(network, survey, column, shape):
     plain, same = (
         table(network, survey, f"file,{column}\nl0.npy,\nl1.npy,{file}.npy\nl2.npy,\n") for file in (name, "other")
     )
-    assert plain == same and len(plain) == 3 and not any(row["flag"] for row in plain)
+    assert plain == same and len(plain) == 3 and not any(".npy" in row["flag"] for row in plain)
 
 
 @pytest.mark.parametrize("column", ["noise_map", "psf"])
