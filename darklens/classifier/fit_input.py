@@ -54,7 +54,7 @@ def fit_inputs(
 ) -> list[Fitted]:
     """Views and rows of all inputs, in order; the network's PSF where an image has none of its own.
 
-    figures: with those of `image_figures`. strips: with the pictures of a page.
+    figures: with those of `image_figures`, of images without a noise map. strips: with the pictures of a page.
     """
     results: list[Fitted | None] = [None] * len(inputs)
     order = sorted(range(len(inputs)), key=lambda number: inputs[number].kind)
@@ -72,7 +72,8 @@ def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool
     noise, mask = (_stacked([getattr(one, name) for one in inputs]) for name in ("noise", "mask"))
     model = with_psf(preprocess.smooth_model, inputs[0].psf)
     views, fit = preprocess.with_fit(pixels, noise=noise, mask=mask, smooth_model=model)
-    columns = image_figures(fit, pixels[:, 0].numpy()) if figures else {}
+    measured = noise is None  # the detector knows figures of noise as the fit measures it, not as a map has it
+    columns = image_figures(fit, pixels[:, 0].numpy()) if figures and measured else {}
     of_each = [{name: float(values[number]) for name, values in columns.items()} for number in range(len(inputs))]
     strip_pngs = _draw(pixels[:, 0].numpy(), fit) if strips else [None] * len(inputs)
     rows = zip(views, *fit_rows(fit, preprocess), of_each, strip_pngs, strict=True)

@@ -128,7 +128,7 @@ class Predictor:
         probabilities, dark_matter = self._by_class(logits, 1.0), self._dark_matter(fit_rows)
         calibrated = self._by_class(logits, self.temperature) if self.temperature else [{}] * len(views)
         unlike = [
-            _exceeds(a, MUCH) or _exceeds(b, 1) if b is not None else _exceeds(a, 1)
+            _exceeds(a, 1) if b is None or math.isnan(b) else _exceeds(a, MUCH) or _exceeds(b, 1)
             for a, b in zip(novelty, outlier, strict=True)
         ]
         flags = [(*image_flags, *[UNLIKE] * bad) for image_flags, bad in zip(flags, unlike, strict=True)]
@@ -142,12 +142,14 @@ class Predictor:
         """Of B images; None without a detector, NaN without figures."""
         if self.outliers is None or self.novelty is None:
             return [None] * len(logits)
-        if not figures or not all(figures):
-            return [math.nan] * len(logits)
-        columns = {name: np.array([row[name] for row in figures]) for name in figures[0]}
-        distances = self.novelty.distances(parts).numpy()
-        columns |= network_figures(logits.numpy(), list(self.classes), distances)
-        return self.outliers.score(columns).tolist()
+        rows = [number for number, row in enumerate(figures or ()) if row]
+        scores = np.full(len(logits), math.nan)
+        if figures and rows:
+            columns = {name: np.array([figures[number][name] for number in rows]) for name in figures[rows[0]]}
+            distances = self.novelty.distances(parts).numpy()[rows]
+            columns |= network_figures(logits.numpy()[rows], list(self.classes), distances)
+            scores[rows] = self.outliers.score(columns)
+        return scores.tolist()
 
     def _by_class(self, logits: Tensor, temperature: float) -> list[dict[str, float]]:
         shares = (logits / temperature).softmax(1).tolist()
