@@ -263,3 +263,15 @@ def test_more_than_noise_is_flagged():
     for image in images:
         result = fit_lens(LensImage(image.astype(float), SCALE, None, PSF))
         assert result.values["residual_significance"] > 5 and len(result.flags) == 1
+
+
+@pytest.mark.slow
+def test_a_flexible_source_gives_a_bayes_factor():
+    images, truth = lenses()
+    result = fit_lens(LensImage(images[0], SCALE, None, PSF), "none", pictures=True, source="flexible")
+    assert float(result.values["log_bayes_factor"]) < 10 and "residual_significance" not in result.values
+    assert float(result.values["chi_square"]) == pytest.approx(1, abs=0.06)
+    assert (
+        result.pictures.source.shape == (101, 101)
+        and "log_bayes_factor" not in fit_lens(LensImage(images[0], SCALE, None, PSF), "none").values
+    )
