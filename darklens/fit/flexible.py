@@ -17,7 +17,7 @@ from torch import Tensor
 from darklens.fit import evidence, splines
 from darklens.fit.evidence import Posterior
 from darklens.fit.renderer import Renderer
-from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
+from darklens.fit.spline_source import SplineSource
 
 STEPS = 2, 6  # with any lattices: at least and at most before the last
 SETTLED = 2e-3  # arcsec, or a pure number: a lens that moves by less has arrived
@@ -169,10 +169,3 @@ def products(columns: Tensor) -> Tensor:
     upper = blas.ssyrk(1.0, columns.numpy().T, trans=1)
     lower = torch.as_tensor(np.ascontiguousarray(upper.T)).double()
     return lower.tril() + lower.tril(-1).T
-
-
-def fit_lens(lens: FlexibleLens) -> FlexibleLens:
-    """Coarse lattices, then all of them: the lens at the maximum of the posterior."""
-    lens.run(COARSE, hold=False)
-    lens.run(len(LEVELS), hold=True)
-    return lens

@@ -33,7 +33,7 @@ def blob_deflections(x: Tensor, y: Tensor, reach: float) -> tuple[Tensor, Tensor
 
 
 def log_bayes_factor(lens: FlexibleLens) -> float:
-    """ln B of mass on the grid against none, for a lens that `flexible.fit_lens` has fitted."""
+    """ln B of mass on the grid against none, for a lens whose last step held the prior (`FlexibleLens.run`)."""
     grid, design = lens.renderer.grid, lens.design
     _, gu, gv = lens.source.light(*lens.rays())
     gu, gv, x, y = (grid.pixels(each[None])[0].flatten() for each in (gu, gv, grid.x, grid.y))

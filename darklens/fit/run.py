@@ -53,7 +53,7 @@ def fit(
     model = model or SmoothModel()
     device = images.device if isinstance(images, Tensor) else torch.device("cpu")
     images = as_images(images, device)
-    inputs = _checked(images, model, start, noise, mask)
+    inputs = check_inputs(images, model, start, noise, mask)
     batch = batch or (16 if device.type == "cpu" else 512)
     fits = []
     with plain_arithmetic(device):
@@ -66,27 +66,27 @@ def fit(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Inputs:
+class Inputs:
     """What the caller says of each image."""
 
     start: np.ndarray | None  # (B, P)
     noise: Tensor | str | None  # (B, H, W)
     mask: Tensor | None  # (B, H, W)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> "_Inputs":
+    def __getitem__(self, rows: slice | np.ndarray) -> "Inputs":
         noise = self.noise if self.noise is None or isinstance(self.noise, str) else self.noise[rows]
         start = None if self.start is None else self.start[rows]
-        return _Inputs(start, noise, None if self.mask is None else self.mask[rows])
+        return Inputs(start, noise, None if self.mask is None else self.mask[rows])
 
 
-def _checked(
+def check_inputs(
     images: Tensor,
     model: SmoothModel,
     start: np.ndarray | None,
     noise: np.ndarray | Tensor | str | None,
     mask: np.ndarray | Tensor | None,
-) -> _Inputs:
-    """Start, noise and mask of each image. Raises ValueError."""
+) -> Inputs:
+    """Start, noise and mask of each of the images (B, H, W), as `fit` takes them. Raises ValueError."""
     if start is not None:
         start = np.broadcast_to(np.asarray(start, dtype=float), (len(images), len(model.free))).copy()
     if noise is not None and not isinstance(noise, str):
@@ -96,7 +96,7 @@ def _checked(
     if mask is not None:
         mask = mask if isinstance(mask, Tensor) else torch.as_tensor(np.array(mask, dtype=bool))
         mask = mask.to(images.device).expand(images.shape)
-    return _Inputs(start, noise, mask)
+    return Inputs(start, noise, mask)
 
 
 @contextlib.contextmanager
@@ -113,7 +113,7 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _fit_batch(images: Tensor, model: SmoothModel, inputs: _Inputs, dtype: torch.dtype, score_test: bool) -> Fit:
+def _fit_batch(images: Tensor, model: SmoothModel, inputs: Inputs, dtype: torch.dtype, score_test: bool) -> Fit:
     """The fit of one batch; with `refit_flagged` those whose centre or halo is flagged for good once more, these free.
 
     Such a fit keeps its flag. It has the covariance of the parameters that `model` frees, marginalised over the others.

@@ -22,7 +22,7 @@ from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.noise import Variance
 from darklens.fit.result import CONSTANT, NO_LENS, Fit
-from darklens.fit.run import fit, plain_arithmetic
+from darklens.fit.run import Inputs, check_inputs, fit, plain_arithmetic
 from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
 from darklens.fit.window import as_images
 
@@ -50,28 +50,21 @@ def fit_structured(
     """Fit images (B, H, W) as `fit` does, with the same arguments and errors, and a source with structure."""
     model = dataclasses.replace(model or SmoothModel(), free_centre=True, free_halo=True, refit_flagged=False)
     images = as_images(images, torch.device("cpu"))
-    deviation, masked = _as_noise(noise, images), _as_mask(mask, images)
+    inputs = check_inputs(images, model, None, noise, mask)
     with plain_arithmetic(images.device), torch.no_grad():
-        enlarged = _enlarged(images, model, deviation, masked)
-        robust = fit(images, model, noise=enlarged, mask=masked, score_test=False)
-        batch = prepare(images, model, noise=deviation, mask=masked)
+        enlarged = _enlarged(images, model, inputs)
+        robust = fit(images, model, noise=enlarged, mask=inputs.mask, score_test=False)
+        batch = prepare(images, model, noise=inputs.noise, mask=inputs.mask)
         lenses = _lenses(batch, robust)
         variance = _measured(batch, lenses)
         parts = [_finished(batch, robust, lens, variance, k) for k, lens in enumerate(lenses)]
     return _joined(robust, parts)
 
 
-def _as_noise(noise: np.ndarray | Tensor | str | None, images: Tensor) -> Tensor | str | None:
-    return noise if noise is None or isinstance(noise, str) else as_images(noise, images.device).expand(images.shape)
-
-
-def _as_mask(mask: np.ndarray | Tensor | None, images: Tensor) -> Tensor | None:
-    return None if mask is None else torch.as_tensor(mask, device=images.device).expand(images.shape)
-
-
-def _enlarged(images: Tensor, model: SmoothModel, noise: Tensor | str | None, mask: Tensor | None) -> Tensor:
+def _enlarged(images: Tensor, model: SmoothModel, inputs: Inputs) -> Tensor:
     """(B, H, W) standard deviations: the noise, and a share of the signal."""
-    batch = prepare(images, dataclasses.replace(model, window=images.shape[-1]), noise=noise, mask=mask)
+    whole = dataclasses.replace(model, window=images.shape[-1])
+    batch = prepare(images, whole, noise=inputs.noise, mask=inputs.mask)
     signal = noises.smooth(batch.data, batch.window.good).clamp(min=0)
     variance = batch.first_variance().pixels + (SIGNAL_AS_NOISE * signal).square()
     return variance.double().sqrt() * batch.window.scale[:, None, None]
@@ -154,17 +147,7 @@ def _covariance(robust: Fit, lens: FlexibleLens, k: int) -> Tensor:
 
 def _joined(robust: Fit, parts: list[_Part]) -> StructuredFit:
     arrays = {}
-    for name in (
-        "parameters",
-        "covariance",
-        "amplitude",
-        "sky",
-        "noise",
-        "chi_square",
-        "residual",
-        "image",
-        "deviation",
-    ):
+    for name in dict.fromkeys(name for part in parts for name in part.changed):
         values = getattr(robust, name).copy()
         for k, part in enumerate(parts):
             values[k] = part.changed.get(name, values[k])

@@ -136,27 +136,31 @@ def _noise(image: LensImage, good: np.ndarray, notes: list[str]) -> np.ndarray:
     return span * (v0[:, None, None] + k[:, None, None] * level).sqrt()[0].numpy()
 
 
-def fit_smooth(image: LensImage, known_noise: bool) -> Fit:
-    """The smooth lens without a lens galaxy, in a window that follows its Einstein radius."""
+def _square(image: LensImage, known_noise: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """The central square of the pixels, and of the noise map where there is one."""
     side = min(image.pixels.shape)
     row, column = ((n - side) // 2 for n in image.pixels.shape)
     square = (slice(row, row + side), slice(column, column + side))
-    window, largest = WINDOW, min(side, MAX_PIXELS)
+    return image.pixels[square], image.noise[square] if known_noise and image.noise is not None else None
+
+
+def fit_smooth(image: LensImage, known_noise: bool) -> Fit:
+    """The smooth lens without a lens galaxy, in a window that follows its Einstein radius."""
+    pixels, noise_map = _square(image, known_noise)
+    window, largest = WINDOW, min(len(pixels), MAX_PIXELS)
     while True:
-        pixels = min(max(int(window / image.pixel_scale) | 1, 9), largest)
+        size = min(max(int(window / image.pixel_scale) | 1, 9), largest)
         model = SmoothModel(
             pixel_scale=image.pixel_scale,
-            window=pixels,
+            window=size,
             psf_kernel=tuple(map(tuple, image.psf.tolist())) if image.psf is not None else None,
             free_index=True,
             free_centre=True,
             free_halo=True,
         )
-        result = fit(
-            image.pixels[square], model, noise=image.noise[square] if known_noise and image.noise is not None else None
-        )
+        result = fit(pixels, model, noise=noise_map)
         radius = float(result.parameters[0, model.table.index["einstein_radius"]])
-        if pixels >= largest or model.half_window >= WIDE * radius or result.flag[0] == "no lens found":
+        if size >= largest or model.half_window >= WIDE * radius or result.flag[0] == "no lens found":
             return result
         window = 2 * WIDE * radius * 1.05
 
@@ -180,11 +184,8 @@ def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) 
 
 def _fit_flexible(result: Fit, image: LensImage, known_noise: bool) -> StructuredFit:
     """The lens again in the same window, with a source of splines."""
-    side = min(image.pixels.shape)
-    row, column = ((n - side) // 2 for n in image.pixels.shape)
-    square = (slice(row, row + side), slice(column, column + side))
-    noise_map = image.noise[square] if known_noise and image.noise is not None else None
-    return fit_structured(image.pixels[square][None], result.model, noise=noise_map)
+    pixels, noise_map = _square(image, known_noise)
+    return fit_structured(pixels, result.model, noise=noise_map)
 
 
 def _of_structured(structured: StructuredFit, image: LensImage, notes: list[str], pictures: bool) -> LensFit:
