@@ -55,11 +55,16 @@ def measure_correlation(residual: Tensor, good: Tensor, assumed: float = 0.0) ->
     return Correlation(width, torch.where(measurable, lag, 0.0), torch.where(measurable, certainty, 0.0), scale)
 
 
+def _gaussian(width: float) -> np.ndarray:
+    """(17,) what smoothed the noise, not normalised; width: pixels."""
+    return np.exp(-0.5 * (np.arange(-8, 9) / width) ** 2)
+
+
 def _squares(width: float) -> float:
     """The sum of squared correlations along one axis."""
     if width <= 0:
         return 1.0
-    taps = np.exp(-0.5 * (np.arange(-8, 9) / width) ** 2)
+    taps = _gaussian(width)
     return float(np.square(np.correlate(taps, taps, "full") / (taps**2).sum()).sum())
 
 
@@ -67,7 +72,7 @@ def side_by_side(width: float) -> float:
     """The correlation of neighbours in noise that was smoothed by a Gaussian of `width` pixels."""
     if width <= 0:
         return 0.0
-    taps = np.exp(-0.5 * (np.arange(-8, 9) / width) ** 2)
+    taps = _gaussian(width)
     return float((taps[1:] * taps[:-1]).sum() / (taps**2).sum())
 
 
@@ -75,7 +80,7 @@ def smoothed_deviation(taps: np.ndarray, width: float) -> float:
     """The standard deviation of such noise after smoothing by taps x taps, over that of white noise."""
     if width <= 0:
         return 1.0
-    noise = np.exp(-0.5 * (np.arange(-8, 9) / width) ** 2)
+    noise = _gaussian(width)
     both = np.convolve(taps, noise)
     return float((both @ both) / ((taps @ taps) * (noise @ noise)))
 
