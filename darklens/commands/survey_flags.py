@@ -67,7 +67,7 @@ def add_flags(parser: argparse.ArgumentParser, switch: dict) -> None:
     add(
         "--source",
         choices=SOURCES,
-        help="where no lens galaxy is seen: a Sersic profile; flexible, splines about it, and the Bayes factor of mass "
+        help="a Sersic profile; flexible, splines about it, and the Bayes factor of mass "
         "that a smooth lens lacks (sersic)",
     )
 

@@ -33,6 +33,7 @@ class ModelFields(TypedDict, total=False):
     psf_truncate: float
     psf_beta: float | None
     psf_kernel: Array | tuple[tuple[float, ...], ...] | None
+    source: str
     sersic_index: float
     free_ellipticity: bool
     free_index: bool
@@ -55,6 +56,7 @@ def fit_arrays(
     mask: Array | None = None,
     psf: Array | None = None,
     pixel_scale: float = ...,
+    source: str = ...,
     lens_light: Literal["mge"],
     progress: Callable[[int], None] | None = None,
 ) -> "ObservedFits": ...
@@ -102,7 +104,7 @@ def fit_arrays(
     workers: processes (None: one a core). Up to 64 images are fitted in this process; a script that fits more needs
     `if __name__ == "__main__":`. progress: called with the number of images done since the last call.
     lens_light: "mge" for telescope images with a lens galaxy in front, whose light then is a multi-Gaussian expansion
-    (docs/real_lenses.md): noise, mask, psf and pixel_scale are used, the other settings are that fit's own.
+    (docs/real_lenses.md): noise, mask, psf, pixel_scale and source are used, the other settings are that fit's own.
 
     The result has `table()`, `residual` (n, S, S) in standard deviations of the noise, `image`, `mask`, `flag`. Raises
     DataError for arrays that can't be used, UsageError for settings that can't be.
@@ -143,19 +145,24 @@ def _with_lens_light(
 ) -> "ObservedFits":
     """The fit of telescope images. Raises DataError, UsageError."""
     from darklens.fit.observed.arrays import fit_telescope  # SciPy and sep: for this fit alone
+    from darklens.fit.observed.run import SOURCES
 
     if lens_light != "mge":
         raise UsageError(f'lens_light: expected "mge" or None, found {lens_light!r}')
-    if unused := sorted(set(fields) - {"pixel_scale"}):
+    if unused := sorted(set(fields) - {"pixel_scale", "source"}):
         raise UsageError(
-            f'{unused[0]} is no setting of the fit with lens_light="mge": pixel_scale, noise, mask, psf are'
+            f'{unused[0]} is no setting of the fit with lens_light="mge": pixel_scale, noise, mask, psf, source are'
         )
     deviations = _noise(noise, pixels.shape)
     if isinstance(deviations, str):
         raise UsageError('noise="poisson" does not go with lens_light="mge": give standard deviations, or None')
     kernel = None if psf is None else _kernel(psf)
-    scale = fields.get("pixel_scale", SmoothModel().pixel_scale)
-    return fit_telescope(pixels, pixel_scale=scale, noise=deviations, mask=mask, psf=kernel, progress=progress)
+    scale, source = fields.get("pixel_scale", SmoothModel().pixel_scale), fields.get("source", "sersic")
+    if source not in SOURCES:
+        raise UsageError(f"source: expected one of {', '.join(SOURCES)}, found {source!r}")
+    return fit_telescope(
+        pixels, pixel_scale=scale, noise=deviations, mask=mask, psf=kernel, source=source, progress=progress
+    )
 
 
 def _kernel(psf: object) -> np.ndarray:

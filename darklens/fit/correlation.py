@@ -113,3 +113,13 @@ def _kernel(high: HighPass) -> np.ndarray:
     kernel = high.sign * np.outer(high.taps, high.taps)
     kernel[len(kernel) // 2, len(kernel) // 2] += high.centre
     return kernel
+
+
+def variance_ratio(columns: np.ndarray, lag: float) -> float:
+    """x^T C x over x^T x, summed over the columns x (K, S, S): how much more it moves their amplitudes than white
+    noise does. lag: correlation of neighbours; of pixels (i, j) apart lag^(i^2 + j^2), as where a Gaussian smoothed it.
+    """
+    distance = np.arange(columns.shape[-1])
+    row = lag ** np.square(distance, dtype=float)
+    c = row[np.abs(distance[:, None] - distance)]
+    return float((columns * (c @ columns @ c)).sum() / max(np.square(columns).sum(), 1e-300))

@@ -61,6 +61,7 @@ class FlexibleLens:
     weight: Tensor  # (S, S) float64, 1 / sigma, 0 where masked
     source: SplineSource
     further: Tensor  # (E, S^2) further linear columns: the lens galaxy's light
+    rest_precision: Tensor | None = None  # (1 + E,) of the priors of the sky and those; None: flat
     sky: float = 0.0
     _design: Design | None = None
 
@@ -123,7 +124,8 @@ class FlexibleLens:
         """(K,) of the priors: 0 is flat."""
         splines_precision = (self.source.shares * brightness).square().reciprocal()
         lens = brightness.new_tensor([LENS[name] for name in moved]).square().reciprocal()
-        return torch.cat((splines_precision, lens, brightness.new_zeros(2 + len(self.further))))
+        rest = self.rest_precision if self.rest_precision is not None else brightness.new_zeros(1 + len(self.further))
+        return torch.cat((splines_precision, lens, brightness.new_zeros(1), rest))
 
     def _linear_problem(self) -> tuple[Tensor, Tensor, list[str]]:
         """Columns (K, N) over sigma, the pixels (N,) that see the source, and which lens parameters move."""

@@ -75,7 +75,7 @@ class LensFit:
 
 
 def fit_lens(image: LensImage, lens_light: str = "auto", pictures: bool = False, *, source: str = "sersic") -> LensFit:
-    """The fit of an image. lens_light: one of LENS_LIGHT; source: one of SOURCES, where no galaxy shines.
+    """The fit of an image. lens_light: one of LENS_LIGHT; source: one of SOURCES.
 
     Raises ValueError for what can't be fitted.
     """
@@ -91,7 +91,8 @@ def fit_lens(image: LensImage, lens_light: str = "auto", pictures: bool = False,
         lens_light = "mge" if shows_galaxy(image.pixels, image.pixel_scale, good) else "none"
     ready = LensImage(np.where(good, image.pixels, np.nan), image.pixel_scale, sigma, psf, ~good)
     if lens_light == "mge":
-        return _of_observed(fit_observed(ready.pixels, sigma, psf, image.pixel_scale, ~good), notes, pictures)
+        observed = fit_observed(ready.pixels, sigma, psf, image.pixel_scale, ~good, source=source)
+        return _of_observed(observed, notes, pictures)
     result = fit_smooth(ready, image.noise is not None)
     if source == "flexible" and np.isfinite(result.parameters).all():
         return _of_structured(_fit_flexible(result, ready, image.noise is not None), ready, notes, pictures)

@@ -54,6 +54,16 @@ def words(
     return " ".join(flag)
 
 
+def revised(flag: str, chi_square: float, ratio: float) -> str:
+    """The flag after another source; chi_square: a pixel round the arcs; ratio: of the Einstein radius to the first."""
+    words = [word for word in flag.split() if word != "poor_fit"]
+    if chi_square > POOR:
+        words.append("poor_fit")
+    if abs(ratio - 1) > APART and "source_models_disagree" not in words:
+        words.append("source_models_disagree")
+    return " ".join(words)
+
+
 def note(noise: SkyNoise, masked_objects: int) -> str:
     """What was done to the image."""
     parts = []

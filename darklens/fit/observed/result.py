@@ -1,13 +1,29 @@
 """What a fit of a telescope image says."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from darklens.fit.observed.cutout import Cutout
 from darklens.fit.observed.noise_check import SkyNoise
 from darklens.fit.observed.parameters import INDEX_OF
+
+if TYPE_CHECKING:
+    from darklens.fit.flexible import FlexibleLens
+
+SYSTEMATIC = 0.01  # of the Einstein radius: what other mass models and priors would change (docs/real_lenses.md)
+RING = 0.5, 1.6  # Einstein radii, between which chi-square is
+
+
+def ring_chi_square(cutout: Cutout, model: np.ndarray, q: np.ndarray) -> float:
+    """Chi-square a pixel round the arcs of a model (n, n) and its parameters (P,)."""
+    distance = cutout.radius(q[5:7])
+    ring = cutout.good & (distance > RING[0] * q[0]) & (distance < RING[1] * q[0])
+    return float(np.mean(((cutout.data - model) / cutout.sigma)[ring] ** 2)) if ring.any() else np.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +41,8 @@ class ObservedFit:
     arcs: np.ndarray  # (n, n) the lensed source's part
     source: np.ndarray  # (k, k) the source of positive Gaussians, amplitudes on its grid, y upwards
     source_half: float  # arcsec from the source's middle to the edge of that
+    log_bayes_factor: float = np.nan  # ln B of mass that a smooth lens lacks against none: of a flexible source
+    lens: FlexibleLens | None = None  # that source's, in units of the noise: for detection maps
 
     @property
     def light(self) -> np.ndarray:
@@ -67,4 +85,6 @@ class ObservedFit:
         row["source_radius"], row["source_index"] = math.exp(self["log_radius"]), math.exp(self["log_index"])
         row["chi_square"], row["noise_scale"] = self.chi_square, self.noise.scale
         row["noise_correlation"] = self.noise.correlation
+        if self.lens is not None:
+            row["log_bayes_factor"] = self.log_bayes_factor
         return {**row, "flag": self.flag, "note": self.note}

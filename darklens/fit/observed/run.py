@@ -12,18 +12,19 @@ from scipy import ndimage
 
 from darklens.fit.observed import flags, grid_fit, mge, neighbours, sersic_fit
 from darklens.fit.observed.cutout import Cutout, cut_out
+from darklens.fit.observed.flexible_source import with_flexible_source
 from darklens.fit.observed.joint import COOLED, JointFit, Problem, temperature
 from darklens.fit.observed.light import FLOOR, NUMBER, LightFit, LightModel, fit_light
 from darklens.fit.observed.noise_check import SkyNoise, sky_noise
 from darklens.fit.observed.parameters import priors
 from darklens.fit.observed.rays import SourceGrid
-from darklens.fit.observed.result import ObservedFit
+from darklens.fit.observed.result import SYSTEMATIC, ObservedFit, ring_chi_square
 from darklens.fit.observed.search import ring_start, search
 
 WINDOW, PIXELS = 7.05, 141  # arcsec and pixels on a side: the larger of both is fitted, if the image has it
 ARCS_FLOOR = 0.2  # of the arcs' light: an error of the model, as FLOOR is of the galaxy's
 FAR = 6.0  # standard deviations: pixels so far from the first model are left out of the second light
-SYSTEMATIC = 0.01  # of the Einstein radius: what other mass models and priors would change (docs/real_lenses.md)
+SOURCES = "sersic", "flexible"
 SCALES = 0.1, 10.0  # of the noise map: beyond, it is something else
 
 
@@ -44,21 +45,24 @@ def fit_observed(
     psf: np.ndarray | None,
     pixel_scale: float,
     mask: np.ndarray | None = None,
+    *,
+    source: str = "sersic",
 ) -> ObservedFit:
     """The smooth lens of a telescope image (h, w) with the lens about its middle.
 
     noise: (h, w) standard deviations in the image's unit, 0, infinite or huge for bad pixels; its scale is checked.
     None: measured in the image. psf: (k, l) at the image's pixel scale. None: a Gaussian of 2 pixels FWHM.
-    pixel_scale: arcsec. mask: (h, w) True where a pixel must not count.
+    pixel_scale: arcsec. mask: (h, w) True where a pixel must not count. source: one of SOURCES; "flexible" goes on with
+    splines (`flexible_source`) and has ln B of further mass.
     Raises ValueError where shapes don't fit together.
     """
-    fit = fit_cutout(cut_out(image, noise, psf, pixel_scale, mask))
+    fit = fit_cutout(cut_out(image, noise, psf, pixel_scale, mask), source)
     missing = ["noise measured in the image"] * (noise is None)
     missing += ["no PSF: a Gaussian of 2 pixels FWHM"] * (psf is None)
     return dataclasses.replace(fit, note="; ".join(filter(None, (fit.note, *missing))))
 
 
-def fit_cutout(cutout: Cutout) -> ObservedFit:
+def fit_cutout(cutout: Cutout, source: str = "sersic") -> ObservedFit:
     """The same of a `Cutout` of a whole image."""
     cutout = cutout.window(min(max(PIXELS, round(WINDOW / cutout.pixel_scale)), cutout.size))
     if not flags.usable(cutout):
@@ -73,7 +77,10 @@ def fit_cutout(cutout: Cutout) -> ObservedFit:
     stage = dataclasses.replace(stage, cutout=masked(cutout, far))
     stage = second_fit(stage)
     final, grid = flexible_fit(stage)
-    return report(stage, rivals, final, grid, noise, number)
+    result = report(stage, rivals, final, grid, noise, number)
+    if source == "flexible":
+        result = with_flexible_source(result, stage.light, stage.fit.linear)
+    return result
 
 
 def masked(cutout: Cutout, out: np.ndarray) -> Cutout:
@@ -146,9 +153,7 @@ def report(
     q, sd = stage.fit.q.copy(), np.sqrt(np.maximum(stage.fit.covariance.diagonal(), 0))
     q[:7] = final.q[:7]
     sd[0] = np.sqrt(sd[0] ** 2 + ((final.q[0] - stage.fit.q[0]) / 2) ** 2 + (SYSTEMATIC * q[0]) ** 2)
-    distance = cutout.radius(q[5:7])
-    ring = cutout.good & (distance > 0.5 * q[0]) & (distance < 1.6 * q[0])
-    chi_square = float(np.mean(((cutout.data - model) / cutout.sigma)[ring] ** 2)) if ring.any() else np.nan
+    chi_square = ring_chi_square(cutout, model, q)
     signal = float(np.sqrt(np.square((arcs / cutout.sigma)[cutout.good]).sum()))
     quality = {"chi_square": chi_square, "uncertainty": float(sd[0] / q[0]), "signal": signal}
     words = flags.words(stage.fit, final, rivals, **quality)

@@ -1,0 +1,173 @@
+"""A lens behind its galaxy's light again, with a source of splines: what positive Gaussians missed, and ln B of mass.
+
+The fit of `run` has settled the galaxy's light, the lens and a Sersic source. From there `FlexibleLens` solves for the
+source's splines, the lens's next step, the source's amplitude and changes of the galaxy's light and the sky together;
+all but the lens's have priors (`light_prior`), and all are marginalised in ln B.
+
+Noise of drizzled images is correlated, which smooth columns x feel: the variance of x^T n is not x^T x but x^T C x. So
+sigma is enlarged by the root of their ratio (`variance_ratio`), taken over the image's derivatives by the lens, which
+are as smooth as what mass does. It is exact for one column, and no more than that for many.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from darklens.fit import mass_map
+from darklens.fit.correlation import measure_correlation, variance_ratio
+from darklens.fit.flexible import FlexibleLens
+from darklens.fit.model import SmoothModel
+from darklens.fit.observed import flags
+from darklens.fit.observed.cutout import Cutout
+from darklens.fit.observed.light import FLOOR, LightModel
+from darklens.fit.observed.light_prior import light_prior
+from darklens.fit.observed.parameters import INDEX_OF, LENS, NAMES
+from darklens.fit.observed.rays import Rays
+from darklens.fit.observed.result import SYSTEMATIC, ObservedFit, ring_chi_square
+from darklens.fit.renderer import renderer
+from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
+
+MARGIN = 1.0, 0.5  # Einstein radii, arcsec: how far beyond the Einstein radius an image of the source may be
+PICTURE = 101  # pixels of the source's picture
+HELD = 1e12  # precision of the lens's own sky: the light's has one
+PSF_LOSS = 1e-3  # of the PSF's light, that its kernel's outermost pixels may lose: smaller kernels are faster
+
+
+def odd_kernel(cutout: Cutout) -> np.ndarray:
+    """(k, k) the PSF with its star in the middle of an odd side."""
+    kernel = cutout.psf.kernel
+    reach = max(max(k // 2, k - 1 - k // 2) for k in kernel.shape)
+    margins = [(reach - k // 2, reach - (k - 1 - k // 2)) for k in kernel.shape]
+    kernel = np.pad(kernel, margins)
+    light = [kernel[c : len(kernel) - c, c : len(kernel) - c].sum() for c in range(reach)]
+    cut = max(int(np.sum(np.array(light) > 1 - PSF_LOSS)) - 1, 0)
+    return kernel[cut : len(kernel) - cut, cut : len(kernel) - cut]
+
+
+def smooth_parameters(q: np.ndarray, model: SmoothModel) -> torch.Tensor:
+    """(1, Q) of `SmoothModel` for (P,) of `observed.parameters`, whose source and shear are about the lens's centre."""
+    values = dict(zip(NAMES, q, strict=True))
+    table = dict(zip(model.table.names, model.held(), strict=True))
+    x, y = _moved(values)
+    table |= values | {"source_x": values["source_x"] + x, "source_y": values["source_y"] + y}
+    return torch.tensor([[float(table[name]) for name in model.table.names]], dtype=torch.float64)
+
+
+def observed_parameters(q: torch.Tensor, model: SmoothModel) -> np.ndarray:
+    """The inverse: (P,)."""
+    values = {name: float(value) for name, value in zip(model.table.names, q[0], strict=True)}
+    x, y = _moved(values)
+    values |= {"source_x": values["source_x"] - x, "source_y": values["source_y"] - y}
+    return np.array([values[name] for name in NAMES])
+
+
+def _moved(values: dict[str, float]) -> tuple[float, float]:
+    """Where shear alone takes the lens's centre, arcsec."""
+    x, y, g1, g2 = (values[name] for name in ("centre_x", "centre_y", "shear_1", "shear_2"))
+    return (1 - g1) * x - g2 * y, (1 + g1) * y - g2 * x
+
+
+def inflation(observed: ObservedFit, sigma: np.ndarray) -> float:
+    """By what sigma (n, n) grows for columns as smooth as those of the lens's parameters."""
+    cutout = observed.cutout
+    residual, good = (torch.as_tensor(each)[None] for each in (np.nan_to_num(observed.residual), cutout.good))
+    lag = float(measure_correlation(residual, good).lag)
+    planes = Rays(cutout, cutout.half).sersic(observed.q)[1 : 1 + LENS]
+    return float(np.sqrt(max(variance_ratio(planes * np.where(cutout.good, 1 / sigma, 0.0), lag), 1.0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The middle of a cutout, where a source is seen, in units of the noise."""
+
+    cutout: Cutout
+    size: int
+    unit: float  # of the image's
+
+    @property
+    def slice(self) -> slice:
+        first = (self.cutout.size - self.size) // 2
+        return slice(first, first + self.size)
+
+    def pixels(self, values: np.ndarray) -> torch.Tensor:
+        """(..., n, n) -> (..., S, S) float64."""
+        return torch.as_tensor(np.ascontiguousarray(values[..., self.slice, self.slice]), dtype=torch.float64)
+
+
+def flexible_lens(
+    observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, sigma: np.ndarray
+) -> tuple[FlexibleLens, Part, np.ndarray]:
+    """A `FlexibleLens` where a fit ended, the part of the cutout that it has, and the light (n, n) that it starts from.
+
+    amplitudes: (K + 1,) of the light's columns and of the Sersic; sigma: (n, n).
+    """
+    cutout, q = observed.cutout, observed.q
+    weight = np.where(cutout.good, 1 / sigma, 0.0)
+    reach = min((1 + MARGIN[0]) * q[0] + MARGIN[1], cutout.half)
+    near = cutout.radius(q[5:7]) < reach
+    prior = light_prior(light, amplitudes[:-1], cutout.data, np.where(near, 0.0, weight))
+    size = 2 * round((reach + np.abs(q[5:7]).max()) / cutout.pixel_scale) + cutout.size % 2
+    part = Part(cutout, min(size, cutout.size), float(np.median(cutout.sigma[cutout.good])))
+    model = SmoothModel(
+        pixel_scale=cutout.pixel_scale,
+        window=part.size,
+        supersample=Rays(cutout, 1.0).s,
+        psf_kernel=tuple(map(tuple, odd_kernel(cutout).tolist())),
+        free_index=True,
+        free_centre=True,
+        free_halo=True,
+    )
+    table = smooth_parameters(q, model)
+    lens = FlexibleLens(
+        renderer(model, part.size, 1, "cpu", torch.float32),
+        table,
+        part.pixels((cutout.data - prior.image) / part.unit),
+        part.pixels(np.where(near, weight, 0.0) * part.unit),
+        SplineSource(model.table.named(table.clone()), float(amplitudes[-1] / part.unit)),
+        part.pixels(prior.columns / part.unit).flatten(1).float(),
+        torch.as_tensor(np.append(HELD, prior.precision)),
+    )
+    return lens, part, prior.image
+
+
+def with_flexible_source(observed: ObservedFit, light: LightModel, amplitudes: np.ndarray) -> ObservedFit:
+    """The fit with a source of splines; as it was where there are no arcs. amplitudes: as of `flexible_lens`."""
+    cutout = observed.cutout
+    if "no_arcs" in observed.flag or not amplitudes[-1] > 0:
+        return observed
+    sigma = np.hypot(cutout.sigma, FLOOR * light.galaxy.clip(min=0))
+    sigma = sigma * inflation(observed, sigma)
+    with torch.no_grad():
+        lens, part, image = flexible_lens(observed, light, amplitudes, sigma)
+        lens.run(COARSE, hold=False)
+        lens.run(len(LEVELS), hold=True)
+        return _result(observed, lens, part, image)
+
+
+def _result(observed: ObservedFit, lens: FlexibleLens, part: Part, light: np.ndarray) -> ObservedFit:
+    """The fit with its lens, arcs, residual and source; light (n, n): what the lens's changes add to."""
+    cutout, design = observed.cutout, lens.design
+    first = len(lens.source.coefficients)
+    changes = design.posterior.mean[-len(lens.further) :] @ lens.further.double()
+    arcs, light = np.zeros_like(light), light.copy()
+    arcs[part.slice, part.slice] = (lens.image() * part.unit).numpy()
+    light[part.slice, part.slice] += (changes.view_as(lens.data) * part.unit).numpy()
+    q, sd = observed_parameters(lens.q, lens.renderer.model), observed.sd.copy()
+    variance = design.posterior.covariance().diagonal()[first : first + len(design.moved)].numpy()
+    sd[[INDEX_OF[name] for name in design.moved]] = np.sqrt(variance)
+    sd[0] = np.hypot(sd[0], SYSTEMATIC * q[0])
+    step, chi_square = lens.renderer.model.pixel_scale / 4, ring_chi_square(cutout, light + arcs, q)
+    return dataclasses.replace(
+        observed,
+        q=q,
+        sd=sd,
+        chi_square=chi_square,
+        flag=flags.revised(observed.flag, chi_square, q[0] / observed.q[0]),
+        model=light + arcs,
+        arcs=arcs,
+        source=lens.source.picture(PICTURE, step).numpy()[::-1] * part.unit,
+        source_half=PICTURE * step / 2,
+        log_bayes_factor=mass_map.log_bayes_factor(lens),
+        lens=lens,
+    )
