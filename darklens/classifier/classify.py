@@ -76,7 +76,7 @@ def classify_residuals(
     predictor: Predictor, preprocess: Preprocess, residual: np.ndarray | torch.Tensor | Fit, batch_size: int = 64
 ) -> list[Prediction]:
     """See `Classifier.classify_residual`."""
-    if preprocess.view != "residual":
+    if preprocess.view not in ("residual", "flexible"):
         raise UsageError(f"this network sees the {preprocess.view} view, expected one that sees residuals alone")
     array = _residual_array(residual, preprocess.crop)
     rows: list[dict[str, float]] = [{}] * len(array)

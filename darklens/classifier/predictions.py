@@ -15,7 +15,6 @@ from darklens.classifier.figures import network_figures
 from darklens.classifier.novelty import Novelty
 from darklens.classifier.posterior import Inference
 from darklens.fit import SmoothModel
-from darklens.fit.model import FIT_COLUMNS
 
 UNLIKE, CONSTANT, FILLED = "unlike training data", "constant image", "NaN border filled"
 MUCH = 1.5  # novelty that is flagged whatever the detector of outliers says
@@ -83,8 +82,9 @@ def columns_of(
 
 def fit_columns(smooth_model: SmoothModel) -> list[str]:
     """The columns of the smooth lens, its flag aside; what is fitted again, where it is flagged, before chi-square."""
-    names = [name for name in smooth_model.columns if name not in FIT_COLUMNS]
-    return [*names, *smooth_model.refitted_columns, *(name for name in FIT_COLUMNS if name != "flag")]
+    last = smooth_model.fit_columns
+    names = [name for name in smooth_model.columns if name not in last]
+    return [*names, *smooth_model.refitted_columns, *(name for name in last if name != "flag")]
 
 
 def as_table(predictions: Sequence[Prediction], columns: Sequence[str]) -> dict[str, np.ndarray]:

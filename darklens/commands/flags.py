@@ -84,8 +84,8 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
     add(
         "--view",
         **typed("view"),
-        help="what the network sees: the image, what the best smooth lens leaves of it, or both (residual for compact "
-        "networks where the smooth lens is known, else image)",
+        help="what the network sees: the image, what the best smooth lens leaves of it, both, or what a smooth lens "
+        "with a flexible source leaves (residual for compact networks where the smooth lens is known, else image)",
     )
     add(
         "--crop",

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from darklens.data.checks import central
 from darklens.errors import DataError
-from darklens.fit import Fit, SmoothModel, fit
+from darklens.fit import Fit, SmoothModel
+from darklens.fit.by_source import fit_by_source
 from darklens.fit.correlation import smoothed_deviation
 
-VIEWS = ("image", "residual", "both")
+VIEWS = ("image", "residual", "both", "flexible")
 VIEW_VERSION = 2  # raise it whenever the same image and smooth lens give another view
 CLIP = 15.0  # standard deviations of the smoothed noise; what differs by more is no longer told apart
 SCALE = 3.0  # standard deviations that become 1
@@ -57,10 +58,10 @@ def residual_view(
 ) -> tuple[Tensor, Fit]:
     """The network's input (B, 1, crop, crop) float32 and the fits, of images (B, 1, H, W) in any unit.
 
-    Pixels that are not finite don't count. start, noise, mask, score_test: as in `fit`. An oblong image is cut to the
-    square about its middle, and the centre of its lens, which may lie half a pixel off that of the square, is fitted
-    too. Values are rounded to float16, in which views are kept. Raises DataError for images that are smaller or have
-    more than one channel.
+    Pixels that are not finite don't count. start, noise, mask, score_test: as in `fit`. An oblong image is cut
+    to the square about its middle, and the centre of its lens, which may lie half a pixel off that of the square, is
+    fitted too. Values are rounded to float16, in which views are kept. Raises DataError for images that are smaller or
+    have more than one channel.
     """
     if images.shape[1] != 1:
         raise DataError(f"the residual view takes images of one channel, found {images.shape[1]}")
@@ -71,7 +72,7 @@ def residual_view(
         rows, columns = central(height, width, min(height, width))
         images, model = images[..., rows, columns], dataclasses.replace(model, free_centre=True)
         noise, mask = (side if side is None else side[..., rows, columns] for side in (noise, mask))
-    fits = fit(images[:, 0], model, start=start, noise=noise, mask=mask, score_test=score_test)
+    fits = fit_by_source(images[:, 0], model, start=start, noise=noise, mask=mask, score_test=score_test)
     return view_of(fits, crop, images.device), fits
 
 

@@ -44,7 +44,8 @@ class Preprocess:
 
     view: a key of residual.VIEWS. "image" is the above; "residual" what the fit of `smooth_model` leaves of the image,
     in standard deviations (see residual.py); "both" has the image, its window smoothed as the residual is, and the
-    residual as two channels. Adding a constant to an image then changes nothing in the residual either.
+    residual as two channels; "flexible" is the residual of a fit whose source is flexible. Adding a constant to an
+    image then changes nothing in the residual either.
     """
 
     crop: int = CROP
@@ -64,13 +65,15 @@ class Preprocess:
             raise DataError(f"preprocess: expected view to be one of {', '.join(VIEWS)}, found {self.view!r}")
         model = self.smooth_model
         if (self.view == "image") != (model is None) or (model and model.window != self.crop):
-            raise DataError("preprocess: expected a smooth lens of the same window with the views residual and both")
+            raise DataError("preprocess: expected a smooth lens of the same window with all views but the image")
+        if model and (self.view == "flexible") != (model.source == "flexible"):
+            raise DataError(f"preprocess: expected another source with the {self.view} view, found {model.source}")
 
     def channels(self, of_image: int) -> int:
         """Channels of the network's input, of images with `of_image` channels. Raises DataError for a view of many."""
         if self.view != "image" and of_image != 1:
             raise DataError(f"the {self.view} view takes images of one channel, found {of_image}")
-        return {"image": of_image, "residual": 1, "both": 2}[self.view]
+        return {"image": of_image, "both": 2}.get(self.view, 1)
 
     @property
     def window(self) -> int:
@@ -122,8 +125,8 @@ class Preprocess:
         """Views (B, 1 or 2, crop, crop) float32 of images (B, 1, H, W), and the fits of the smooth lens.
 
         start, noise and mask (B, H, W): as in `fit`; smooth_model: for images with a PSF of their own. training: nobody
-        reads the flags of these fits, so the score test is left out unless the view depends on it. For the views
-        residual and both. Of oblong images, the central square.
+        reads the flags of these fits, so the score test is left out unless the view depends on it. For all
+        views but the image. Of oblong images, the central square.
         """
         height, width = images.shape[-2:]
         square = (..., *central(height, width, min(height, width)))
@@ -133,7 +136,7 @@ class Preprocess:
             raise ValueError("the view image has no fit")
         score_test = model.refit_flagged or not training
         view, fit = residual_view(images, model, self.crop, start, noise, mask=mask, score_test=score_test)
-        if self.view == "residual":
+        if self.view != "both":
             return view, fit
         size = self.crop + (self.crop - min(images.shape[-2:])) % 2
         window = STRETCHES[self.stretch](_unit(_crop(images.float(), size, None)))
@@ -245,4 +248,6 @@ def choose_preprocess(
         default = default_preprocess(data.size)
         return replace(default, crop=crop or default.crop)
     crop = crop or min(VIEW_CROP, data.size - 1 + data.size % 2)
-    return Preprocess(crop, view=view, smooth_model=SmoothModel(**(assumed or {}) | {"window": crop}))
+    source = "flexible" if view == "flexible" else "sersic"
+    model = SmoothModel(**(assumed or {}) | {"window": crop, "source": source})
+    return Preprocess(crop, view=view, smooth_model=model)

@@ -39,9 +39,17 @@ from darklens.storage.files import cannot_write, npy_bytes, read_json, save_json
 from darklens.storage.progress import progress
 
 FOLDER, VARIABLE = "views", "LENS_VIEWS_DIR"
-PART = 1024  # images of a file
 THREADS = 8  # that compare pixels
-CHUNK = 16  # images that a process fits at a time
+
+
+class Sizes(NamedTuple):
+    """Images of a file, which an interruption loses; images that a process fits at a time."""
+
+    part: int
+    chunk: int
+
+
+SIZES = {"sersic": Sizes(1024, 16), "flexible": Sizes(256, 4)}  # by the source, as the time of a fit has it
 
 
 class Views(ImageSource):
@@ -49,8 +57,9 @@ class Views(ImageSource):
 
     is_view = True
 
-    def __init__(self, images: ImageSource, shape: tuple[int, int, int], parts: list[Path]):
+    def __init__(self, images: ImageSource, shape: tuple[int, int, int], parts: list[Path], part_size: int):
         self.images, self.folder, self.shape, self.parts = images, images.folder, shape, parts
+        self.part_size = part_size
         self._open: dict[int, tuple[np.ndarray, set[int]]] = {}
 
     def __getstate__(self) -> dict:
@@ -63,7 +72,7 @@ class Views(ImageSource):
         return self.images.name(index)
 
     def read(self, index: int, window: int | None = None) -> Pixels:
-        number, row = divmod(index, PART)
+        number, row = divmod(index, self.part_size)
         if number not in self._open:
             part = self.parts[number]
             filled = read_json(part.with_suffix(".json")).get("filled", [])
@@ -122,8 +131,8 @@ def open_views(
         pass
     channels, splits = preprocess.channels(data.channels), {}
     for split in (split for name, split in data.splits.items() if name in names):
-        shape = channels, preprocess.crop, preprocess.crop
-        splits[split.name] = replace(split, images=Views(split.images, shape, _parts(data, split.name, preprocess)))
+        shape, parts = (channels, preprocess.crop, preprocess.crop), _parts(data, split.name, preprocess)
+        splits[split.name] = replace(split, images=Views(split.images, shape, parts, _sizes(preprocess).part))
     return replace(data, channels=channels, size=preprocess.crop, splits=splits)
 
 
@@ -142,9 +151,13 @@ def make_views(
         yield from _make(data, split, preprocess, workers, show)
 
 
+def _sizes(preprocess: Preprocess) -> Sizes:
+    return SIZES[preprocess.smooth_model.source if preprocess.smooth_model else "sersic"]
+
+
 def _parts(data: LensFolder, name: str, preprocess: Preprocess) -> list[Path]:
-    folder, count = view_folder(data.root, preprocess), len(data.splits[name])
-    return [folder / f"{name}-{start // PART:05d}.npy" for start in range(0, count, PART)]
+    folder, count, step = view_folder(data.root, preprocess), len(data.splits[name]), _sizes(preprocess).part
+    return [folder / f"{name}-{start // step:05d}.npy" for start in range(0, count, step)]
 
 
 def network_inputs(source: ImageSource, indices: Iterable[int], preprocess: Preprocess) -> torch.Tensor:
@@ -188,13 +201,13 @@ def view_folder(root: Path, preprocess: Preprocess) -> Path:
 
 def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, show: bool) -> Iterator[bool]:
     """Make the parts that are missing, damaged, or of other images."""
-    parts = _parts(data, split.name, preprocess)
-    spans = [range(i, min(i + PART, len(split))) for i in range(0, len(split), PART)]
+    parts, (step, chunk) = _parts(data, split.name, preprocess), _sizes(preprocess)
+    spans = [range(i, min(i + step, len(split))) for i in range(0, len(split), step)]
     shape = (preprocess.channels(data.channels), preprocess.crop, preprocess.crop)
     stamps = [split.images.stamp(span) for span in spans]
     reader = Reader(split.images, preprocess.window)
     todo = [k for k, part in enumerate(parts) if not _is_good(part, shape, stamps[k], reader, spans[k])]
-    chunks = [np.arange(i, min(i + CHUNK, spans[k].stop)) for k in todo for i in spans[k][::CHUNK]]
+    chunks = [np.arange(i, min(i + chunk, spans[k].stop)) for k in todo for i in spans[k][::chunk]]
     if not chunks:
         return
     start = true_start(data, split, preprocess.smooth_model) if preprocess.smooth_model else None
@@ -203,7 +216,7 @@ def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, 
     with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar, _writing(parts[0].parent):
         for k in todo:
             pieces: list[_Part] = []
-            for _ in spans[k][::CHUNK]:
+            for _ in spans[k][::chunk]:
                 pieces.append(next(results))
                 bar.update(len(pieces[-1].views))
             _save(parts[k], pieces, stamps[k])

@@ -100,9 +100,11 @@ def fit_arrays(
     psf: a kernel (k, k) of odd size at the images' pixel scale, its star in the middle pixel.
     start: (n, P) or (P,) the free parameters, `model.names`, to start from; None: found in the images.
     model: what is assumed and what is free; None: as in Models F and J. fields: fields of `SmoothModel` that differ
-    from it, `darklens.fit(images, pixel_scale=0.1, free_centre=True)`.
-    workers: processes (None: one a core). Up to 64 images are fitted in this process; a script that fits more needs
-    `if __name__ == "__main__":`. progress: called with the number of images done since the last call.
+    from it, `darklens.fit(images, pixel_scale=0.1, free_centre=True)`. source="flexible" fits splines about the Sersic,
+    in a second or more a lens: `table()` then has `log_bayes_factor` instead of `residual_significance`.
+    workers: processes (None: one a core). Up to 64 images (8 with a flexible source) are fitted in this process; a
+    script that fits more needs `if __name__ == "__main__":`.
+    progress: called with the number of images done since the last call.
     lens_light: "mge" for telescope images with a lens galaxy in front, whose light then is a multi-Gaussian expansion
     (docs/real_lenses.md): noise, mask, psf, pixel_scale and source are used, the other settings are that fit's own.
 

@@ -99,10 +99,14 @@ class Batch:
 
     def measured_variance(self, q: Tensor, variance: Tensor) -> tuple[Variance, Correlation]:
         """The noise that the residual at q shows. Measured noise is scaled as its correlation demands."""
-        explained, good, assumed = self.explain(q, variance), self.window.good, self.model.noise_correlation
-        residual = torch.where(good, explained.residual, 0.0)
-        signal = explained.lights.sum(1).clamp(min=0)
-        noise = self.noise.variance(self.window, signal, explained.sky, residual, "residual")
+        explained = self.explain(q, variance)
+        residual = torch.where(self.window.good, explained.residual, 0.0)
+        return self.variance_of(residual, explained.lights.sum(1).clamp(min=0), explained.sky)
+
+    def variance_of(self, residual: Tensor, signal: Tensor, sky: Tensor) -> tuple[Variance, Correlation]:
+        """The noise that a residual (B, S, S) shows, beside a signal (B, S, S), 0 or more, and the skies (B,)."""
+        good, assumed = self.window.good, self.model.noise_correlation
+        noise = self.noise.variance(self.window, signal, sky, residual, "residual")
         correlation = measure_correlation(residual / noise.pixels.double().sqrt(), good, assumed)
         if not isinstance(self.noise, noises.MeasuredNoise):
             return noise, correlation

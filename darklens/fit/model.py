@@ -29,8 +29,11 @@ from darklens.fit.components import BASE, reported_columns, table
 from darklens.fit.parameters import Table
 from darklens.fit.settings import RENAMED, ModelSettings
 
-# The last columns of `Fit.table`
-FIT_COLUMNS = "chi_square", "residual_significance", "noise_correlation", "noise_scale", "flag"
+# The last columns of `Fit.table`: of a model with a Sersic source, with a flexible one
+FIT_COLUMNS = {
+    "sersic": ("chi_square", "residual_significance", "noise_correlation", "noise_scale", "flag"),
+    "flexible": ("chi_square", "log_bayes_factor", "noise_correlation", "noise_scale", "flag"),
+}
 NAMES = BASE.names  # of the parameters of a model without further components
 
 
@@ -78,7 +81,12 @@ class SmoothModel(ModelSettings):
         """Names of the columns of `Fit.table`."""
         names = [name for column in reported_columns(self) for name in column.names]
         columns = [column for name in names for column in (name, f"{name}_sd")]
-        return (*columns, *["light_amplitude"] * self.free_light, *FIT_COLUMNS)
+        return (*columns, *["light_amplitude"] * self.free_light, *self.fit_columns)
+
+    @property
+    def fit_columns(self) -> tuple[str, ...]:
+        """The last of `columns`: what is no parameter."""
+        return FIT_COLUMNS[self.source]
 
     @property
     def refitted_columns(self) -> tuple[str, ...]:

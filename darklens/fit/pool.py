@@ -9,17 +9,17 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 
 from darklens.errors import UsageError
+from darklens.fit.by_source import fit_by_source
 from darklens.fit.model import SmoothModel
 from darklens.fit.result import Fit, join
-from darklens.fit.run import fit
 from darklens.machine import start_worker, usable_cores
 
-SHARE = 32  # images handed to a process at a time
+SHARE = {"sersic": 32, "flexible": 4}  # images handed to a process at a time
 NO_GUARD = (
-    "a process of the fit ended before its work was done: a script that fits more than 64 images needs "
-    'if __name__ == "__main__": round what it does, or workers=1; if it has that, memory ran out'
+    "a process of the fit ended before its work was done: a script that fits more than 64 images, or 8 with a flexible "
+    'source, needs if __name__ == "__main__": round what it does, or workers=1; if it has that, memory ran out'
 )
-FEW = 64  # images that don't repay starting processes
+FEW = 2  # shares that don't repay starting processes
 
 
 def fit_many(
@@ -34,7 +34,7 @@ def fit_many(
     pictures: bool = True,
     score_test: bool = True,
 ) -> Fit:
-    """`fit` on a CPU with all cores; the same results, bit for bit, for any number of workers.
+    """`fit_by_source` on a CPU with all cores; the same results, bit for bit, for any number of workers.
 
     images: (B, H, W). start, noise, mask, pictures, score_test: as in `fit`; the first three one for all or one for
     each image.
@@ -43,23 +43,24 @@ def fit_many(
     """
     images = np.asarray(images)
     images = images[None] if images.ndim == 2 else images
-    shares = [slice(i, i + SHARE) for i in range(0, max(len(images), 1), SHARE)]
+    share = SHARE[model.source if model else "sersic"]
+    shares = [slice(i, i + share) for i in range(0, max(len(images), 1), share)]
     ranks = {"start": (start, 2), "noise": (noise, 3), "mask": (mask, 3)}
 
     def options(rows: slice) -> dict:
         each = {k: v[rows] if isinstance(v, np.ndarray) and v.ndim == rank else v for k, (v, rank) in ranks.items()}
         return {"model": model, "pictures": pictures, "score_test": score_test, **each}
 
-    workers = min(workers or usable_cores(), len(shares)) if len(images) > FEW else 1
+    workers = min(workers or usable_cores(), len(shares)) if len(shares) > FEW else 1
     done = {}
     if workers == 1:
         for i, rows in enumerate(shares):
-            done[i] = fit(images[rows], **options(rows))
+            done[i] = fit_by_source(images[rows], **options(rows))
             _tell(progress, done[i])
         return join([done[i] for i in range(len(shares))])
     _check_main_guard()
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker) as pool:
-        waiting = {pool.submit(fit, images[rows], **options(rows)): i for i, rows in enumerate(shares)}
+        waiting = {pool.submit(fit_by_source, images[rows], **options(rows)): i for i, rows in enumerate(shares)}
         try:
             for future in as_completed(waiting):
                 done[waiting[future]] = future.result()

@@ -30,7 +30,7 @@ def report(
     q, variance = batch.solver.finish(state), noise.pixels
     explained = batch.explain(q, variance)
     arrays = _measured(batch, state, q, explained, variance) | _pictures(batch, explained, variance)
-    arrays |= _noise(batch, noise, correlation)
+    arrays |= noise_columns(batch, noise, correlation)
     arrays |= _tested(batch, q, explained, variance, arrays, tests)
     lensed = (arrays["light_chi_square"] > FAINT) & (explained.linear[:, 0] > 0)
     flag, significant = _flags(batch, state, q, arrays, lensed), np.zeros(len(q), dtype=bool)
@@ -60,13 +60,14 @@ def _measured(batch: Batch, state: State, q: Tensor, explained: Explained, varia
         "sky": window.background + window.scale * explained.sky,
         "chi_square": chi2 / pixels.clamp(min=1),
         "light_chi_square": batch.chi_square_without_lens(lights[:, 1:], variance) - chi2,
+        "log_bayes_factor": torch.full_like(chi2, torch.nan),
         "pixels": pixels,
         "steps": state.steps,
     }
 
 
-def _noise(batch: Batch, noise: Variance, correlation: Correlation) -> dict[str, Tensor]:
-    """The noise in the image's units, and what was found of its correlation and scale."""
+def noise_columns(batch: Batch, noise: Variance, correlation: Correlation) -> dict[str, Tensor]:
+    """The noise in the image's units, and what its correlation and scale were measured to be: fields of `Fit`."""
     scale, has_map = batch.window.scale, not isinstance(batch.noise, MeasuredNoise)
     return {
         "noise": torch.stack((noise.v0, noise.k), 1) * torch.stack((scale.square(), scale), 1),

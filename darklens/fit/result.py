@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from darklens.fit.components import reported_columns
-from darklens.fit.model import FIT_COLUMNS, SmoothModel
+from darklens.fit.model import SmoothModel
 from darklens.fit.reported import KINDS, Measured
 
 CONSTANT, NO_LENS, NOT_CONVERGED, AT_BOUND, UNDETERMINED, POOR = (
@@ -36,6 +36,7 @@ class Fit:
     chi_square: np.ndarray  # (B,) per pixel
     light_chi_square: np.ndarray  # (B,) by how much the source's light improves chi-square over bare sky
     residual_significance: np.ndarray  # (B,) standard deviations: how surely the residual is more than noise
+    log_bayes_factor: np.ndarray  # (B,) ln B of further mass against none; NaN with a Sersic source
     pixels: np.ndarray  # (B,) how many pixels counted
     steps: np.ndarray  # (B,) evaluations of the image at full resolution
     flag: np.ndarray  # (B,) str, "" where all is well
@@ -76,7 +77,7 @@ class Fit:
         for name, (value, deviation) in columns.items():
             table |= {name: value, f"{name}_sd": deviation}
         table |= {"light_amplitude": self.light_amplitude} if self.model.free_light else {}
-        return table | {name: getattr(self, name) for name in FIT_COLUMNS}
+        return table | {name: getattr(self, name) for name in self.model.fit_columns}
 
     def refitted(self) -> dict[str, np.ndarray]:
         """What `refit_flagged` has freed: columns (B,) as in `table`, without deviations, NaN where it was held."""

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+SOURCES = "sersic", "flexible"  # a Sersic profile, or splines about one (structured.py)
 RENAMED = {"free_doubted": "refit_flagged"}  # spellings of fields in files written before
 
 
@@ -26,6 +27,7 @@ class ModelSettings:
     psf_truncate: float = 5.0
     psf_beta: float | None = None  # instead of the Gaussian a Moffat of this exponent and the same FWHM
     psf_kernel: tuple[tuple[float, ...], ...] | None = None  # odd square at the pixel scale, instead of the Gaussian
+    source: str = "sersic"  # or "flexible": splines about it; the halo's centre and shape then are free
     sersic_index: float = 1.5  # of the source: held, or where it starts if free
     free_ellipticity: bool = True
     free_index: bool = False
@@ -46,6 +48,11 @@ class ModelSettings:
                 raise ValueError(f"{name} must be 0 or more, and finite, not {value}")
         if self.pixel_scale == 0 or self.window < 8 or self.supersample < 1:
             raise ValueError("pixel_scale must be positive, window 8 pixels or more, supersample 1 or more")
+        if self.source not in SOURCES:
+            raise ValueError(f"source must be one of {', '.join(SOURCES)}, not {self.source!r}")
+        if self.source == "flexible":
+            for name, value in {"free_centre": True, "free_halo": True, "refit_flagged": False}.items():
+                object.__setattr__(self, name, value)
         if self.sersic_index == 0 or self.light_index == 0:
             raise ValueError("sersic_index and light_index must be positive")
         if self.binning < 1 or self.binning % 2 == 0:

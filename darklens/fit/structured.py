@@ -10,6 +10,7 @@ of the signal.
 """
 
 import dataclasses
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor
 from darklens.fit import evidence, mass_map
 from darklens.fit import noise as noises
 from darklens.fit.batch import Batch, prepare
+from darklens.fit.correlation import Correlation
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.noise import Variance
+from darklens.fit.report import noise_columns
 from darklens.fit.result import CONSTANT, NO_LENS, Fit
 from darklens.fit.run import Inputs, check_inputs, fit, plain_arithmetic
 from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
@@ -34,10 +37,14 @@ PICTURE = 101  # pixels of the source's picture
 class StructuredFit:
     """B fits with a source of splines."""
 
-    fit: Fit  # of the Sersic at first, with the lens, residual, image and chi-square of the end
-    log_bayes_factor: np.ndarray  # (B,) ln B of further mass against none; NaN where nothing was fitted
+    fit: Fit  # of the Sersic at first, with the lens, residual, image, chi-square and Bayes factor of the end
     source: np.ndarray  # (B, 101, 101) light in the source plane about its Sersic's centre, a quarter of a pixel each
     determined: np.ndarray  # (B,) how many numbers the data determine: chi-square expects as much less than pixels
+
+    @property
+    def log_bayes_factor(self) -> np.ndarray:
+        """(B,) ln B of further mass against none; NaN where nothing was fitted."""
+        return self.fit.log_bayes_factor
 
 
 def fit_structured(
@@ -48,7 +55,7 @@ def fit_structured(
     mask: np.ndarray | Tensor | None = None,
 ) -> StructuredFit:
     """Fit images (B, H, W) as `fit` does, with the same arguments and errors, and a source with structure."""
-    model = dataclasses.replace(model or SmoothModel(), free_centre=True, free_halo=True, refit_flagged=False)
+    model = dataclasses.replace(model or SmoothModel(), source="flexible")
     images = as_images(images, torch.device("cpu"))
     inputs = check_inputs(images, model, None, noise, mask)
     with plain_arithmetic(images.device), torch.no_grad():
@@ -56,7 +63,9 @@ def fit_structured(
         robust = fit(images, model, noise=enlarged, mask=inputs.mask, score_test=False)
         batch = prepare(images, model, noise=inputs.noise, mask=inputs.mask)
         lenses = _lenses(batch, robust)
-        variance = _measured(batch, lenses)
+        variance, correlation = _measured(batch, lenses)
+        measured = {name: value.numpy() for name, value in noise_columns(batch, variance, correlation).items()}
+        robust = _changed(robust, measured)
         parts = [_finished(batch, robust, lens, variance, k) for k, lens in enumerate(lenses)]
     return _joined(robust, parts)
 
@@ -87,14 +96,14 @@ def _lenses(batch: Batch, robust: Fit) -> list[FlexibleLens | None]:
     return lenses
 
 
-def _measured(batch: Batch, lenses: list[FlexibleLens | None]) -> Variance:
-    """The noise that the residual of the coarse lattices shows."""
+def _measured(batch: Batch, lenses: list[FlexibleLens | None]) -> tuple[Variance, Correlation]:
+    """The noise that the residual of the coarse lattices shows, as `Batch.variance_of` gives it."""
     signal, sky = torch.zeros_like(batch.window.data), torch.zeros_like(batch.window.scale)
     for k, lens in enumerate(lenses):
         if lens is not None:
             signal[k], sky[k] = lens.image().clamp(min=0), lens.sky
     residual = torch.where(batch.window.good, batch.window.data - signal - sky[:, None, None], 0.0)
-    return batch.noise.variance(batch.window, signal, sky, residual, "residual")
+    return batch.variance_of(residual, signal, sky)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +111,6 @@ class _Part:
     """What of one lens's `Fit` changes, and what is added."""
 
     changed: dict[str, np.ndarray]
-    log_bayes_factor: float = np.nan
     source: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((PICTURE, PICTURE)))
     determined: float = np.nan
 
@@ -121,7 +129,6 @@ def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Va
         "covariance": _covariance(robust, lens, k),
         "amplitude": lens.source.amplitude * scale,
         "sky": batch.window.background[k] + lens.sky * scale,
-        "noise": torch.stack((variance.v0[k] * scale.square(), variance.k[k] * scale)),
         "chi_square": residual.square().sum() / good.sum().clamp(min=1),
         "residual": residual.float(),
         "image": (batch.window.background[k] + scale * image).float(),
@@ -130,7 +137,8 @@ def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Va
     picture = lens.source.picture(PICTURE, batch.model.pixel_scale / 4) * scale
     determined = float(evidence.well_determined(lens.design.posterior).sum())
     arrays = {name: value.numpy() for name, value in changed.items()}
-    return _Part(arrays, mass_map.log_bayes_factor(lens), picture.numpy(), determined)
+    arrays["log_bayes_factor"] = np.array(mass_map.log_bayes_factor(lens))
+    return _Part(arrays, picture.numpy(), determined)
 
 
 def _covariance(robust: Fit, lens: FlexibleLens, k: int) -> Tensor:
@@ -145,6 +153,11 @@ def _covariance(robust: Fit, lens: FlexibleLens, k: int) -> Tensor:
     return covariance
 
 
+def _changed(fits: Fit, arrays: dict[str, np.ndarray]) -> Fit:
+    """The fits with other values in some of their fields."""
+    return dataclasses.replace(fits, **cast(dict[str, Any], arrays))
+
+
 def _joined(robust: Fit, parts: list[_Part]) -> StructuredFit:
     arrays = {}
     for name in dict.fromkeys(name for part in parts for name in part.changed):
@@ -153,8 +166,7 @@ def _joined(robust: Fit, parts: list[_Part]) -> StructuredFit:
             values[k] = part.changed.get(name, values[k])
         arrays[name] = values
     return StructuredFit(
-        dataclasses.replace(robust, **arrays),
-        np.array([part.log_bayes_factor for part in parts]),
+        _changed(robust, arrays),
         np.array([part.source for part in parts]),
         np.array([part.determined for part in parts]),
     )

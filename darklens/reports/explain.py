@@ -28,7 +28,8 @@ from torch import Tensor
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.saved import NETWORKS
 from darklens.data.folder import Split
-from darklens.fit import detect, fit
+from darklens.fit import detect
+from darklens.fit.by_source import fit_by_source
 from darklens.fit.detect import TOTAL_MASS
 from darklens.metrics.probabilities import softmax
 from darklens.plots.detection import SHOWN, plot_detection
@@ -111,12 +112,17 @@ def explain(
 
 
 def _draw_fits(classifier: Classifier, split: Split, rows: list[list[int]], folder: str | Path) -> None:
-    """The fits of the gallery's images, `fits.png`, and where their residuals favour subhalos, `detection.png`."""
+    """The fits of the gallery's images, `fits.png`, and where their residuals favour subhalos, `detection.png`.
+
+    The latter not of a flexible source, of which those maps know nothing.
+    """
     chosen = [i for row in rows for i in row]
     images = np.stack([split.images.read(i).values.astype(float) for i in chosen])[:, 0]  # (m, H, W)
-    fits = fit(images, classifier.preprocess.smooth_model)
+    fits = fit_by_source(images, classifier.preprocess.smooth_model)
     titles = [split.images.name(i) for i in chosen]
     plot_fits(folder, list(images), fits, titles)
+    if fits.model.source == "flexible":
+        return
     fits, truth = fits[:MOST_ROWS], load_truth(split, chosen[:MOST_ROWS])
     total_mass = TOTAL_MASS if truth is None else truth.parameters["lens.total_mass"]
     maps = detect(fits, (SHOWN,), total_mass=total_mass)

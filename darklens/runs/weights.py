@@ -45,7 +45,9 @@ def adopted_preprocess(trained: Classifier, folder: LensFolder, name: str) -> Pr
             f"{folder.size}"
         )
     recipe = simulation_of(folder) if preprocess.smooth_model else None
-    model = dataclasses.replace(smooth_model(recipe), window=preprocess.crop) if recipe else preprocess.smooth_model
+    model = preprocess.smooth_model
+    if recipe and model:
+        model = dataclasses.replace(smooth_model(recipe), window=preprocess.crop, source=model.source)
     return dataclasses.replace(preprocess, smooth_model=model)
 
 

@@ -42,7 +42,7 @@ class TrainingConfig:
     use_CNN: bool = setting(False, Switch())
     arch: str = setting("full", Choice(("full", "compact")))
     head: str | None = setting(None, Choice(("flatten", "pooled", "rings", "orbit", "lifted")))
-    view: str | None = setting(None, Choice(("image", "residual", "both")))
+    view: str | None = setting(None, Choice(("image", "residual", "both", "flexible")))
     crop: int | None = setting(None, Whole(29, odd=True))
     weights: str = setting("", Text())
     # training

@@ -103,8 +103,13 @@ def describe(classifier: Classifier) -> str:
     """The network, for the head of a page."""
     config, view = classifier.config, classifier.preprocess.view
     group = f"{config['sym_group'][0]}{config['N']}" if "sym_group" in config else classifier.kind
-    views = {"image": "images", "residual": "residuals", "both": "images and residuals"}[view]
-    return " ".join(filter(None, [config.get("arch"), group, "network, on", views]))
+    inputs = {
+        "image": "images",
+        "residual": "residuals",
+        "both": "images and residuals",
+        "flexible": "residuals of a flexible source",
+    }[view]
+    return " ".join(filter(None, [config.get("arch"), group, "network, on", inputs]))
 
 
 def page_row(item: Item) -> PageRow:

@@ -94,8 +94,7 @@ def test_another_image_has_another_view(data):
 def test_parts_in_order(data, monkeypatch):
     whole = [batches(data)["train"].split.images.read(i).values for i in range(6)]
     os.system(f"rm -r {data.root}/views")
-    monkeypatch.setattr(views, "PART", 4)
-    monkeypatch.setattr(views, "CHUNK", 3)
+    monkeypatch.setitem(views.SIZES, "sersic", views.Sizes(part=4, chunk=3))
     split = batches(data)["train"].split
     assert len(split.images.parts) == 2
     assert all(np.allclose(split.images.read(i).values, view, rtol=1e-3, atol=2e-3) for i, view in enumerate(whole))
