@@ -22,6 +22,16 @@ def edited(base, **tables):
     return parse_recipe(merge(recipe_dict(recipe), tables))
 
 
+def clumpy(pixels=52, pixel_scale=0.1):
+    """Model J on other pixels, with two fifths of each source's light in clumps."""
+    tables = recipe_dict(recipes.load_recipe("j"))
+    tables["source"].pop("brightness")
+    tables["source"] |= {"structure": {"clumps": [4, 8], "clump_fraction": 0.4, "clump_radius": [0.06, 0.2]}}
+    tables["noise"]["peak_snr"] = [25, 30]
+    tables["image"] |= {"pixels": pixels, "pixel_scale": pixel_scale}
+    return parse_recipe(tables)
+
+
 def altered(lenses, recipe, subhalos=None, **values):
     """The lenses with some values set, table__key=value, and what follows from their masses.
 

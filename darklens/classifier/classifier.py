@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from darklens.classifier.classify import PerImage, Sides, classify_images, classify_residuals
+from darklens.classifier.classify import ImageOptions, PerImage, Sides, classify_images, classify_residuals
 from darklens.classifier.exposure import OutlierDetector
 from darklens.classifier.features import FeatureHooks
 from darklens.classifier.novelty import Novelty, describe
@@ -89,7 +89,12 @@ class Classifier:
     @property
     def columns(self) -> list[str]:
         """The columns of `classify`."""
-        return columns_of(self.classes, self.preprocess.smooth_model, self.inference, self.outliers is not None)
+        return self.columns_with("sersic")
+
+    def columns_with(self, source: str) -> list[str]:
+        """The columns of `classify` with this source."""
+        model, outliers = self.preprocess.smooth_model, self.outliers is not None
+        return columns_of(self.classes, model, self.inference, outliers=outliers, source=source)
 
     def predictor(self, precision: str = "fp32", device: str | torch.device | None = None) -> Predictor:
         """The network at work, from views to predictions. device: None: where the network is."""
@@ -105,6 +110,7 @@ class Classifier:
         noise: PerImage = None,
         mask: PerImage = None,
         psf: PerImage = None,
+        source: str = "sersic",
         batch_size: int = 64,
         precision: str = "fp32",
     ) -> dict[str, np.ndarray]:
@@ -117,13 +123,14 @@ class Classifier:
             the pixel has no weight. None: measured in the image.
         mask : (n, H, W) or (H, W), True where a pixel does not count.
         psf : (n, k, k) or (k, k), the kernel at the images' pixel scale. None: that of the training images.
+        source : "flexible" has the column `log_bayes_factor`, of a fit with a flexible source, in seconds a lens.
 
-        Each may be a list of arrays, one an image. Raises DataError for what doesn't fit the images, UsageError for
-        noise, mask or psf with a network that sees images, not fits.
+        Each of the first three may be a list of arrays, one an image. Raises DataError for what doesn't fit the images,
+        UsageError for one of the four with a network that sees images, not fits.
         """
         predictor, sides = self.predictor(precision), Sides(noise, mask, psf)
-        predictions = classify_images(predictor, self.preprocess, self.channels, images, sides, batch_size)
-        return as_table(predictions, self.columns)
+        options = ImageOptions(self.preprocess, self.channels, batch_size, source)
+        return as_table(classify_images(predictor, images, sides, options), self.columns_with(source))
 
     def classify_residual(
         self, residual: np.ndarray | Tensor | Fit, batch_size: int = 64, precision: str = "fp32"

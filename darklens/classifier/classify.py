@@ -18,6 +18,7 @@ from darklens.data.residual import view_of_residual
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError, UsageError
 from darklens.fit import Fit
+from darklens.fit.settings import SOURCES
 
 SAME_SCALE = 0.05  # of the network's pixel scale: what differs by more is flagged
 PerImage = np.ndarray | torch.Tensor | Sequence | None  # one (H, W) for all images, or one for each
@@ -39,12 +40,21 @@ class ImageSides(NamedTuple):
     psf: np.ndarray | None
 
 
-def classify_images(
-    predictor: Predictor, preprocess: Preprocess, channels: int, images: Images, sides: Sides, batch_size: int
-) -> list[Prediction]:
+class ImageOptions(NamedTuple):
+    """How images become what a network sees: of so many channels, so many at a time; source: as of `fit_inputs`."""
+
+    preprocess: Preprocess
+    channels: int
+    batch_size: int
+    source: str = "sersic"
+
+
+def classify_images(predictor: Predictor, images: Images, sides: Sides, options: ImageOptions) -> list[Prediction]:
     """See `Classifier.classify`."""
+    preprocess, channels, batch_size, source = options
     if preprocess.smooth_model is None and any(side is not None for side in sides):
         raise UsageError("noise, mask and psf are for networks that see what a fit leaves; this one sees the image")
+    check_source(source, preprocess)
     arrays = single_images(images, channels)
     each = [_one_each(name, side, len(arrays)) for name, side in sides._asdict().items()]
     predictions: list[Prediction] = []
@@ -54,19 +64,27 @@ def classify_images(
             _read(preprocess.window, channels, f"image {n}", arrays[n], ImageSides(*(side[n] for side in each)))
             for n in numbers
         ]
-        predictions += predictor(*_look(preprocess, rows, predictor.outliers is not None))
+        predictions += predictor(*_look(preprocess, rows, predictor.outliers is not None, source))
     return predictions
 
 
+def check_source(source: str, preprocess: Preprocess) -> None:
+    """Raise UsageError for a source that there is not, or one of a fit where the network sees no fit."""
+    if source not in SOURCES:
+        raise UsageError(f"source: expected one of {', '.join(SOURCES)}, found {source!r}")
+    if source != "sersic" and preprocess.smooth_model is None:
+        raise UsageError("source is for networks that see what a fit leaves; this one sees the image")
+
+
 def _look(
-    preprocess: Preprocess, rows: Sequence[tuple[Picture, FitInput]], figures: bool
+    preprocess: Preprocess, rows: Sequence[tuple[Picture, FitInput]], figures: bool, source: str
 ) -> tuple[torch.Tensor, list[dict[str, float]], list[list[str]], list[dict[str, float]]]:
     """What a network is shown of pictures (B, C, S, S), rows of their smooth lenses, flags, figures if asked for."""
     flags = [_flags(picture, preprocess.window) for picture, _ in rows]
     if preprocess.smooth_model is None:
         views = [preprocess(torch.from_numpy(picture.pixels)[None])[0] for picture, _ in rows]
         return torch.stack(views), [{}] * len(rows), flags, []
-    fits = fit_inputs(preprocess, [fit_input for _, fit_input in rows], figures=figures)
+    fits = fit_inputs(preprocess, [fit_input for _, fit_input in rows], figures=figures, source=source)
     flags = [[*image_flags, *fit_flags(fit.flag)] for image_flags, fit in zip(flags, fits, strict=True)]
     residuals = torch.from_numpy(np.stack([fit.view for fit in fits]))
     return residuals, [fit.row for fit in fits], flags, [fit.figures for fit in fits]

@@ -50,17 +50,26 @@ class Fitted(NamedTuple):
 
 
 def fit_inputs(
-    preprocess: Preprocess, inputs: Sequence[FitInput], *, figures: bool = False, strips: bool = False
+    preprocess: Preprocess,
+    inputs: Sequence[FitInput],
+    *,
+    figures: bool = False,
+    strips: bool = False,
+    source: str = "sersic",
 ) -> list[Fitted]:
     """Views and rows of all inputs, in order; the network's PSF where an image has none of its own.
 
-    figures: with those of `image_figures`, of images without a noise map. strips: with the pictures of a page.
+    figures: with those of `image_figures`, of images without a noise map. strips: with the pictures of a page. source:
+    "flexible" has the `log_bayes_factor` of such a fit in the rows, whatever the view is of.
     """
+    also_flexible = source == "flexible" and preprocess.view != "flexible"
     results: list[Fitted | None] = [None] * len(inputs)
     order = sorted(range(len(inputs)), key=lambda number: inputs[number].kind)
     for _, group in groupby(order, key=lambda number: inputs[number].kind):
         numbers = list(group)
         alike = _fit_alike(preprocess, [inputs[n] for n in numbers], figures, strips)
+        if also_flexible:
+            _add_bayes_factors(preprocess, [inputs[n] for n in numbers], alike)
         for number, result in zip(numbers, alike, strict=True):
             results[number] = result
     return [result for result in results if result is not None]
@@ -78,6 +87,16 @@ def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool
     strip_pngs = _draw(pixels[:, 0].numpy(), fit) if strips else [None] * len(inputs)
     rows = zip(views, *fit_rows(fit, preprocess), of_each, strip_pngs, strict=True)
     return [Fitted(view.numpy(), row, flag, numbers, strip) for view, row, flag, numbers, strip in rows]
+
+
+def _add_bayes_factors(preprocess: Preprocess, inputs: Sequence[FitInput], fitted: Sequence[Fitted]) -> None:
+    """Into the rows of fits of one kind, those of the same lenses with a flexible source."""
+    if preprocess.smooth_model is None:
+        raise ValueError("the view image has no fit")
+    model = dataclasses.replace(preprocess.smooth_model, source="flexible")
+    flexible = dataclasses.replace(preprocess, view="flexible", smooth_model=model)
+    for one, result in zip(fitted, _fit_alike(flexible, inputs, False, False), strict=True):
+        one.row["log_bayes_factor"] = result.row["log_bayes_factor"]
 
 
 def _draw(images: np.ndarray, fit: Fit) -> Sequence[Strip]:

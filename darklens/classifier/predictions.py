@@ -71,11 +71,21 @@ def format_cell(value: str | float | None, spec: str = ".6g") -> str:
 
 
 def columns_of(
-    classes: Sequence[str], smooth_model: SmoothModel | None, inference: Inference | None, outliers: bool = False
+    classes: Sequence[str],
+    smooth_model: SmoothModel | None,
+    inference: Inference | None,
+    *,
+    outliers: bool = False,
+    source: str = "sersic",
 ) -> list[str]:
-    """The names of all columns of such a network's predictions, in order. outliers: whether it has a detector."""
+    """The names of all columns of such a network's predictions, in order.
+
+    outliers: whether it has a detector. source: "flexible" has the Bayes factor of a fit beside the network's own.
+    """
     probabilities = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in classes]
     fitted = [] if smooth_model is None else fit_columns(smooth_model)
+    if source == "flexible" and "residual_significance" in fitted:
+        fitted.insert(fitted.index("residual_significance") + 1, "log_bayes_factor")
     scores = ["novelty", *["outlier"] * outliers]
     return ["class", *probabilities, *scores, *fitted, *(inference.columns() if inference else ()), "flag"]
 

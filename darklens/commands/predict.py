@@ -21,7 +21,7 @@ def predict(settings: Settings) -> None:
         check_output("--page", settings.page, None, trained.path)
     default = "fp32" if settings.embeddings else classifier.record.precision  # else features are turned to 1%
     precision = machine.choose_precision(settings.precision or default, trained.device)
-    options = {name: getattr(settings, name) for name in ("hdu", "resample", "file_column", "quiet")}
+    options = {name: getattr(settings, name) for name in ("hdu", "resample", "file_column", "quiet", "source")}
     options |= {"batch_size": settings.batch_size} if settings.batch_size else {}
     part, output, embeddings, page = _part(settings)
     options |= {"precision": precision, "device": trained.device, "workers": settings.num_workers}

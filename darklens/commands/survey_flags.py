@@ -8,10 +8,10 @@ from argparse import Namespace
 
 LENS_LIGHT = "auto", "mge", "none"
 SOURCES = "sersic", "flexible"
-SHARED = {"file_column": "file", "hdu": None, "part": None}  # by Predict and Fit, as --output is
+SHARED = {"file_column": "file", "hdu": None, "part": None, "source": "sersic"}  # by Predict and Fit, as --output is
 OF_PREDICT = {"resample": False, "embeddings": None}
 OF_PAGE = {"page": None}
-OF_FIT = {"pixel_scale": None, "psf": None, "lens_light": "auto", "source": "sersic"}
+OF_FIT = {"pixel_scale": None, "psf": None, "lens_light": "auto"}
 DEFAULTS = {**SHARED, **OF_PREDICT, **OF_PAGE, **OF_FIT}
 
 
@@ -41,6 +41,12 @@ def add_flags(parser: argparse.ArgumentParser, switch: dict) -> None:
     add("--file_column", metavar="NAME", help="where DIR is a list.csv: its column with the images' files (file)")
     add("--hdu", metavar="NAME", help="of FITS files: number or name of the HDU to read (found by its name)")
     add("--part", type=part, metavar="K/N", help="only the K-th of N parts; goes on where it was killed")
+    add(
+        "--source",
+        choices=SOURCES,
+        help="a Sersic profile; flexible, splines about it, and the Bayes factor of mass "
+        "that a smooth lens lacks, with Predict beside what the network sees (sersic)",
+    )
     add = parser.add_argument_group("with --mode Predict").add_argument
     add("--resample", **switch, help="bring images of another pixel scale to the network's; flux is conserved (False)")
     add(
@@ -63,12 +69,6 @@ def add_flags(parser: argparse.ArgumentParser, switch: dict) -> None:
         "--lens_light",
         choices=LENS_LIGHT,
         help="of the lens galaxy: mge, a sum of Gaussians; none, no such light; auto, as the image shows (auto)",
-    )
-    add(
-        "--source",
-        choices=SOURCES,
-        help="a Sersic profile; flexible, splines about it, and the Bayes factor of mass "
-        "that a smooth lens lacks (sersic)",
     )
 
 

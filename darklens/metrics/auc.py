@@ -13,6 +13,7 @@ from darklens.metrics.probabilities import log_odds
 
 # how data sets spell the class without substructure; case, spaces, _ and - do not matter
 NO_SUBSTRUCTURE = ("no", "nosub", "nosubstructure", "none", "smooth", "nosubhalo", "nosubhalos", "withoutsubstructure")
+UNTRAINED = "residual_significance", "log_bayes_factor"  # of fits: what tells substructure from none by itself
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 CHUNK = 500_000  # counts held at a time by the bootstrap: what fits in a processor's cache
 

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from darklens.metrics.auc import UNTRAINED
 from darklens.page.template import render
 from darklens.storage.files import read_json, write
 
@@ -103,6 +104,7 @@ def scores(metrics: dict[str, Any]) -> list[Score]:
     named = {"AUC, macro average": auc.get("macro"), "AUC, micro average": auc.get("micro")}
     named |= {f"AUC, {name}": one for name, one in auc.get("per_class", {}).items()}
     named |= {"AUC, substructure or none": auc.get("substructure")}
+    named |= {"AUC, the same, no training": next((auc[name] for name in UNTRAINED if name in auc), None)}
     rows = [("accuracy", metrics.get("accuracy"), metrics.get("accuracy_interval"))]
     rows += [(name, one.get("value"), one.get("interval")) for name, one in named.items() if one]
     start = scale_start(min((interval[0] for _, _, interval in rows if interval), default=0.0))

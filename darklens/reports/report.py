@@ -15,7 +15,7 @@ from darklens.data.source import ImageSource
 from darklens.data.views import Views
 from darklens.errors import DataError, ResultsError
 from darklens.metrics import coverage, summary
-from darklens.metrics.auc import bootstrapped_auc, without_substructure
+from darklens.metrics.auc import UNTRAINED, bootstrapped_auc, without_substructure
 from darklens.metrics.probabilities import softmax
 from darklens.plots import roc, run
 from darklens.reports.shown import Shown, show
@@ -46,13 +46,20 @@ def write_report(
 
 
 def _auc_without_training(split: Split, classes: Sequence[str]) -> dict[str, dict]:
-    """How well the residuals' significance alone tells substructure from none, where the split has fits that say it."""
+    """How well a column of the fits alone tells substructure from none, by its name, where the split has such fits.
+
+    Where a fit has none (there is no lens) it counts as no sign of substructure.
+    """
     none = without_substructure(classes)
     fits = split.images.fits() if isinstance(split.images, Views) else {}
-    scores = np.array(fits.get("residual_significance", []), dtype=float)
-    if none is None or len(scores) != len(split.labels) or not np.isfinite(scores).all():
+    columns = {name: np.array(fits[name], dtype=float) for name in UNTRAINED if name in fits}
+    if none is None:
         return {}
-    return {"residual_significance": bootstrapped_auc(scores, split.labels != none)}
+    return {
+        name: bootstrapped_auc(np.nan_to_num(scores, nan=np.nanmin(scores) - 1), split.labels != none)
+        for name, scores in columns.items()
+        if len(scores) == len(split.labels) and np.isfinite(scores).any()
+    }
 
 
 def predictions_of(logits: np.ndarray, split: Split, classes: Sequence[str]) -> Predictions:
@@ -102,8 +109,7 @@ def table(metrics: dict) -> str:
     rows += [row(f"AUC {name}", one["value"], one["interval"]) for name, one in auc["per_class"].items()]
     if auc.get("substructure"):
         rows.append(row("AUC substructure or none", auc["substructure"]["value"], auc["substructure"]["interval"]))
-    if auc.get("residual_significance"):
-        untrained = auc["residual_significance"]
+    for untrained in (auc[name] for name in UNTRAINED if name in auc):
         rows.append(row("AUC the same, no training", untrained["value"], untrained["interval"]))
     rows += [row(name.replace("_", " "), metrics[name]) for name in ("log_loss", "expected_calibration_error")]
     if metrics.get("calibrated"):

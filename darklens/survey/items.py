@@ -34,13 +34,14 @@ SPOILT = 0.01  # share of a new pixel's weight that pixels without a weight may 
 class Reading(NamedTuple):
     """How images are read. hdu: of FITS files; resample: to the scale that the network knows, arcsec a pixel.
 
-    strips: draw the pictures of a page.
+    strips: draw the pictures of a page. source: "flexible" also has the Bayes factor of such a fit.
     """
 
     hdu: str | None = None
     resample: bool = False
     scale: float | None = None
     strips: bool = False
+    source: str = "sersic"
 
 
 @dataclass(eq=False)
@@ -91,7 +92,8 @@ class SurveyReader(Dataset):
         items, inputs = zip(*(self.read(self.survey.entries[i]) for i in numbers), strict=True)
         pairs = [pair for pair in zip(items, inputs, strict=True) if pair[1] is not None]
         inputs = [fit_input for _, fit_input in pairs]
-        fits = fit_inputs(self.preprocess, inputs, figures=self.figures, strips=self.reading.strips)
+        options = {"figures": self.figures, "strips": self.reading.strips}
+        fits = fit_inputs(self.preprocess, inputs, **options, source=self.reading.source)
         for (item, _), fit in zip(pairs, fits, strict=True):
             item.image, item.fit_row, item.figures, item.strip = fit.view, fit.row, fit.figures, fit.strip
             item.flags += fit_flags(fit.flag)

@@ -16,6 +16,7 @@ image gets a row in a CSV table (UTF-8, RFC 4180), in order of folder and name, 
     outlier       above 1.0: like images that were changed so that the class is wrong; of networks with such a detector
     einstein_radius, shear, source_x, ... and their standard deviations ..._sd, chi_square per pixel: of the smooth
                   lens (arcsec, radians), where the network sees what it leaves of the image
+    log_bayes_factor   of further mass against none, where a flexible source was fitted
     CLASS_...     how much dark matter, given the class: median, 16% and 84% of its posterior, ..._above_limit the
                   probability of more than the detection limit; where the network has learned it
     flag          empty, or what to beware of, or why the file was rejected
@@ -36,6 +37,7 @@ from typing import NamedTuple
 import torch
 
 from darklens.classifier.classifier import Classifier
+from darklens.classifier.classify import check_source
 from darklens.data.outputs import check_output
 from darklens.errors import DataError, UsageError
 from darklens.storage.progress import progress
@@ -90,7 +92,7 @@ def predict_folder(
     output: str | Path,
     *,
     precision: str = "fp32",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     workers: int | None = None,
     quiet: bool = False,
@@ -100,13 +102,15 @@ def predict_folder(
     part: tuple[int, int] | None = None,
     embeddings: str | Path | None = None,
     page: str | Path | None = None,
+    source: str = "sersic",
 ) -> Counts:
     """Classify every image under `folder`, or the one file or those of the list that it is; write a table to `output`.
 
     device: None: where the network is. workers: processes that read, and fit (None: one a core). hdu: name or number,
     of FITS files. resample: bring images to the network's pixel scale. file_column: of the list. embeddings: a .npy
     file for the features (rows, D) float32 that the network's last layer reads, NaN for rejected images. page: an .html
-    file for a browser: pictures, figures, labels by keyboard (darklens.page).
+    file for a browser: pictures, figures, labels by keyboard (darklens.page). source: "flexible" adds the column
+    `log_bayes_factor`, of a fit with such a source, in seconds a lens. batch_size: None: 32, or 4 of such fits.
 
     part: (k, n): the k-th of n parts, which goes on where it stopped, see parts.py. Else the table appears whole or not
     at all: a file that was there stays until the last row is written. Only the list, a few batches, and what a
@@ -118,20 +122,22 @@ def predict_folder(
     check_output("--output", output, folder)
     if resample and classifier.pixel_scale is None:
         raise UsageError("--resample: this network does not say which pixel scale it was trained at")
+    check_source(source, classifier.preprocess)
     survey, width = find_survey(folder, file_column), tables.feature_width(classifier)
-    check_columns(folder, tables.table_columns(classifier), survey.columns)
+    check_columns(folder, tables.table_columns(classifier, (), source), survey.columns)
     tables.check_embeddings(embeddings, output, folder, width)
-    columns = tables.table_columns(classifier, survey.columns)
+    columns = tables.table_columns(classifier, survey.columns, source)
     if part is None:
         table = tables.open_table(output, embeddings, columns, len(survey.entries), width)
     else:
         flags = {"part": "/".join(map(str, part)), "precision": precision, "hdu": hdu, "resample": resample}
+        flags |= {"source": source} if source != "sersic" else {}
         origin = origin_of(classifier, survey, {**flags, "embeddings": embeddings is not None})
         survey = survey.part(*part)
         table = open_part(Part(survey, columns, width, origin, Path(output), Path(embeddings) if embeddings else None))
-    reading = Reading(hdu, resample, classifier.pixel_scale, strips=page is not None)
+    reading = Reading(hdu, resample, classifier.pixel_scale, page is not None, source)
     target = page_writer(page, classifier, folder, output, survey.columns)
-    network = NetworkRun(classifier, precision, batch_size, device, workers)
+    network = NetworkRun(classifier, precision, batch_size or _batch_size(classifier, source), device, workers)
     reason, count = "", len(survey.entries)
     with target as pages, table as (writer, rows_before):
         batches = contextlib.closing(network.classify(survey, reading, rows_before))
@@ -145,3 +151,8 @@ def predict_folder(
             raise DataError(f"{folder}: no file of {count} is an image for this network; the first: {reason}")
     unused = () if classifier.preprocess.smooth_model else survey.side_files
     return Counts.of(writer.tally, survey, rows_before, unused)
+
+
+def _batch_size(classifier: Classifier, source: str) -> int:
+    """Images to a batch, which a killed part makes again."""
+    return 4 if "flexible" in (source, classifier.preprocess.view) else 32

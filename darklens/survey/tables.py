@@ -21,9 +21,9 @@ from darklens.storage.files import cannot_write, replacing
 from darklens.survey.items import Item
 
 
-def table_columns(classifier: Classifier, listed: Sequence[str] = ()) -> list[str]:
-    """The names of the table's columns. listed: those of the survey's list that pass through."""
-    return ["file", *listed, *classifier.columns, "unit", "pixel_scale", "note"]
+def table_columns(classifier: Classifier, listed: Sequence[str] = (), source: str = "sersic") -> list[str]:
+    """The names of the table's columns. listed: those of the survey's list that pass through; source: of a fit."""
+    return ["file", *listed, *classifier.columns_with(source), "unit", "pixel_scale", "note"]
 
 
 @dataclass
