@@ -5,12 +5,13 @@
     python benchmarks/structured_sources.py --stamps FOLDER                  # pictures of galaxies as sources
     python benchmarks/structured_sources.py --count 4 --picture flexible.png
 
-Lenses of Model J (its noise, halo and substructure; peak S/N 22 to 30) whose source is not a Sersic. The noise is
+Lenses of Model J (its noise, halo, substructure and the flux of its source) whose source is not a Sersic. The noise is
 measured in each image. Prints AUC, quantiles of ln B, chi-square a pixel with a Sersic and a flexible source, seconds
 of one core (run it with OMP_NUM_THREADS=1).
 """
 
 import argparse
+import math
 import time
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from darklens.fit import SmoothModel, fit
 from darklens.fit.structured import StructuredFit, fit_structured
+from darklens.simulation.profiles import sersic_area
 from darklens.simulation.recipe_file import parse_recipe, recipe_dict
 from darklens.simulation.recipes import CLASSES, RECIPES, SimulationConfig
 from darklens.simulation.render import simulate
@@ -27,15 +29,18 @@ KINDS = {  # [source.structure] of each
     "weak": {"clumps": [3, 12], "clump_fraction": 0.1, "clump_radius": [0.05, 0.2]},
     "galaxies": recipe_dict(RECIPES["hst_sky"])["source"]["structure"],
 }
-PEAK = [22, 30]
 SEED = 11
+ZERO_POINT = 25.0  # any: the source has the counts of Model J
 
 
 def recipe(kind: str, stamps: str | None) -> SimulationConfig:
     """Model J with other sources."""
     tables = recipe_dict(RECIPES["j"])
-    tables["source"].pop("brightness")
-    tables["noise"]["peak_snr"] = PEAK
+    source = tables["source"]
+    area = float(sersic_area(source["sersic_index"], source["effective_radius"]))  # arcsec^2
+    flux = source.pop("brightness") * area / tables["image"]["pixel_scale"] ** 2
+    tables["noise"]["zero_point"] = ZERO_POINT
+    source["magnitude"] = ZERO_POINT - 2.5 * math.log10(flux)
     tables["source"] |= {"stamps": stamps, "stamp_scale": 0.02} if stamps else {"structure": KINDS[kind]}
     return parse_recipe(tables)
 

@@ -30,10 +30,10 @@ class Level:
 
 
 LEVELS = (  # the finest two only where the signal pays
-    Level(0.16, 1.3, 0.3, 200),
-    Level(0.08, 0.9, 1.0, 260),
-    Level(0.04, 0.55, 2.5, 260),
-    Level(0.02, 0.35, 6.0, 220),
+    Level(0.16, 1.8, 0.3, 300),
+    Level(0.08, 1.8, 1.0, 300),
+    Level(0.04, 1.8, 2.5, 300),
+    Level(0.02, 1.8, 6.0, 260),
 )
 COARSE = 2  # levels that find the lens
 SHARE = 0.3  # of the brightness, to begin with: a prior's standard deviation
