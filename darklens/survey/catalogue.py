@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from darklens.data.image import find_extension
 from darklens.data.noise_psf import split_hdu
+from darklens.data.side_names import side_files
 from darklens.errors import DataError, UsageError
 from darklens.survey.image_files import find_pictures
 
@@ -69,11 +70,16 @@ class Catalogue(NamedTuple):
 
 
 def find_survey(path: str | Path, file_column: str = "file") -> Catalogue:
-    """The images of a folder, the one file given, or those that a .csv file lists. Raises DataError."""
+    """The images of a folder, the one file given, or those that a .csv file lists. Raises DataError.
+
+    Noise maps, masks and the like in a folder are told by their names and skipped, unless there is nothing else.
+    """
     if str(path).lower().endswith(".csv") and not os.path.isdir(path):
         return read_list(path, file_column)
     root, names, skipped = find_pictures(path)
-    return Catalogue(root, [Entry(name) for name in names], skipped=skipped)
+    beside = set(side_files(names))
+    images = [name for name in names if name not in beside] or names
+    return Catalogue(root, [Entry(name) for name in images], skipped=skipped + len(names) - len(images))
 
 
 def read_list(path: str | Path, file_column: str = "file") -> Catalogue:

@@ -87,11 +87,11 @@ def test_rows_are_in_order_with_the_figures_of_predict(classifier, survey):
 
 
 def test_batch_size_and_workers_do_not_matter(classifier, survey):
-    (survey / "0 bad.npy").write_bytes(b"no image")
+    (survey / "0 broken.npy").write_bytes(b"no image")
     columns, found = [*P, *CALIBRATED, "novelty"], []
     for batch_size, workers in ((1, 1), (5, 3), (64, 0)):
         counts, rows = run(classifier, survey, batch_size=batch_size, workers=workers)
-        assert counts[:1] + counts[2:] == (12, 1, 0, 0, (), (), 0) and rows[0]["file"] == "0 bad.npy"
+        assert counts[:1] + counts[2:] == (12, 1, 0, 0, (), (), 0) and rows[0]["file"] == "0 broken.npy"
         found.append(numbers(rows[1:], columns))
     for other in found[1:]:
         np.testing.assert_allclose(other[:, :-1], found[0][:, :-1], atol=1e-5)
@@ -132,7 +132,7 @@ def write_strange(folder: Path) -> dict[str, tuple[str, str]]:
     centre, border = good.astype("f4"), good.astype("f4")
     centre[20, 20] = border[:3] = np.nan
     arrays = {
-        "noise": (rng.poisson(30, (40, 40)), predictions.UNLIKE, True),
+        "static": (rng.poisson(30, (40, 40)), predictions.UNLIKE, True),
         "constant": (np.full((40, 40), 5), f"{predictions.CONSTANT}; {predictions.UNLIKE}", True),
         "border": (border, predictions.FILLED, True),
         "centre": (centre, "expected finite pixels", False),
@@ -163,7 +163,7 @@ def test_every_file_gets_a_row(classifier, survey):
     flagged = sum(bool(row["flag"]) for row in rows if row["class"])
     assert counts == (15, flagged, 8, 0, 0, (), (), 0)
     assert "120 NaN pixels" in found["border.npy"]["note"]
-    assert float(found["noise.npy"]["novelty"]) > 1 and "unlike" not in found["02.npy"]["flag"]
+    assert float(found["static.npy"]["novelty"]) > 1 and "unlike" not in found["02.npy"]["flag"]
 
 
 def test_good_images_are_what_they_are_among_bad_ones(classifier, survey):

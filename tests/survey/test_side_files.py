@@ -104,3 +104,12 @@ def test_columns_that_seem_to_be_meant_are_named(tmp_path, column):
 def test_other_columns_pass_through_in_silence(tmp_path, columns):
     (tmp_path / "list.csv").write_text(f"file,{columns}\n" + "l0.npy" + ",0.3" * len(columns.split(",")) + "\n")
     assert find_survey(tmp_path / "list.csv").misspelt == ()
+
+
+def test_a_folder_s_noise_maps_and_masks_get_no_rows(tmp_path):
+    names = ["a_image.npy", "a_mask.npy", "a_noise_map.npy", "b.npy", "psf.npy"]
+    for name in names:
+        np.save(tmp_path / name, np.ones((40, 40)))
+    survey = find_survey(tmp_path)
+    assert [entry.file for entry in survey.entries] == ["a_image.npy", "b.npy"] and survey.skipped == 3
+    assert [entry.file for entry in find_survey(tmp_path / "psf.npy").entries] == ["psf.npy"]
