@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from darklens.fit import blur, lens_light, mass, source
+from darklens.fit import blur, lens_light, mass, perturbers, source
 from darklens.fit.grid import Grid
 from darklens.fit.mass import Bend, Deflector, Mass, Values
 from darklens.fit.parameters import Column, Parameter, Table
@@ -48,7 +48,8 @@ COLUMNS = (
     *mass.SHAPE_COLUMNS,
     *lens_light.COLUMNS,
 )
-COMPONENTS: dict[str, Any] = {}  # what `SmoothModel.components` may name, each a Deflector or a Light
+# What `SmoothModel.components` may name, each a Deflector or a Light
+COMPONENTS: dict[str, Any] = {**perturbers.PERTURBERS}
 
 
 @functools.lru_cache(maxsize=32)

@@ -33,21 +33,16 @@ import torch
 from torch import Tensor
 
 from darklens.fit.model import SmoothModel
+from darklens.fit.perturbers import PROFILES
 from darklens.fit.renderer import Renderer, renderer
 from darklens.fit.result import CONSTANT, NO_LENS, Fit
 from darklens.fit.run import plain_arithmetic
-from darklens.simulation.physics import point_masses
-from darklens.simulation.profiles import sis_subhalos
 
 MASSES = (1e8, 1e9, 1e10)  # Msun
 TOTAL_MASS = 1e12  # Msun within the Einstein radius, of Models F and J
 STEP, REACH = 3, 0.85  # of the grid: pixels; share of the window
 SHARE = 8, 256  # places at a time: whose rays the cache of a CPU holds; on a GPU
 DEPENDENT = 1e-6  # of the largest singular value: a column that the others already give
-PROFILES = {
-    "point": point_masses,
-    "sis": lambda x, y, px, py, theta2: sis_subhalos(x, y, px, py, theta2.sqrt()),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +59,11 @@ class DetectionMap:
         """(B, M, G) Msun that fit best there, to first order about each of the masses; 0 where none would be seen."""
         visible = np.where(self.expected > 0, self.expected, np.inf)
         return self.masses[:, None] * self.observed / np.sqrt(visible)
+
+    @property
+    def log_likelihood_ratio(self) -> np.ndarray:
+        """(B, M, G) ln of how much more probable the image is with just that mass there than without."""
+        return self.observed * np.sqrt(self.expected) - self.expected / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +99,11 @@ def detect(
     """Expected and observed detection of one subhalo in each of B fits: of each mass, at each place.
 
     masses: Msun. positions: (G, 2) arcsec from the image's centre, y up; None: `grid` of the window. total_mass:
-    Msun within the Einstein radius, of all lenses or of each (B,). profile: "point" (mass) or "sis" (singular
-    isothermal sphere, with the Einstein radius of the point mass). dtype: of the rays; the projections are float64.
+    Msun within the Einstein radius, of all lenses or of each (B,). profile: one of `perturbers.PROFILES`.
+    dtype: of the rays; the projections are float64.
 
-    Raises ValueError for fits without pictures
-    (`fit(..., pictures=False)`), another profile, positions of another shape, or masses that aren't positive.
+    Raises ValueError for fits without pictures (`fit(..., pictures=False)`), another profile, positions of another
+    shape, or masses that aren't positive.
     """
     place = torch.device(device)
     scan = _Scan(fits, masses, positions, total_mass=total_mass, profile=profile, dtype=dtype, device=place)
@@ -203,20 +203,25 @@ class _Scan:
     def _check(self) -> None:
         if self.fits.deviation.shape != self.fits.residual.shape:
             raise ValueError("these fits have no pictures: fit(..., pictures=True) keeps them")
-        if self.positions.ndim != 2 or self.positions.shape[1] != 2:
-            raise ValueError(f"positions must be (G, 2), not {self.positions.shape}")
-        if not np.isfinite(self.positions).all():
-            raise ValueError("positions must be finite")
-        for values in (self.masses, self.total):
-            if not (values > 0).all() or not np.isfinite(values).all():
-                raise ValueError(f"masses must be positive and finite, not {values.tolist()}")
-        if self.profile not in PROFILES:
-            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {self.profile!r}")
+        check_scan(self.masses, self.positions, self.total, self.profile)
 
     def lenses(self) -> Iterator[tuple[int, "_Lens"]]:
         """The fits that are lenses, and their numbers."""
         for k in np.flatnonzero(~np.isin(self.fits.flag, (CONSTANT, NO_LENS))).tolist():
             yield k, _Lens(self.fits, k, self.camera(_model(self.fits, k)), self.profile)
+
+
+def check_scan(masses: np.ndarray, positions: np.ndarray, total_mass: np.ndarray, profile: str) -> None:
+    """Raises ValueError for what `detect` can't look for."""
+    if positions.ndim != 2 or positions.shape[1] != 2:
+        raise ValueError(f"positions must be (G, 2), not {positions.shape}")
+    if not np.isfinite(positions).all():
+        raise ValueError("positions must be finite")
+    for values in (masses, total_mass):
+        if not (values > 0).all() or not np.isfinite(values).all():
+            raise ValueError(f"masses must be positive and finite, not {values.tolist()}")
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
 
 
 def _model(fits: Fit, k: int) -> SmoothModel:

@@ -37,6 +37,11 @@ class Posterior:
         """(K,) of the coefficients, given the data."""
         return self.covariance().diagonal()
 
+    def mean_without(self, columns: slice) -> Tensor:
+        """(K,) best values where those of some columns are 0."""
+        covariance = self.covariance()[:, columns]
+        return self.mean - covariance @ torch.linalg.solve(covariance[columns], self.mean[columns])
+
     def whiten(self, products: Tensor) -> Tensor:
         """L^-1 products (K, M), with A = L L^T."""
         return torch.linalg.solve_triangular(self.factor, products * self.scale[:, None], upper=False)

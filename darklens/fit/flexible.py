@@ -30,6 +30,8 @@ LENS = {  # parameters that move, standard deviation of a step's prior: a step i
     "halo_1": 0.1,
     "halo_2": 0.1,
 }
+PERTURBER = {"perturber_x": 0.05, "perturber_y": 0.05, "perturber_square": 3e-3}  # largest steps
+LENS |= PERTURBER
 CHUNK = 24  # planes that are blurred at a time: a CPU's cache holds them
 COVERED = 1e-3  # of the most covered pixel's: pixels that see the lattices
 
@@ -100,15 +102,25 @@ class FlexibleLens:
         weight = self.weight.flatten()[pixels]
         data = self.data.flatten()[pixels] * weight
         gram, projection = products(columns), (columns @ data.to(columns.dtype)).double()
-        posterior = evidence.solve(gram, projection, self._precision(brightness, moved))
+        posterior = evidence.solve(gram, projection, self._precision(self._splines_precision(brightness), moved))
         count = len(brightness)
         if adapt:
             determined = evidence.well_determined(posterior)[:count]
             self.source = self.source.with_shares((posterior.mean[:count] / brightness).square(), determined)
-            posterior = evidence.solve(gram, projection, self._precision(brightness, moved))
+            posterior = evidence.solve(gram, projection, self._precision(self._splines_precision(brightness), moved))
         self._design = Design(columns, data, pixels, weight, moved, posterior)
         self._take(posterior.mean, moved, move=adapt)
         return float(posterior.mean[count : count + len(moved)].abs().max())
+
+    def held_problem(self, pixels: Tensor, precision: Tensor) -> Design:
+        """The linear problem about the present lens on these pixels, under a held prior of the splines (K,): evidences
+        of such problems can be compared."""
+        columns, _, moved = self._linear_problem(pixels)
+        weight = self.weight.flatten()[pixels]
+        data = self.data.flatten()[pixels] * weight
+        projection = (columns @ data.to(columns.dtype)).double()
+        posterior = evidence.solve(products(columns), projection, self._precision(precision, moved))
+        return Design(columns, data, pixels, weight, moved, posterior)
 
     def _take(self, mean: Tensor, moved: list[str], *, move: bool) -> None:
         count = len(self.source.coefficients)
@@ -120,20 +132,26 @@ class FlexibleLens:
             widths = mean.new_tensor([LENS[name] for name in moved])
             self.q[0, places] += torch.maximum(torch.minimum(mean[count:end], widths), -widths)
 
-    def _precision(self, brightness: Tensor, moved: list[str]) -> Tensor:
-        """(K,) of the priors: 0 is flat."""
-        splines_precision = (self.source.shares * brightness).square().reciprocal()
-        lens = brightness.new_tensor([LENS[name] for name in moved]).square().reciprocal()
-        rest = self.rest_precision if self.rest_precision is not None else brightness.new_zeros(1 + len(self.further))
-        return torch.cat((splines_precision, lens, brightness.new_zeros(1), rest))
+    def _splines_precision(self, brightness: Tensor) -> Tensor:
+        """(K,) of the splines' priors."""
+        return (self.source.shares * brightness).square().reciprocal()
 
-    def _linear_problem(self) -> tuple[Tensor, Tensor, list[str]]:
-        """Columns (K, N) over sigma, the pixels (N,) that see the source, and which lens parameters move."""
+    def _precision(self, splines_precision: Tensor, moved: list[str]) -> Tensor:
+        """(K,) of the priors: 0 is flat, as that of a perturber, which has none of this kind."""
+        widths = splines_precision.new_tensor([0.0 if name in PERTURBER else LENS[name] ** -2 for name in moved])
+        flat = splines_precision.new_zeros(1 + len(self.further))
+        rest = self.rest_precision if self.rest_precision is not None else flat
+        return torch.cat((splines_precision, widths, flat[:1], rest))
+
+    def _linear_problem(self, pixels: Tensor | None = None) -> tuple[Tensor, Tensor, list[str]]:
+        """Columns (K, N) over sigma, the pixels (N,) (None: those that see the source), and which lens parameters
+        move."""
         planes, moved = self._planes()
         images = self.blur(planes)  # (K, S^2)
-        cover = images[: len(self.source.coefficients)].sum(0)
-        covered = (cover > COVERED * cover.max()) & (self.weight.flatten() > 0)
-        pixels = covered.nonzero()[:, 0]
+        if pixels is None:
+            cover = images[: len(self.source.coefficients)].sum(0)
+            covered = (cover > COVERED * cover.max()) & (self.weight.flatten() > 0)
+            pixels = covered.nonzero()[:, 0]
         weight = self.weight.flatten()[pixels].to(images.dtype)
         rest = torch.cat((torch.ones_like(images[:1]), self.further.to(images.dtype)))
         columns = torch.cat((images[:, pixels], rest[:, pixels])).mul_(weight)

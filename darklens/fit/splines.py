@@ -79,6 +79,13 @@ class Lattice:
         places = (rows[:, :, None] * side + columns[:, None, :]).flatten(1)  # (n, 4, 4) -> (n, 16)
         return places, list(weights), list(slopes)
 
+    def basis(self, steps: Tensor) -> Tensor:
+        """(n, 2 m + 1) the spline of each node of an axis at the coordinates (n,) arcsec."""
+        first, weights, _ = cubic(steps / self.spacing + len(self.column) // 2)
+        side = len(self.column) + 2 * SUPPORT
+        places = (first + SUPPORT).clamp(0, side - SUPPORT)[:, None] + torch.arange(SUPPORT)
+        return steps.new_zeros(len(steps), side).scatter_(1, places, weights)[:, SUPPORT:-SUPPORT]
+
     def padded(self, values: Tensor, fill: float) -> Tensor:
         """(2 m + 1, 2 m + 1) with a border that catches what lies outside, flat."""
         return torch.nn.functional.pad(values, (SUPPORT,) * 4, value=fill).flatten()

@@ -40,6 +40,7 @@ class StructuredFit:
     fit: Fit  # of the Sersic at first, with the lens, residual, image, chi-square and Bayes factor of the end
     source: np.ndarray  # (B, 101, 101) light in the source plane about its Sersic's centre, a quarter of a pixel each
     determined: np.ndarray  # (B,) how many numbers the data determine: chi-square expects as much less than pixels
+    lenses: tuple[FlexibleLens | None, ...] = ()  # with their last linear problems, where they were asked for
 
     @property
     def log_bayes_factor(self) -> np.ndarray:
@@ -53,8 +54,12 @@ def fit_structured(
     *,
     noise: np.ndarray | Tensor | str | None = None,
     mask: np.ndarray | Tensor | None = None,
+    lenses: bool = False,
 ) -> StructuredFit:
-    """Fit images (B, H, W) as `fit` does, with the same arguments and errors, and a source with structure."""
+    """Fit images (B, H, W) as `fit` does, with the same arguments and errors, and a source with structure.
+
+    lenses: keep them for `detect_structured`; 30 MB each.
+    """
     model = dataclasses.replace(model or SmoothModel(), source="flexible")
     images = as_images(images, torch.device("cpu"))
     inputs = check_inputs(images, model, None, noise, mask)
@@ -62,12 +67,12 @@ def fit_structured(
         enlarged = _enlarged(images, model, inputs)
         robust = fit(images, model, noise=enlarged, mask=inputs.mask, score_test=False)
         batch = prepare(images, model, noise=inputs.noise, mask=inputs.mask)
-        lenses = _lenses(batch, robust)
-        variance, correlation = _measured(batch, lenses)
+        started = _lenses(batch, robust)
+        variance, correlation = _measured(batch, started)
         measured = {name: value.numpy() for name, value in noise_columns(batch, variance, correlation).items()}
         robust = _changed(robust, measured)
-        parts = [_finished(batch, robust, lens, variance, k) for k, lens in enumerate(lenses)]
-    return _joined(robust, parts)
+        parts = [_finished(batch, robust, lens, variance, k) for k, lens in enumerate(started)]
+    return dataclasses.replace(_joined(robust, parts), lenses=tuple(started) if lenses else ())
 
 
 def _enlarged(images: Tensor, model: SmoothModel, inputs: Inputs) -> Tensor:

@@ -21,6 +21,7 @@ INNER = 1e-3  # scale radii: a truncated NFW halo's deflection is linear within,
 FAINT = -80.0  # logarithm of the faintest light: below, float32 has only denormal numbers, which are slow
 ARCSEC = math.pi / 180 / 3600
 LOG2_E = 1 / math.log(2)
+SCALE_RADIUS, TRUNCATION = 0.16, 5.0  # arcsec, of halos of 1e-3 arcsec^2; scale radii
 NFW_ALPHA = 4 * (1 + math.log(0.5))  # alpha_rs = NFW_ALPHA rho0 rs^2
 
 
@@ -154,9 +155,26 @@ def nfw_angles(
 
 def tnfw_mass(mass: np.ndarray, concentration: np.ndarray, tau: np.ndarray) -> np.ndarray:
     """Total mass (Msun) of the truncated halo of M200 = mass; tau = r_trunc / rs (BMO eq. A4 at infinity)."""
-    c, t2 = np.asarray(concentration), np.square(tau)
-    shape = t2 / (t2 + 1) ** 2 * ((t2 - 1) * np.log(tau) + np.pi * tau - (t2 + 1))
-    return mass * shape / (np.log1p(c) - c / (1 + c))
+    c = np.asarray(concentration)
+    return mass * tnfw_shape(tau) / (np.log1p(c) - c / (1 + c))
+
+
+def tnfw_shape(tau: np.ndarray | float) -> np.ndarray:
+    """Total mass of a truncated NFW halo over 4 pi rho0 rs^3; tau = r_trunc / rs (BMO eq. A4 at infinity)."""
+    t2 = np.square(tau)
+    return t2 / (t2 + 1) ** 2 * ((t2 - 1) * np.log(tau) + np.pi * tau - (t2 + 1))
+
+
+def tnfw_from_square(square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """rs, alpha_rs and r_trunc (arcsec) of truncated NFW halos that bend light from afar as points of squared Einstein
+    radii `square` (arcsec^2): 4 G m D_ls / (c^2 D_l D_s) of their whole mass m (BMO eq. A4 at infinity).
+
+    Radii go with the cube root of the mass, as at one concentration: rs is 0.16" at 1e-3 arcsec^2 (of either sign),
+    that of halos of concentration 15 at redshift 0.5 before a source at 1, and r_trunc 5 rs.
+    """
+    rs = SCALE_RADIUS * (square.abs() / 1e-3).clamp(min=1e-6).pow(1 / 3)
+    shape = float(tnfw_shape(TRUNCATION))
+    return rs, square * NFW_ALPHA / (4 * shape * rs), TRUNCATION * rs
 
 
 def sersic_terms(n: np.ndarray, radius: Tensor, axis_ratio: Tensor, angle: Tensor) -> tuple[Tensor, ...]:

@@ -1,0 +1,200 @@
+"""Which perturber explains an image best, and how much more probable is the image with it? Behind a flexible source.
+
+    fit = refine(lens, (-0.6, 1.0), 1e-3, profile="tnfw")
+    fit.place, fit.square, fit.log_bayes_factor
+
+From a place and mass of a detection map Gauss-Newton steps move perturber and lens together, everything else being
+solved in each. Pixels, lattices and the prior of the splines are those of the lens without perturber, which takes such
+steps too. With place and mass t = (x, y, square) at their best, of the covariance V (Laplace's approximation),
+
+    ln B = ln E(t) - ln E(none) + ln p(t) + ln |2 pi V| / 2,
+
+p uniform over the circle in which it is sought, and in the logarithm of the squared Einstein radius over SQUARES
+(Vegetti & Koopmans 2009, MNRAS 392, 945; Vegetti et al. 2010, MNRAS 408, 1969). Negative masses are controls.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darklens.fit import evidence
+from darklens.fit.detect import grid
+from darklens.fit.flexible import LENS, PERTURBER, Design, FlexibleLens
+from darklens.fit.renderer import Renderer
+from darklens.fit.run import plain_arithmetic
+from darklens.fit.spline_source import SplineSource
+from darklens.fit.structured_map import lens_map
+
+STEPS, SCOUTS = 30, 5  # at most; of starts that are compared
+SETTLED = 0.5  # of chi-square: a step that promises less is not taken
+SLOWER = 0.3  # of a step that made things worse
+SQUARES = 1e-5, 1e-1  # arcsec^2: 1e7 to 1e11 Msun of Model F
+SHARES = 1e-3, 1e-2  # of the halo's mass within its Einstein radius
+STARTS, APART = 4, 0.25  # places where refinement starts; arcsec between them
+
+
+@dataclasses.dataclass(frozen=True)
+class PerturberFit:
+    """A perturber at its best, against none."""
+
+    place: np.ndarray  # (2,) arcsec from the image's centre, y up
+    square: float  # arcsec^2, squared Einstein radius of its mass
+    covariance: np.ndarray  # (3, 3) of place and square, source and lens marginalised
+    delta_chi_square: float  # how far chi-square and priors fall
+    log_bayes_factor: float  # ln B of a perturber against none
+    parameters: np.ndarray  # (Q,) of the lens beside it
+    parameters_without: np.ndarray  # (Q,) of the lens without it, under the same prior
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """A lens, its linear problem, and what the best source for just that lens leaves of chi-square and priors."""
+
+    q: Tensor  # (1, Q)
+    design: Design
+    source: SplineSource  # the best for that lens
+    still: Tensor  # (K,) the best coefficients with the lens where it is
+    objective: float
+    promise: float  # how far it falls for the best lens, to first order
+
+
+@torch.no_grad()
+def refine(
+    lens: FlexibleLens, place: Sequence[float], square: float, *, profile: str = "point", reach: float | None = None
+) -> PerturberFit:
+    """The perturber that steps lead to from a place (x, y) arcsec and a squared Einstein radius (arcsec^2).
+
+    lens: after `run(..., hold=True)`, left as it is. profile: one of `perturbers.PROFILES`; reach: arcsec, the radius
+    of the circle in which it was sought (half the window). Raises KeyError for another profile.
+    """
+    with plain_arithmetic(torch.device("cpu")):
+        comparison = _Comparison(lens, profile)
+        return comparison.result(comparison.settled(place, square, STEPS), reach)
+
+
+@torch.no_grad()
+def strongest(
+    lens: FlexibleLens, positions: np.ndarray | None = None, *, profile: str = "point", starts: int = STARTS
+) -> PerturberFit:
+    """The perturber of positive mass that best explains the image, of those that refinement leads to.
+
+    It starts from the `starts` highest places of detection maps for SHARES of the halo's mass, APART or more from each
+    other; the best after SCOUTS steps goes on. positions: (G, 2) arcsec, of the maps (None: `detect.grid`).
+    """
+    camera = lens.renderer
+    positions = grid(camera.size, camera.model.pixel_scale) if positions is None else positions
+    squares = float(lens.q[0, camera.table.index["einstein_radius"]]) ** 2 * np.array(SHARES)
+    with plain_arithmetic(torch.device("cpu")):
+        comparison, states = _Comparison(lens, profile), []
+        for place, square in _starts(squares, positions, lens_map(lens, squares, positions, profile), starts):
+            states.append(comparison.settled(place, square, SCOUTS))
+        positive = [state for state in states if state.q[0, -1] > 0] or states
+        best = min(positive, key=lambda state: state.objective).q[0, -3:].tolist()
+        return comparison.result(comparison.settled(best[:2], best[2], STEPS), None)
+
+
+def _starts(
+    squares: np.ndarray, positions: np.ndarray, maps: np.ndarray, count: int
+) -> Iterator[tuple[np.ndarray, float]]:
+    """The places (2,) where maps (2, M, G) are highest, APART from each other, with the mass that fits there."""
+    expected, observed = maps
+    fitted = squares[:, None] * observed / np.sqrt(np.where(expected > 0, expected, np.inf))
+    places = np.full((1, 2), np.inf)
+    for row, column in zip(*np.unravel_index((-observed).argsort(axis=None), observed.shape), strict=True):
+        if len(places) > count or (observed[row, column] <= 0 and len(places) > 1):
+            break
+        if (np.hypot(*(places - positions[column]).T) > APART).all():
+            places = np.append(places, positions[column][None], 0)
+            yield positions[column], float(fitted[row, column])
+
+
+class _Comparison:
+    """A lens with perturbers and without, on the same pixels, under the same prior of its splines."""
+
+    def __init__(self, lens: FlexibleLens, profile: str) -> None:
+        self.lens, self.reach = lens, lens.renderer.model.half_window
+        self.pixels, count = lens.design.pixels, len(lens.source.coefficients)
+        self.precision = lens.design.posterior.precision[:count]
+        self.without = self._settled(dataclasses.replace(lens, q=lens.q.clone()), STEPS)
+        self.source, self.renderer = self.without.source, _renderer(lens, profile)
+
+    def settled(self, place: Sequence[float] | np.ndarray, square: float, steps: int) -> _State:
+        """Where a perturber leads from there."""
+        start = torch.tensor([[*place, square]], dtype=torch.float64)
+        q = torch.cat((self.without.q, start), 1)
+        perturbed = dataclasses.replace(self.lens, renderer=self.renderer, q=q, source=self.source)
+        return self._settled(perturbed, steps)
+
+    def _settled(self, lens: FlexibleLens, steps: int) -> _State:
+        """Where steps of the lens lead; one that makes things worse is tried again, shorter."""
+        best, share = _evaluated(lens, self.pixels, self.precision), 1.0
+        for _ in range(steps):
+            if share * best.promise < SETTLED:
+                break
+            _move(lens, best, share)
+            state = _evaluated(lens, self.pixels, self.precision)
+            better = state.objective < best.objective
+            best, share = (state, min(2 * share, 1.0)) if better else (best, SLOWER * share)
+        return best
+
+    def result(self, best: _State, reach: float | None) -> PerturberFit:
+        """The perturber against none."""
+        columns = [len(self.precision) + best.design.moved.index(name) for name in PERTURBER]
+        covariance = best.design.posterior.covariance()[columns][:, columns]
+        values, (low, high) = best.q[0, -3:], SQUARES
+        density = math.pi * (reach or self.reach) ** 2 * abs(float(values[2])) * math.log(high / low)
+        log_b = _log_evidence(best.design) - _log_evidence(self.without.design)
+        log_b += 1.5 * math.log(2 * math.pi) - math.log(density)
+        gain = self.without.objective - best.objective
+        lenses = best.q[0, :-3].numpy(), self.without.q[0].numpy()
+        return PerturberFit(values[:2].numpy(), float(values[2]), covariance.numpy(), gain, log_b, *lenses)
+
+
+def _log_evidence(design: Design) -> float:
+    """Flat priors in it make constants."""
+    return float(evidence.log_evidence(design.posterior, design.residual.square().sum()))
+
+
+def _renderer(lens: FlexibleLens, profile: str) -> Renderer:
+    """The lens's with a perturber."""
+    camera = lens.renderer
+    model = dataclasses.replace(camera.model, components=(*camera.model.components, f"perturber_{profile}"))
+    return Renderer(model, camera.size, 1, camera.x.device, camera.x.dtype)
+
+
+def _move(lens: FlexibleLens, state: _State, share: float) -> None:
+    """A share of the step that the state asks for; the source goes along, as the next slopes are its own."""
+    names, mean = state.design.moved, state.still + share * (state.design.posterior.mean - state.still)
+    count = len(lens.source.coefficients)
+    widths = mean.new_tensor([LENS[name] for name in names])
+    lens.q = state.q.clone()
+    step = mean[count : count + len(names)]
+    lens.q[0, [lens.renderer.table.index[name] for name in names]] += torch.maximum(
+        torch.minimum(step, widths), -widths
+    )
+    amplitude = float(mean[count + len(names)])
+    lens.source = dataclasses.replace(lens.source, coefficients=mean[:count], amplitude=amplitude)
+
+
+def _evaluated(lens: FlexibleLens, pixels: Tensor, precision: Tensor) -> _State:
+    """The linear problem at the lens, the slopes those of the best source for it; and the objective there."""
+    count = len(precision)
+    for _ in range(2):
+        design = lens.held_problem(pixels, precision)
+        still = design.posterior.mean_without(slice(count, count + len(design.moved)))
+        amplitude = float(still[count + len(design.moved)])
+        lens.source = dataclasses.replace(lens.source, coefficients=still[:count], amplitude=amplitude)
+    objective = _penalised(design, still)
+    return _State(
+        lens.q.clone(), design, lens.source, still, objective, objective - _penalised(design, design.posterior.mean)
+    )
+
+
+def _penalised(design: Design, mean: Tensor) -> float:
+    """Chi-square of coefficients (K,), and what the priors add."""
+    residual = design.data - (design.columns.T @ mean.to(design.columns.dtype)).double()
+    return float(residual.square().sum() + (design.posterior.precision * mean.square()).sum())
