@@ -8,6 +8,7 @@ one that went on to adapt would take substructure for detail of the source.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ LENS = {  # parameters that move, standard deviation of a step's prior: a step i
 }
 PERTURBER = {"perturber_x": 0.05, "perturber_y": 0.05, "perturber_square": 3e-3}  # largest steps
 LENS |= PERTURBER
+FLAT = 0.0, math.inf  # a prior
 CHUNK = 24  # planes that are blurred at a time: a CPU's cache holds them
 COVERED = 1e-3  # of the most covered pixel's: pixels that see the lattices
 
@@ -64,6 +66,7 @@ class FlexibleLens:
     source: SplineSource
     further: Tensor  # (E, S^2) further linear columns: the lens galaxy's light
     rest_precision: Tensor | None = None  # (1 + E,) of the priors of the sky and those; None: flat
+    priors: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)  # mean, deviation of the lens's
     sky: float = 0.0
     _design: Design | None = None
 
@@ -95,13 +98,15 @@ class FlexibleLens:
         if hold:
             self.step(adapt=False)
 
-    def step(self, *, adapt: bool) -> float:
-        """One Gauss-Newton step of everything; adapt: prior and lens too. How far the lens wants to go."""
+    def step(self, *, adapt: bool, move: bool | None = None) -> float:
+        """One Gauss-Newton step of everything; adapt: the prior too; move: the lens too (None: as the prior). How far
+        the lens wants to go."""
         brightness = self.source.node_brightness()
         columns, pixels, moved = self._linear_problem()
         weight = self.weight.flatten()[pixels]
         data = self.data.flatten()[pixels] * weight
         gram, projection = products(columns), (columns @ data.to(columns.dtype)).double()
+        projection[len(brightness) : len(brightness) + len(moved)] += self._pull(moved)
         posterior = evidence.solve(gram, projection, self._precision(self._splines_precision(brightness), moved))
         count = len(brightness)
         if adapt:
@@ -109,7 +114,7 @@ class FlexibleLens:
             self.source = self.source.with_shares((posterior.mean[:count] / brightness).square(), determined)
             posterior = evidence.solve(gram, projection, self._precision(self._splines_precision(brightness), moved))
         self._design = Design(columns, data, pixels, weight, moved, posterior)
-        self._take(posterior.mean, moved, move=adapt)
+        self._take(posterior.mean, moved, move=adapt if move is None else move)
         return float(posterior.mean[count : count + len(moved)].abs().max())
 
     def held_problem(self, pixels: Tensor, precision: Tensor) -> Design:
@@ -119,6 +124,7 @@ class FlexibleLens:
         weight = self.weight.flatten()[pixels]
         data = self.data.flatten()[pixels] * weight
         projection = (columns @ data.to(columns.dtype)).double()
+        projection[len(precision) : len(precision) + len(moved)] += self._pull(moved)
         posterior = evidence.solve(products(columns), projection, self._precision(precision, moved))
         return Design(columns, data, pixels, weight, moved, posterior)
 
@@ -137,11 +143,21 @@ class FlexibleLens:
         return (self.source.shares * brightness).square().reciprocal()
 
     def _precision(self, splines_precision: Tensor, moved: list[str]) -> Tensor:
-        """(K,) of the priors: 0 is flat, as that of a perturber, which has none of this kind."""
-        widths = splines_precision.new_tensor([0.0 if name in PERTURBER else LENS[name] ** -2 for name in moved])
+        """(K,) of the priors: 0 is flat."""
+        widths = splines_precision.new_tensor([self._lens_precision(name) for name in moved])
         flat = splines_precision.new_zeros(1 + len(self.further))
         rest = self.rest_precision if self.rest_precision is not None else flat
         return torch.cat((splines_precision, widths, flat[:1], rest))
+
+    def _lens_precision(self, name: str) -> float:
+        """Of a step's prior, and of the parameter's own where it has one; 0 is flat, as that of a perturber."""
+        step = 0.0 if name in PERTURBER else LENS[name] ** -2
+        return step + self.priors.get(name, FLAT)[1] ** -2
+
+    def _pull(self, moved: list[str]) -> Tensor:
+        """(M,) precision times mean of the priors of the lens's next step."""
+        priors = [(self.priors.get(name, FLAT), float(self.q[0, self.renderer.table.index[name]])) for name in moved]
+        return self.q.new_tensor([(mean - value) / sd**2 for (mean, sd), value in priors])
 
     def _linear_problem(self, pixels: Tensor | None = None) -> tuple[Tensor, Tensor, list[str]]:
         """Columns (K, N) over sigma, the pixels (N,) (None: those that see the source), and which lens parameters

@@ -25,6 +25,7 @@ SOURCES = "sersic", "flexible"
 COLUMNS = (
     "einstein_radius",
     "einstein_radius_sd",
+    "radius_without_shear",
     "shear",
     "shear_angle",
     "halo_axis_ratio",

@@ -16,19 +16,21 @@ import torch
 
 from darklens.fit import mass_map
 from darklens.fit.correlation import measure_correlation, variance_ratio
+from darklens.fit.descent import Descent
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.observed import flags
 from darklens.fit.observed.cutout import Cutout
 from darklens.fit.observed.light import FLOOR, LightModel
 from darklens.fit.observed.light_prior import light_prior
-from darklens.fit.observed.parameters import INDEX_OF, LENS, NAMES
+from darklens.fit.observed.parameters import INDEX_OF, LENS, NAMES, Priors
 from darklens.fit.observed.rays import Rays
 from darklens.fit.observed.result import SYSTEMATIC, ObservedFit, ring_chi_square
 from darklens.fit.renderer import renderer
 from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
 
 MARGIN = 1.0, 0.5  # Einstein radii, arcsec: how far beyond the Einstein radius an image of the source may be
+LEAST = 0.2  # arcsec: of the effective radius that the splines start from
 PICTURE = 101  # pixels of the source's picture
 HELD = 1e12  # precision of the lens's own sky: the light's has one
 PSF_LOSS = 1e-3  # of the PSF's light, that its kernel's outermost pixels may lose: smaller kernels are faster
@@ -96,7 +98,7 @@ class Part:
 
 
 def flexible_lens(
-    observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, sigma: np.ndarray
+    observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, sigma: np.ndarray, priors: Priors
 ) -> tuple[FlexibleLens, Part, np.ndarray]:
     """A `FlexibleLens` where a fit ended, the part of the cutout that it has, and the light (n, n) that it starts from.
 
@@ -119,19 +121,24 @@ def flexible_lens(
         free_halo=True,
     )
     table = smooth_parameters(q, model)
+    source, amplitude = _broad(model.table.named(table.clone()), float(amplitudes[-1] / part.unit))
+    lens_priors = dict(zip(NAMES[:LENS], zip(priors.mean, priors.sd, strict=True), strict=False))
     lens = FlexibleLens(
         renderer(model, part.size, 1, "cpu", torch.float32),
         table,
         part.pixels((cutout.data - prior.image) / part.unit),
         part.pixels(np.where(near, weight, 0.0) * part.unit),
-        SplineSource(model.table.named(table.clone()), float(amplitudes[-1] / part.unit)),
+        SplineSource(source, amplitude),
         part.pixels(prior.columns / part.unit).flatten(1).float(),
         torch.as_tensor(np.append(HELD, prior.precision)),
+        lens_priors,
     )
     return lens, part, prior.image
 
 
-def with_flexible_source(observed: ObservedFit, light: LightModel, amplitudes: np.ndarray) -> ObservedFit:
+def with_flexible_source(
+    observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors
+) -> ObservedFit:
     """The fit with a source of splines; as it was where there are no arcs. amplitudes: as of `flexible_lens`."""
     cutout = observed.cutout
     if "no_arcs" in observed.flag or not amplitudes[-1] > 0:
@@ -139,20 +146,29 @@ def with_flexible_source(observed: ObservedFit, light: LightModel, amplitudes: n
     sigma = np.hypot(cutout.sigma, FLOOR * light.galaxy.clip(min=0))
     sigma = sigma * inflation(observed, sigma)
     with torch.no_grad():
-        lens, part, image = flexible_lens(observed, light, amplitudes, sigma)
-        lens.run(COARSE, hold=False)
-        lens.run(len(LEVELS), hold=True)
+        lens, part, image = flexible_lens(observed, light, amplitudes, sigma, priors)
+        descent = Descent(lens)
+        descent.run(COARSE, hold=False)
+        descent.run(len(LEVELS), hold=True)
+        change = (descent.rest[2:] @ lens.further.double()).view_as(lens.data) * part.unit
+        image[part.slice, part.slice] += change.numpy()
         return _result(observed, lens, part, image)
 
 
+def _broad(values: dict[str, torch.Tensor], amplitude: float) -> tuple[dict[str, torch.Tensor], float]:
+    """A Sersic source of the same light that is no smaller than LEAST: one that fits a knot does not say where the rest
+    of its galaxy is, and the splines' nodes lie where it shines."""
+    radius = values["log_radius"].clamp(min=float(np.log(LEAST)))
+    share = float((2 * (values["log_radius"] - radius)).exp())
+    return values | {"log_radius": radius}, amplitude * share
+
+
 def _result(observed: ObservedFit, lens: FlexibleLens, part: Part, light: np.ndarray) -> ObservedFit:
-    """The fit with its lens, arcs, residual and source; light (n, n): what the lens's changes add to."""
+    """The fit with its lens, arcs, residual and source; light (n, n): the galaxy's and the sky."""
     cutout, design = observed.cutout, lens.design
     first = len(lens.source.coefficients)
-    changes = design.posterior.mean[-len(lens.further) :] @ lens.further.double()
-    arcs, light = np.zeros_like(light), light.copy()
+    arcs = np.zeros_like(light)
     arcs[part.slice, part.slice] = (lens.image() * part.unit).numpy()
-    light[part.slice, part.slice] += (changes.view_as(lens.data) * part.unit).numpy()
     q, sd = observed_parameters(lens.q, lens.renderer.model), observed.sd.copy()
     variance = design.posterior.covariance().diagonal()[first : first + len(design.moved)].numpy()
     sd[[INDEX_OF[name] for name in design.moved]] = np.sqrt(variance)

@@ -9,9 +9,10 @@ import dataclasses
 import numpy as np
 
 from darklens.fit.observed.joint import JointFit, Problem, minimise
-from darklens.fit.observed.parameters import LENS, PARAMETERS, Priors
+from darklens.fit.observed.parameters import INDEX_OF, LENS, PARAMETERS, Priors
 from darklens.fit.observed.rays import Rays, SourceGrid
 
+SHEAR = [INDEX_OF["shear_1"], INDEX_OF["shear_2"]]
 TIED = 0.04  # ln Einstein radius about that of the Sersic source
 COOLER = 4.0  # T over that of the Sersic source
 REACH, NODES, WIDTH = 3.0, 6, 0.75  # of the grid: effective radii, steps from the middle, Gaussians in steps
@@ -31,8 +32,10 @@ def near_arcs(problem: Problem, q: np.ndarray) -> np.ndarray:
     return problem.cutout.radius(q[5:7]) < 1.9 * q[0] + 0.3
 
 
-def fit_grid(problem: Problem, fit: JointFit, priors: Priors, temper: float) -> tuple[JointFit, SourceGrid]:
-    """From a fit of a Sersic source; problem: of the pixels `near_arcs`."""
+def fit_grid(
+    problem: Problem, fit: JointFit, priors: Priors, temper: float, *, shear: bool = True
+) -> tuple[JointFit, SourceGrid]:
+    """From a fit of a Sersic source; problem: of the pixels `near_arcs`; shear: whether it is free, else 0."""
     grid = source_grid(fit.q)
     rays = Rays(problem.cutout, min(1.9 * fit.q[0] + 0.3 + 0.2, problem.cutout.half))
     part = problem.part(rays.part)
@@ -46,8 +49,10 @@ def fit_grid(problem: Problem, fit: JointFit, priors: Priors, temper: float) -> 
         curvature[:LENS, :LENS], gradient[:LENS] = solved.normal(planes)
         return solved.chi2, solved.linear, curvature, gradient
 
-    free = np.arange(size) < LENS
-    best = minimise(evaluate, fit.q, priors, temper, free, steps=STEPS, tolerance=TOLERANCE)
+    free, start = np.arange(size) < LENS, fit.q.copy()
+    if not shear:
+        start[SHEAR], free[SHEAR] = 0.0, False
+    best = minimise(evaluate, start, priors, temper, free, steps=STEPS, tolerance=TOLERANCE)
     fine = source_grid(fit.q, FINE_NODES)
     solved = part.solve(rays.grid(best.q, fine)[0])
     return dataclasses.replace(best, linear=solved.linear, chi2=solved.chi2), fine

@@ -41,6 +41,7 @@ class ObservedFit:
     arcs: np.ndarray  # (n, n) the lensed source's part
     source: np.ndarray  # (k, k) the source of positive Gaussians, amplitudes on its grid, y upwards
     source_half: float  # arcsec from the source's middle to the edge of that
+    radius_without_shear: float = np.nan  # arcsec: the Einstein radius of a model without shear, Gaussians its source
     log_bayes_factor: float = np.nan  # ln B of mass that a smooth lens lacks against none: of a flexible source
     lens: FlexibleLens | None = None  # that source's, in units of the noise: for detection maps
 
@@ -76,6 +77,7 @@ class ObservedFit:
         """One row of a table."""
         row: dict[str, float | str] = {"einstein_radius": self["einstein_radius"]}
         row["einstein_radius_sd"] = self.einstein_radius_sd
+        row["radius_without_shear"] = self.radius_without_shear
         row["shear"], row["shear_angle"] = self._polar("shear")
         for name, pair in {"halo": "halo", "source": "ellipticity"}.items():
             ellipticity, row[f"{name}_angle"] = self._polar(pair)

@@ -76,10 +76,13 @@ def fit_cutout(cutout: Cutout, source: str = "sersic") -> ObservedFit:
     far, number = objects.beyond(first.shape.centre, neighbours.farthest_image(stage.fit.q[0]))
     stage = dataclasses.replace(stage, cutout=masked(cutout, far))
     stage = second_fit(stage)
-    final, grid = flexible_fit(stage)
+    final, grid = grid_source_fit(stage)
     result = report(stage, rivals, final, grid, noise, number)
+    without_shear, _ = grid_source_fit(stage, shear=False)
+    result = dataclasses.replace(result, radius_without_shear=float(without_shear.q[0]))
     if source == "flexible":
-        result = with_flexible_source(result, stage.light, stage.fit.linear)
+        table = priors(ellipticity(stage.light, stage.cutout, 1.5 * stage.fit.q[0]), stage.light.shape.centre)
+        result = with_flexible_source(result, stage.light, stage.fit.linear, table)
     return result
 
 
@@ -133,14 +136,15 @@ def second_fit(stage: Stage) -> Stage:
     return Stage(cutout, light, problem, fit, temper)
 
 
-def flexible_fit(stage: Stage) -> tuple[JointFit, SourceGrid]:
-    """The lens with a source of positive Gaussians, its Einstein radius tied to that of the Sersic source."""
+def grid_source_fit(stage: Stage, *, shear: bool = True) -> tuple[JointFit, SourceGrid]:
+    """The lens with a source of positive Gaussians, its Einstein radius tied to that of the Sersic source; shear: free,
+    or 0."""
     cutout, light, fit = stage.cutout, stage.light, stage.fit
     ring_cutout = masked(cutout, ~grid_fit.near_arcs(stage.problem, fit.q))
     problem = Problem(ring_cutout, light, errors(cutout, light, sersic_fit.arcs(stage.problem, fit)))
     shape = ellipticity(light, cutout, 1.5 * fit.q[0])
     table = priors(shape, light.shape.centre, einstein_radius=(fit.q[0], grid_fit.TIED * fit.q[0]))
-    return grid_fit.fit_grid(problem, fit, table, stage.temper * grid_fit.COOLER)
+    return grid_fit.fit_grid(problem, fit, table, stage.temper * grid_fit.COOLER, shear=shear)
 
 
 def report(
