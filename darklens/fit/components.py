@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from darklens.fit import blur, lens_light, mass, perturbers, source
+from darklens.fit import blur, lens_light, mass, multipoles, perturbers, source
 from darklens.fit.grid import Grid
 from darklens.fit.mass import Bend, Deflector, Mass, Values
 from darklens.fit.parameters import Column, Parameter, Table
+from darklens.fit.power_law import HaloSlope
 from darklens.fit.settings import ModelSettings
 
 
@@ -49,7 +50,7 @@ COLUMNS = (
     *lens_light.COLUMNS,
 )
 # What `SmoothModel.components` may name, each a Deflector or a Light
-COMPONENTS: dict[str, Any] = {**perturbers.PERTURBERS}
+COMPONENTS: dict[str, Any] = {HaloSlope.name: HaloSlope, **multipoles.MULTIPOLES, **perturbers.PERTURBERS}
 
 
 @functools.lru_cache(maxsize=32)

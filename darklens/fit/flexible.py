@@ -30,6 +30,11 @@ LENS = {  # parameters that move, standard deviation of a step's prior: a step i
     "centre_y": 0.05,
     "halo_1": 0.1,
     "halo_2": 0.1,
+    "halo_slope": 0.05,
+    "multipole_3_1": 0.01,
+    "multipole_3_2": 0.01,
+    "multipole_4_1": 0.01,
+    "multipole_4_2": 0.01,
 }
 PERTURBER = {"perturber_x": 0.05, "perturber_y": 0.05, "perturber_square": 3e-3}  # largest steps
 LENS |= PERTURBER

@@ -29,7 +29,7 @@ class Ellipsoid:
 
     def __init__(self, x: Tensor, y: Tensor, h1: Tensor, h2: Tensor) -> None:
         self.h1, self.h2, self.z = h1, h2, torch.complex(x, y)
-        self.e, self.cosh, self.slopes = _ellipticity(h1, h2)
+        self.e, self.cosh, self.slopes = ellipticity(h1, h2)
         s = self.z - self.e * self.z.conj()
         self.inverse = (s.real.square() + s.imag.square() + CORE).rsqrt()  # 1 / |s|
         self.unit = s.mul_(self.inverse)  # U
@@ -66,8 +66,8 @@ class Ellipsoid:
         return {name: (each.real, each.imag) for name, each in derivatives.items()}
 
 
-def _ellipticity(h1: Tensor, h2: Tensor) -> tuple[Tensor, Tensor, Bend]:
-    """e, complex; cosh(eta / 2); t = tanh(eta / 2) / eta and dt / d eta / eta, even in eta."""
+def ellipticity(h1: Tensor, h2: Tensor) -> tuple[Tensor, Tensor, Bend]:
+    """Of halo_1 and halo_2: e, complex; cosh(eta / 2); t = tanh(eta / 2) / eta and dt / d eta / eta, even in eta."""
     eta2 = h1 * h1 + h2 * h2
     eta = (eta2 + 1e-24).sqrt()
     tanh, small = (eta / 2).tanh(), eta < 0.05

@@ -74,7 +74,7 @@ class Deflector(Protocol):
         """x and y (B, n) arcsec of the deflection of the grid's rays."""
 
     def derivatives(self, values: Values) -> dict[str, Bend]:
-        """Derivatives of the deflection by each of `parameters`."""
+        """Derivatives of the deflection by each of `parameters`, and by those of the halo that move it."""
 
 
 @dataclasses.dataclass
@@ -137,7 +137,12 @@ class Mass:
         elif self.model.free_centre:
             planes |= self._by_centre(p, rays, gu, gv)
         for each in self.further:
-            planes |= {name: self.by_bend(gu, gv, bend) for name, bend in each.derivatives(p).items()}
+            parameters = {parameter.name for parameter in each.parameters}
+            for name, bend in each.derivatives(p).items():
+                if name in planes:
+                    planes[name] = planes[name] + self.by_bend(gu, gv, bend)
+                elif name in parameters:
+                    planes[name] = self.by_bend(gu, gv, bend)
         return planes
 
     def by_bend(self, gu: Tensor, gv: Tensor, bend: Bend) -> Tensor:
