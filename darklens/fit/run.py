@@ -18,6 +18,7 @@ from darklens.fit.solver import State
 from darklens.fit.window import as_images
 
 LOOSE, TIGHT = 3e-3, 1e-5  # distance to the minimum in chi-square: before and after the noise is measured again
+SHIFTED = 1.2  # with a free centre others are tried above this chi-square per pixel
 AGAIN = 2.0  # with a lens galaxy another start is tried above this chi-square per pixel
 
 
@@ -154,14 +155,29 @@ def _coarse(batch: Batch, variance: Tensor) -> Tensor:
 
 
 def _retry(batch: Batch, state: State, variance: Tensor) -> None:
-    """Where the fit is poor or unfinished: a grid of starts on the binned image, the best of them refined, in place."""
+    """Where the fit is poor or unfinished: a grid of starts on the binned image, the best of them refined, in place.
+
+    Then, where the lens's centre is free and the fit is still poor, from where that is not: a ring that is nearly whole
+    has minima on several sides of the middle.
+    """
     pixels = batch.window.good.sum((1, 2))
     lensed = batch.chi_square_without_lens(None, variance) - state.chi2 > FAINT
     highest = AGAIN if batch.model.free_light else POOR
-    rows = ((state.chi2 > highest * pixels) | ~state.converged) & lensed & ~batch.window.constant
-    for row in rows.nonzero():
-        q = batch.search(variance, row, retry=True).from_grid(0)
-        new = batch.minimise(q, variance, LOOSE, row.expand(len(q)))
-        new = new[new.chi2.argmin()[None]]
-        if new.chi2 < state.chi2[row]:
-            state.update(row, new)
+    lensed &= ~batch.window.constant
+    for row in (((state.chi2 > highest * pixels) | ~state.converged) & lensed).nonzero():
+        _improve(batch, state, variance, row, batch.search(variance, row, retry=True).from_grid(0))
+    if not batch.model.free_centre or batch.model.free_light:
+        return
+    low, high = (torch.as_tensor(bound, device=state.q.device) for bound in batch.model.bounds())
+    free = list(batch.model.free)
+    bound = ((state.q <= low) | (state.q >= high))[:, free].any(1)
+    for row in (((state.chi2 > SHIFTED * pixels) | ~state.converged | bound) & lensed).nonzero():
+        _improve(batch, state, variance, row, batch.search(variance, row).from_shifts(0, state.q[row[0]]))
+
+
+def _improve(batch: Batch, state: State, variance: Tensor, row: Tensor, q: Tensor) -> None:
+    """Put the best of the fits from starts q (K, Q) in a row (1,) of the state, in place, if it is better."""
+    new = batch.minimise(q, variance, LOOSE, row.expand(len(q)))
+    new = new[new.chi2.argmin()[None]]
+    if new.chi2 < state.chi2[row]:
+        state.update(row, new)

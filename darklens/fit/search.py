@@ -65,8 +65,7 @@ class Search:
             q = starts.grid(self.from_moments()[row][None], self.model)[0]  # (G, Q)
         else:
             q = starts.about_galaxy(self.galaxy[row], self.coarse)
-        problem = self.problem[torch.tensor([row], device=q.device)]
-        many = Problem(problem.data.expand(len(q), -1), problem.weight.expand(len(q), -1))
+        many = self._repeated(row, len(q))
         tried = self.solver.evaluate(q, many)
         tried = tried[tried.chi2.argsort()[: len(q) if self.galaxy is None else TRIED]]
         tried = self.solver.minimise(tried, many[torch.arange(len(tried.q), device=q.device)], GRID_STEPS, 1.0)
@@ -74,6 +73,15 @@ class Search:
         state = self._minimise(best.q, many[torch.arange(len(best.q), device=q.device)])
         q = state.q[state.chi2.argsort()]
         return q if self.galaxy is None else self._with_galaxy(q, self.galaxy[row])
+
+    def from_shifts(self, row: int, q: Tensor) -> Tensor:
+        """(2, Q) of an image with a fit q (Q,) the best where its centre was moved, improved on the bins."""
+        state = self._minimise(starts.shifted(q, self.model), self._repeated(row, 4))
+        return state.q[state.chi2.argsort()[:2]]
+
+    def _repeated(self, row: int, count: int) -> Problem:
+        problem = self.problem[torch.tensor([row], device=self.data.device)]
+        return Problem(problem.data.expand(count, -1), problem.weight.expand(count, -1))
 
     def _minimise(self, q: Tensor, problem: Problem) -> State:
         return self.solver.minimise(self.solver.evaluate(q, problem), problem, COARSE_STEPS, 1.0)

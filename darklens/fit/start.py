@@ -15,6 +15,7 @@ from torch import Tensor
 
 from darklens.fit.model import SmoothModel
 
+SHIFT = 0.12  # of the Einstein radius: from one minimum to another where the centre is free and the ring whole
 BRIGHT = 0.2  # of the brightest pixel's height above the median: what counts as the arcs' light
 
 RADIUS = (-0.542, 0.316, 0.438, -0.554, 1.568, -0.527, -0.234)
@@ -95,6 +96,14 @@ def grid(q: Tensor, model: SmoothModel) -> Tensor:
         start[:, table.index["source_y"]] = dy * 0.25 * radius
         starts.append(clamp(start, model))
     return torch.stack(starts, 1)
+
+
+def shifted(q: Tensor, model: SmoothModel) -> Tensor:
+    """(4, Q) of a fit q (Q,): the lens's centre moved from the image's middle to each side, the source left there."""
+    start = q.repeat(4, 1)
+    size = SHIFT * q[model.table.index["einstein_radius"]]
+    start[:, model.table.columns("centre_x", "centre_y")] = size * q.new_tensor([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    return clamp(start, model)
 
 
 def about_galaxy(q: Tensor, model: SmoothModel) -> Tensor:

@@ -166,6 +166,21 @@ def test_free_index_and_centre():
     assert {"sersic_index", "centre_x_sd"} <= set(found.table())
 
 
+def test_a_ring_with_several_minima_is_tried_from_all_sides(monkeypatch):
+    """Of lenses of `wide` that end in a false minimum of the free centre; turned, they end in the true one, too."""
+    recipe, rows = RECIPES["wide"], np.array([1305, 2134, 2776])
+    images, model = simulate(recipe, "no", rows, 7, "test").astype(float), smooth_model(recipe)
+    turned = np.concatenate([images, np.rot90(images, 1, (1, 2))])
+    centres = draw(recipe, "no", 7, "test", rows)
+    fits = fit(turned, model)
+    assert np.abs(fits.chi_square - 1).max() < 0.05 and (fits.residual_significance < 3).all()
+    offset = fits.table()["centre_x"][:3] - centres["image.x"]
+    assert np.abs(offset / fits.table()["centre_x_sd"][:3]).max() < 5
+    monkeypatch.setattr("darklens.fit.run.SHIFTED", np.inf)
+    monkeypatch.setattr("darklens.fit.search.Search.from_shifts", lambda _, row, q: q[None])
+    assert (fit(images, model).chi_square > 1.05).all()
+
+
 def test_table_is_in_the_simulators_terms():
     images, _ = sample("j", "no", 40)
     drawn = fit_data.draw.draw(J, "no", 0, "test", range(40))
