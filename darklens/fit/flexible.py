@@ -17,7 +17,7 @@ from torch import Tensor
 
 from darklens.fit import evidence, splines
 from darklens.fit.evidence import Posterior
-from darklens.fit.renderer import Renderer
+from darklens.fit.renderer import Renderer, renderer
 from darklens.fit.spline_source import SplineSource
 
 STEPS = 2, 6  # with any lattices: at least and at most before the last
@@ -81,6 +81,16 @@ class FlexibleLens:
         if self._design is None:
             raise ValueError("no step has been taken yet")
         return self._design
+
+    def with_components(self, *names: str) -> "FlexibleLens":
+        """The lens with further components of its mass (`components.COMPONENTS`), their parameters where they start."""
+        camera = self.renderer
+        model = dataclasses.replace(camera.model, components=(*camera.model.components, *names))
+        start = torch.as_tensor(model.held())[None, self.q.shape[1] :]
+        larger = renderer(model, camera.size, 1, str(camera.x.device), camera.x.dtype)
+        added = {p.name: p.prior for p in model.table.parameters[self.q.shape[1] :]}
+        means = {name: (p.mean, p.sigma) for name, p in added.items() if p is not None and p.mean is not None}
+        return dataclasses.replace(self, renderer=larger, q=torch.cat((self.q, start), 1), priors=self.priors | means)
 
     def rays(self) -> tuple[Tensor, Tensor]:
         """u, v (n,) arcsec about the source."""
@@ -158,6 +168,17 @@ class FlexibleLens:
         """Of a step's prior, and of the parameter's own where it has one; 0 is flat, as that of a perturber."""
         step = 0.0 if name in PERTURBER else LENS[name] ** -2
         return step + self.priors.get(name, FLAT)[1] ** -2
+
+    def pulled(self, moved: list[str], mean: Tensor) -> Tensor:
+        """What the lens's own priors add to sum p c^2 of coefficients (K,): they are not about its present place."""
+        steps = mean[len(self.source.coefficients) :][: len(moved)]
+        return -(2 * self._pull(moved) * steps).sum() + self._distance(moved)
+
+    def _distance(self, moved: list[str]) -> Tensor:
+        """Sum over the lens's priors of ((q - mean) / deviation)^2 now."""
+        values = [float(self.q[0, self.renderer.table.index[name]]) for name in moved]
+        priors = [self.priors.get(name, FLAT) for name in moved]
+        return self.q.new_tensor([((v - mean) / sd) ** 2 for v, (mean, sd) in zip(values, priors, strict=True)]).sum()
 
     def _pull(self, moved: list[str]) -> Tensor:
         """(M,) precision times mean of the priors of the lens's next step."""

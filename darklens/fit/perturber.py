@@ -24,7 +24,6 @@ from torch import Tensor
 from darklens.fit import evidence
 from darklens.fit.detect import grid
 from darklens.fit.flexible import LENS, PERTURBER, Design, FlexibleLens
-from darklens.fit.renderer import Renderer
 from darklens.fit.run import plain_arithmetic
 from darklens.fit.spline_source import SplineSource
 from darklens.fit.structured_map import lens_map
@@ -120,26 +119,36 @@ class _Comparison:
         self.pixels, count = lens.design.pixels, len(lens.source.coefficients)
         self.precision = lens.design.posterior.precision[:count]
         self.without = self._settled(dataclasses.replace(lens, q=lens.q.clone()), STEPS)
-        self.source, self.renderer = self.without.source, _renderer(lens, profile)
+        self.perturbed = lens.with_components(f"perturber_{profile}")
 
     def settled(self, place: Sequence[float] | np.ndarray, square: float, steps: int) -> _State:
         """Where a perturber leads from there."""
-        start = torch.tensor([[*place, square]], dtype=torch.float64)
-        q = torch.cat((self.without.q, start), 1)
-        perturbed = dataclasses.replace(self.lens, renderer=self.renderer, q=q, source=self.source)
-        return self._settled(perturbed, steps)
+        q = torch.cat((self.without.q, self.lens.q.new_tensor([[*place, square]])), 1)
+        return self._settled(dataclasses.replace(self.perturbed, q=q, source=self.without.source), steps)
 
     def _settled(self, lens: FlexibleLens, steps: int) -> _State:
         """Where steps of the lens lead; one that makes things worse is tried again, shorter."""
-        best, share = _evaluated(lens, self.pixels, self.precision), 1.0
+        best, share = self._evaluated(lens), 1.0
         for _ in range(steps):
             if share * best.promise < SETTLED:
                 break
             _move(lens, best, share)
-            state = _evaluated(lens, self.pixels, self.precision)
-            better = state.objective < best.objective
-            best, share = (state, min(2 * share, 1.0)) if better else (best, SLOWER * share)
+            state = self._evaluated(lens)
+            if state.objective < best.objective:
+                best, share = state, min(2 * share, 1.0)
+            else:  # with the slopes of the best source for that lens
+                lens.q, lens.source = best.q.clone(), best.source
+                best, share = self._evaluated(lens), SLOWER * share
         return best
+
+    def _evaluated(self, lens: FlexibleLens) -> _State:
+        """The linear problem at the lens, the best source for it, and the objective there."""
+        count, design = len(self.precision), lens.held_problem(self.pixels, self.precision)
+        still = design.posterior.mean_without(slice(count, count + len(design.moved)))
+        amplitude = float(still[count + len(design.moved)])
+        source = dataclasses.replace(lens.source, coefficients=still[:count], amplitude=amplitude)
+        objective, lowest = (_penalised(lens, design, mean) for mean in (still, design.posterior.mean))
+        return _State(lens.q.clone(), design, source, still, objective, objective - lowest)
 
     def result(self, best: _State, reach: float | None) -> PerturberFit:
         """The perturber against none."""
@@ -147,23 +156,18 @@ class _Comparison:
         covariance = best.design.posterior.covariance()[columns][:, columns]
         values, (low, high) = best.q[0, -3:], SQUARES
         density = math.pi * (reach or self.reach) ** 2 * abs(float(values[2])) * math.log(high / low)
-        log_b = _log_evidence(best.design) - _log_evidence(self.without.design)
+        log_b = _log_evidence(best) - _log_evidence(self.without)
         log_b += 1.5 * math.log(2 * math.pi) - math.log(density)
         gain = self.without.objective - best.objective
         lenses = best.q[0, :-3].numpy(), self.without.q[0].numpy()
         return PerturberFit(values[:2].numpy(), float(values[2]), covariance.numpy(), gain, log_b, *lenses)
 
 
-def _log_evidence(design: Design) -> float:
+def _log_evidence(state: _State) -> float:
     """Flat priors in it make constants."""
-    return float(evidence.log_evidence(design.posterior, design.residual.square().sum()))
-
-
-def _renderer(lens: FlexibleLens, profile: str) -> Renderer:
-    """The lens's with a perturber."""
-    camera = lens.renderer
-    model = dataclasses.replace(camera.model, components=(*camera.model.components, f"perturber_{profile}"))
-    return Renderer(model, camera.size, 1, camera.x.device, camera.x.dtype)
+    posterior = state.design.posterior
+    lowest = state.objective - state.promise - (posterior.precision * posterior.mean.square()).sum()
+    return float(evidence.log_evidence(posterior, lowest))
 
 
 def _move(lens: FlexibleLens, state: _State, share: float) -> None:
@@ -180,21 +184,8 @@ def _move(lens: FlexibleLens, state: _State, share: float) -> None:
     lens.source = dataclasses.replace(lens.source, coefficients=mean[:count], amplitude=amplitude)
 
 
-def _evaluated(lens: FlexibleLens, pixels: Tensor, precision: Tensor) -> _State:
-    """The linear problem at the lens, the slopes those of the best source for it; and the objective there."""
-    count = len(precision)
-    for _ in range(2):
-        design = lens.held_problem(pixels, precision)
-        still = design.posterior.mean_without(slice(count, count + len(design.moved)))
-        amplitude = float(still[count + len(design.moved)])
-        lens.source = dataclasses.replace(lens.source, coefficients=still[:count], amplitude=amplitude)
-    objective = _penalised(design, still)
-    return _State(
-        lens.q.clone(), design, lens.source, still, objective, objective - _penalised(design, design.posterior.mean)
-    )
-
-
-def _penalised(design: Design, mean: Tensor) -> float:
+def _penalised(lens: FlexibleLens, design: Design, mean: Tensor) -> float:
     """Chi-square of coefficients (K,), and what the priors add."""
     residual = design.data - (design.columns.T @ mean.to(design.columns.dtype)).double()
-    return float(residual.square().sum() + (design.posterior.precision * mean.square()).sum())
+    prior = (design.posterior.precision * mean.square()).sum() + lens.pulled(design.moved, mean)
+    return float(residual.square().sum() + prior)

@@ -94,7 +94,7 @@ def test_a_round_halo_has_a_slope():
 
 @pytest.mark.slow
 def test_slope_and_multipoles_are_fitted():
-    """From half of the way: truth within five standard deviations, and chi-square 1, where the ellipsoid leaves more."""
+    """From half of the way: truth within five standard deviations, chi-square 1, where the ellipsoid leaves more."""
     model = SmoothModel(window=80, free_centre=True, free_halo=True, components=tuple(TERMS))
     big, truth = Renderer(model, 80, 1, CPU, F64), LENS | {k: v for term in TERMS.values() for k, v in term.items()}
     q = torch.as_tensor(model.held())[None].clone()

@@ -1,0 +1,119 @@
+"""Which perturber makes a real lens most probable, and what changes that? Behind a flexible source and lens light.
+
+    python benchmarks/perturbers.py FOLDER J0946+1006 --mask 1.9 --variants          # one lens, its systematics
+    python benchmarks/perturbers.py FOLDER                                           # every lens, as Fit detects
+
+FOLDER has `slacs/NAME/{image,noise,psf}.fits`, 0.05" a pixel. Prints place (arcsec from the halo's centre) and squared
+Einstein radius over the halo's (the share of its mass) of the strongest perturber of positive mass, the fall of
+chi-square and priors, ln B against none, and the same from places that are given (--from). Seconds are of one core.
+"""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from darklens.fit.descent import Descent
+from darklens.fit.detect import grid
+from darklens.fit.flexible import FlexibleLens
+from darklens.fit.observed.run import fit_observed
+from darklens.fit.perturber import PerturberFit, refine, strongest
+from darklens.fit.spline_source import LEVELS
+
+SCALE = 0.05  # arcsec a pixel
+STIFF = 1e12  # precision of light that is held
+TERMS = ("halo_slope",), ("halo_slope", "multipole_3", "multipole_4")
+VARIANTS = {  # terms of the halo, levels of the lattices, whether the light is free
+    "isothermal": ((), len(LEVELS), True),
+    "power law": (TERMS[0], len(LEVELS), True),
+    "power law, m = 3, 4": (TERMS[1], len(LEVELS), True),
+    "isothermal, light held": ((), len(LEVELS), False),
+    "isothermal, lattices end at 0.04": ((), len(LEVELS) - 1, True),
+    "power law, m = 3, 4, lattices end at 0.04": (TERMS[1], len(LEVELS) - 1, True),
+}
+
+
+def fitted(folder: Path) -> FlexibleLens | None:
+    """The lens as `--mode Fit --source flexible` leaves it."""
+    from astropy.io import fits
+
+    image, noise, psf = (fits.getdata(folder / f"{name}.fits").astype(float) for name in ("image", "noise", "psf"))
+    return fit_observed(image, noise, psf, SCALE, source="flexible").lens
+
+
+def masked(lens: FlexibleLens, radius: float) -> FlexibleLens:
+    """Without pixels beyond a radius in arcsec."""
+    steps = (np.arange(lens.renderer.size) - (lens.renderer.size - 1) / 2) * SCALE
+    inside = torch.as_tensor(np.hypot(steps, steps[:, None]) < radius)
+    return dataclasses.replace(lens, weight=torch.where(inside, lens.weight, 0.0))
+
+
+def variant(lens: FlexibleLens, terms: tuple[str, ...], levels: int, *, free_light: bool) -> FlexibleLens:
+    """The lens fitted again with another halo, other lattices or its light held."""
+    other = dataclasses.replace(lens, q=lens.q.clone())
+    other = other.with_components(*terms) if terms else other
+    if not free_light and other.rest_precision is not None:
+        other.rest_precision = torch.full_like(other.rest_precision, STIFF)
+    with torch.no_grad():
+        Descent(other).run(levels, hold=True)
+    return other
+
+
+def centre(lens: FlexibleLens) -> np.ndarray:
+    """(2,) of the halo, arcsec."""
+    return lens.q[0, [lens.renderer.table.index[f"centre_{axis}"] for axis in "xy"]].numpy()
+
+
+def line(name: str, lens: FlexibleLens, fit: PerturberFit, seconds: float) -> str:
+    """A row of the table."""
+    x, y = fit.place - centre(lens)
+    square, share = 1e3 * fit.square, 1e3 * fit.square / float(lens.q[0, 0]) ** 2
+    dx, dy, _ = np.sqrt(fit.covariance.diagonal())
+    return (
+        f"| {name} | {x:+.3f} ± {dx:.3f}, {y:+.3f} ± {dy:.3f} | {square:.2f} | {share:.2f}"
+        f" | {fit.delta_chi_square:.0f} | {fit.log_bayes_factor:+.1f} | {seconds:.0f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", help="lenses (all)")
+    parser.add_argument("--mask", type=float, help="without pixels beyond so many arcsec")
+    parser.add_argument("--variants", action="store_true", help="with other halos, lattices, light")
+    parser.add_argument("--profile", default="point", help="of the perturber (point)")
+    parser.add_argument("--step", type=int, default=3, help="pixels between places of the maps (3)")
+    parser.add_argument("--place", type=float, nargs=3, help="also from here: x, y of the halo's centre, square / 1e-3")
+    args = parser.parse_args()
+    names = args.names or sorted(path.name for path in (args.folder / "slacs").iterdir() if path.is_dir())
+    print("| lens | place | square / 1e-3 arcsec^2 | share of mass / 1e-3 | delta chi-square | ln B | s |", flush=True)
+    for name in names:
+        lens = fitted(args.folder / "slacs" / name)
+        if lens is None:
+            print(f"| {name} | no arcs |", flush=True)
+            continue
+        lens = masked(lens, args.mask) if args.mask else lens
+        for label, settings in VARIANTS.items() if args.variants else [(name, None)]:
+            report(label, lens, settings, args)
+
+
+def report(label: str, lens: FlexibleLens, settings: tuple | None, args: argparse.Namespace) -> None:
+    """Print the rows of one lens, or of one variant of it."""
+    start = time.process_time()
+    if settings is not None or args.mask:
+        terms, levels, free_light = settings or VARIANTS["isothermal"]
+        lens = variant(lens, terms, levels, free_light=free_light)
+    places = grid(lens.renderer.size, SCALE, args.step)
+    fit = strongest(lens, places, profile=args.profile)
+    print(line(label, lens, fit, time.process_time() - start), flush=True)
+    if args.place:
+        x, y, square = args.place
+        fit = refine(lens, centre(lens) + [x, y], 1e-3 * square, profile=args.profile)
+        print(line(f"{label}, from there", lens, fit, time.process_time() - start), flush=True)
+
+
+if __name__ == "__main__":
+    main()
