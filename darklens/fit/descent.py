@@ -12,9 +12,10 @@ import dataclasses
 
 from torch import Tensor
 
-from darklens.fit.flexible import SETTLED, STEPS, FlexibleLens
+from darklens.fit.flexible import STEPS, FlexibleLens
 
 SHARES = 1.0, 0.5, 0.25, 0.1, 0.03
+SETTLED = 2e-3  # arcsec, or a pure number: a lens that moves by less has arrived
 HELD_STEPS = 8  # at most with the prior held
 
 
@@ -44,7 +45,7 @@ class Descent:
     def run(self, levels: int, *, hold: bool) -> None:
         """As `FlexibleLens.run`; hold: go on with the prior held until the lens stays, and a linear problem there."""
         lens = self.lens
-        lens.source = lens.source.refined(levels, *lens.rays(), lens.ray_weights())
+        lens.refine(levels)
         for number in range(STEPS[1]):
             if self.step(adapt=True) < SETTLED and number + 1 >= STEPS[0]:
                 break

@@ -13,6 +13,7 @@ the Bayes factor (Schur complement; Kass & Raftery 1995, J. Am. Stat. Assoc. 90,
 """
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class Posterior:
 
     def covariance(self) -> Tensor:
         """(K, K) of the coefficients, given the data."""
+        return self._covariance
+
+    @functools.cached_property
+    def _covariance(self) -> Tensor:
         return torch.cholesky_inverse(self.factor) * self.scale[:, None] * self.scale
 
     def variance(self) -> Tensor:

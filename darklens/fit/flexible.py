@@ -9,19 +9,21 @@ one that went on to adapt would take substructure for detail of the source.
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
-import numpy as np
 import torch
-from scipy.linalg import blas
 from torch import Tensor
 
-from darklens.fit import evidence, splines
+from darklens.fit import evidence
 from darklens.fit.evidence import Posterior
+from darklens.fit.mass import Rays, Values
 from darklens.fit.renderer import Renderer, renderer
 from darklens.fit.spline_source import SplineSource
+from darklens.fit.splines import Footprint
+from darklens.fit.window import binned
 
-STEPS = 2, 6  # with any lattices: at least and at most before the last
-SETTLED = 2e-3  # arcsec, or a pure number: a lens that moves by less has arrived
+STEPS = 2, 5  # with any lattices: at least and at most before the last
+SETTLED = 1.0  # standard deviations: a lens that moves by less has arrived
 LENS = {  # parameters that move, standard deviation of a step's prior: a step is of first order
     "einstein_radius": 0.05,
     "shear_1": 0.05,
@@ -73,6 +75,7 @@ class FlexibleLens:
     rest_precision: Tensor | None = None  # (1 + E,) of the priors of the sky and those; None: flat
     priors: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)  # mean, deviation of the lens's
     sky: float = 0.0
+    shells: tuple[Tensor, ...] = ()  # pixels of each lattice that no finer one reaches: set by `refine`
     _design: Design | None = None
 
     @property
@@ -104,58 +107,72 @@ class FlexibleLens:
         pixels = torch.nn.functional.pad(self.weight.square(), (margin,) * 4)
         return pixels.flatten().repeat(grid.s**2) / grid.s**2
 
+    def coarser(self, binning: int) -> "FlexibleLens":
+        """The same lens seen by pixels of binning x binning of these, the source's lattices left out."""
+        camera, variance = self.renderer, self.weight.square().reciprocal()
+        good = self.weight > 0
+        data, count = binned(self.data[None], good[None], binning)
+        variance, _ = binned(torch.where(good, variance, 0.0)[None], good[None], binning)
+        weight = torch.where(count > 0, (count / variance).sqrt(), 0.0)[0]
+        model = dataclasses.replace(camera.model, supersample=binning)
+        bins = renderer(model, len(weight), binning, str(self.data.device), camera.x.dtype)
+        further, _ = binned(self.further.unflatten(1, self.data.shape), good.expand(len(self.further), -1, -1), binning)
+        return dataclasses.replace(
+            self, renderer=bins, q=self.q.clone(), data=data[0], weight=weight, further=further.flatten(1)
+        )
+
     def run(self, levels: int, *, hold: bool) -> None:
         """Steps on so many levels until the lens stays; hold: then a last one in which prior and lens are held."""
-        self.source = self.source.refined(levels, *self.rays(), self.ray_weights())
+        self.refine(levels)
         for number in range(STEPS[1]):
             if self.step(adapt=True) < SETTLED and number + 1 >= STEPS[0]:
                 break
         if hold:
             self.step(adapt=False)
 
+    def refine(self, levels: int) -> None:
+        """Lattices on so many levels, and the pixels that see them."""
+        self.source = self.source.refined(levels, *self.rays(), self.ray_weights())
+        self.shells = self._pixels_by_lattice()
+
     def step(self, *, adapt: bool, move: bool | None = None) -> float:
         """One Gauss-Newton step of everything; adapt: the prior too; move: the lens too (None: as the prior). How far
-        the lens wants to go."""
+        the lens wants to go, in standard deviations."""
         brightness = self.source.node_brightness()
-        columns, pixels, moved = self._linear_problem()
-        weight = self.weight.flatten()[pixels]
-        data = self.data.flatten()[pixels] * weight
-        gram, projection = products(columns), (columns @ data.to(columns.dtype)).double()
-        projection[len(brightness) : len(brightness) + len(moved)] += self._pull(moved)
-        posterior = evidence.solve(gram, projection, self._precision(self._splines_precision(brightness), moved))
-        count = len(brightness)
+        self._design = self.held_problem((self.source.shares * brightness).square().reciprocal())
+        posterior, count = self._design.posterior, len(brightness)
         if adapt:
             determined = evidence.well_determined(posterior)[:count]
             self.source = self.source.with_shares((posterior.mean[:count] / brightness).square(), determined)
-            posterior = evidence.solve(gram, projection, self._precision(self._splines_precision(brightness), moved))
-        self._design = Design(columns, data, pixels, weight, moved, posterior)
-        self._take(posterior.mean, moved, move=adapt if move is None else move)
-        return float(posterior.mean[count : count + len(moved)].abs().max())
+        lens = slice(count, count + len(self._design.moved))
+        if adapt if move is None else move:
+            self._move(posterior.mean[lens], self._design.moved)
+            self._take(posterior.mean, lens)
+        else:
+            self._take(posterior.mean_without(lens), lens)
+        return float((posterior.mean[lens].abs() / posterior.variance()[lens].sqrt()).max())
 
-    def held_problem(self, pixels: Tensor, precision: Tensor) -> Design:
-        """The linear problem about the present lens on these pixels, under a held prior of the splines (K,): evidences
-        of such problems can be compared."""
-        columns, _, moved = self._linear_problem(pixels)
+    def held_problem(self, precision: Tensor) -> Design:
+        """The linear problem about the present lens under a held prior of the splines (K,): evidences of such problems
+        can be compared as long as `refine` is not called."""
+        columns, pixels, moved = self._linear_problem()
         weight = self.weight.flatten()[pixels]
         data = self.data.flatten()[pixels] * weight
         projection = (columns @ data.to(columns.dtype)).double()
         projection[len(precision) : len(precision) + len(moved)] += self._pull(moved)
-        posterior = evidence.solve(products(columns), projection, self._precision(precision, moved))
+        posterior = evidence.solve(self._products(columns), projection, self._precision(precision, moved))
         return Design(columns, data, pixels, weight, moved, posterior)
 
-    def _take(self, mean: Tensor, moved: list[str], *, move: bool) -> None:
-        count = len(self.source.coefficients)
-        end = count + len(moved)
-        amplitude, self.sky = float(mean[end]), float(mean[end + 1])
-        self.source = dataclasses.replace(self.source, coefficients=mean[:count], amplitude=amplitude)
-        if move:
-            places = [self.renderer.table.index[name] for name in moved]
-            widths = mean.new_tensor([LENS[name] for name in moved])
-            self.q[0, places] += torch.maximum(torch.minimum(mean[count:end], widths), -widths)
+    def _take(self, mean: Tensor, lens: slice) -> None:
+        """Amplitudes (K,), of which those of the lens's steps are not the source's."""
+        amplitude, self.sky = float(mean[lens.stop]), float(mean[lens.stop + 1])
+        self.source = dataclasses.replace(self.source, coefficients=mean[: lens.start], amplitude=amplitude)
 
-    def _splines_precision(self, brightness: Tensor) -> Tensor:
-        """(K,) of the splines' priors."""
-        return (self.source.shares * brightness).square().reciprocal()
+    def _move(self, step: Tensor, names: list[str]) -> None:
+        """The lens by its step (M,), as far as that may go."""
+        widths = step.new_tensor([LENS[name] for name in names])
+        places = [self.renderer.table.index[name] for name in names]
+        self.q[0, places] += torch.maximum(torch.minimum(step, widths), -widths)
 
     def _precision(self, splines_precision: Tensor, moved: list[str]) -> Tensor:
         """(K,) of the priors: 0 is flat."""
@@ -185,38 +202,69 @@ class FlexibleLens:
         priors = [(self.priors.get(name, FLAT), float(self.q[0, self.renderer.table.index[name]])) for name in moved]
         return self.q.new_tensor([(mean - value) / sd**2 for (mean, sd), value in priors])
 
-    def _linear_problem(self, pixels: Tensor | None = None) -> tuple[Tensor, Tensor, list[str]]:
-        """Columns (K, N) over sigma, the pixels (N,) (None: those that see the source), and which lens parameters
-        move."""
-        planes, moved = self._planes()
-        images = self.blur(planes)  # (K, S^2)
-        if pixels is None:
-            cover = images[: len(self.source.coefficients)].sum(0)
-            covered = (cover > COVERED * cover.max()) & (self.weight.flatten() > 0)
-            pixels = covered.nonzero()[:, 0]
-        weight = self.weight.flatten()[pixels].to(images.dtype)
-        rest = torch.cat((torch.ones_like(images[:1]), self.further.to(images.dtype)))
-        columns = torch.cat((images[:, pixels], rest[:, pixels])).mul_(weight)
+    def _linear_problem(self) -> tuple[Tensor, Tensor, list[str]]:
+        """Columns (K, N) over sigma, the pixels (N,), shell by shell, and which lens parameters move."""
+        values = self.renderer.table.named(self.q)
+        rays = self.renderer.mass.rays(values)
+        footprints = self.source.footprints(rays.u[0], rays.v[0])
+        moved, lens_planes = self._lens_planes(values, rays, footprints)
+        pixels, count = torch.cat(self.shells), len(self.source.coefficients)
+        weight = self.weight.flatten()[pixels].to(lens_planes.dtype)
+        columns = weight.new_zeros(count + len(lens_planes) + 1 + len(self.further), len(pixels))
+        first, reach = 0, 0
+        for planes, shell in zip(self._spline_planes(footprints), self.shells, strict=True):
+            reach += len(shell)
+            first = self._fill(columns, planes, pixels[:reach], weight, first)
+        first = self._fill(columns, lens_planes, pixels, weight, first)
+        columns[first] = weight
+        columns[first + 1 :] = self.further[:, pixels] * weight
         return columns, pixels, moved
 
-    def _planes(self) -> tuple[Tensor, list[str]]:
-        """(K, h, h) before the PSF: splines, the lens's parameters, the Sersic; and the parameters' names."""
-        grid, values = self.renderer.grid, self.renderer.table.named(self.q)
-        rays = self.renderer.mass.rays(values)
-        u, v = rays.u[0], rays.v[0]
+    def _fill(self, columns: Tensor, planes: Tensor, pixels: Tensor, weight: Tensor, first: int) -> int:
+        """Blurred planes (k, h, h) over sigma into rows of the columns (K, N) from `first` on; the row after them."""
+        for part in planes.split(CHUNK):
+            columns[first : first + len(part), : len(pixels)] = self.blur(part)[:, pixels] * weight[: len(pixels)]
+            first += len(part)
+        return first
+
+    def _pixels_by_lattice(self) -> tuple[Tensor, ...]:
+        """The pixels that count and see a lattice, but no finer one, for each lattice: few see the fine ones."""
+        rays, free, shells = self.rays(), self.weight.flatten() > 0, []
+        for lattice in self.source.lattices:
+            light = lattice.light(torch.ones_like(self.source.coefficients), *rays)[0]
+            cover = self.blur(self.renderer.grid.pixels(light[None]))[0]
+            shells.append((free & (cover > COVERED)).nonzero()[:, 0])
+            free = free & ~(cover > COVERED)
+        return tuple(shells)
+
+    def _products(self, columns: Tensor) -> Tensor:
+        """(K, N) -> (K, K) float64, X X^T: a shell of pixels sees the columns of its lattice and those after."""
+        gram, first, pixel = columns.new_zeros(len(columns), len(columns)), 0, 0
+        for lattice, shell in zip(self.source.lattices, self.shells, strict=True):
+            gram[first:, first:] += products(columns[first:, pixel : pixel + len(shell)])
+            first, pixel = first + int(lattice.chosen.sum()), pixel + len(shell)
+        return gram.double()
+
+    def _spline_planes(self, footprints: list[Footprint]) -> Iterator[Tensor]:
+        """(k, h, h) of each lattice, before the PSF."""
+        grid = self.renderer.grid
         pixel = torch.arange(grid.h**2).repeat(grid.s**2)
-        spline_planes = splines.columns(self.source.lattices, u, v, pixel, grid.h**2) / grid.s**2
-        _, gu, gv = self.source.light(u, v)
+        for each in footprints:
+            yield each.columns(pixel, grid.h**2, share=grid.s**-2).unflatten(1, (grid.h, grid.h))  # -> (k, h, h)
+
+    def _lens_planes(self, values: Values, rays: Rays, footprints: list[Footprint]) -> tuple[list[str], Tensor]:
+        """The lens's parameters that move, M of them; their planes and the Sersic's, (M + 1, h, h) before the PSF."""
+        u, v = rays.u[0], rays.v[0]
+        _, gu, gv = self.source.light(u, v, footprints)
         by_name = self.renderer.mass.planes(values, rays, gu[None], gv[None])
         moved = [name for name in LENS if name in by_name]
-        sersic = grid.pixels(self.source.sersic(u, v)[0][None])
-        planes = [spline_planes.view(-1, grid.h, grid.h), *(by_name[name] for name in moved), sersic]
-        return torch.cat(planes), moved
+        sersic = self.renderer.grid.pixels(self.source.sersic(u, v)[0][None])
+        return moved, torch.cat((*(by_name[name] for name in moved), sersic))
 
     def blur(self, planes: Tensor) -> Tensor:
         """(K, h, h) -> (K, S^2) through the PSF."""
         width = self.q[:, self.renderer.table.index["log_psf"]]
-        return torch.cat([self.renderer.blur(part, width.expand(len(part))) for part in planes.split(CHUNK)])
+        return self.renderer.blur(planes, width.expand(len(planes)))
 
     def image(self) -> Tensor:
         """(S, S) float64 the source's, without sky and further columns."""
@@ -225,9 +273,8 @@ class FlexibleLens:
 
 
 def products(columns: Tensor) -> Tensor:
-    """(K, N) -> (K, K) float64, X X^T: half of the work where BLAS knows that it is symmetric."""
-    if columns.device.type != "cpu" or columns.dtype != torch.float32:
-        return (columns @ columns.T).double()
-    upper = blas.ssyrk(1.0, columns.numpy().T, trans=1)
-    lower = torch.as_tensor(np.ascontiguousarray(upper.T)).double()
-    return lower.tril() + lower.tril(-1).T
+    """(K, N) -> (K, K), X X^T."""
+    if columns.device.type != "cpu":
+        return columns @ columns.T
+    values = columns.numpy()
+    return torch.as_tensor(values @ values.T)  # NumPy's BLAS sees that it is symmetric: half of the work

@@ -7,11 +7,14 @@ with them, so ln B asks whether mass explains what they cannot (Vegetti & Koopma
 A blob of squared Einstein radius t^2 and width w deflects by t^2 (1 - exp(-r^2 / 2 w^2)) / r towards its centre.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
 from darklens.fit import evidence
 from darklens.fit.flexible import FlexibleLens
+from darklens.fit.renderer import Renderer
 
 SIDE = 19  # blobs each way
 REACH = 0.857  # of half the window: the outermost
@@ -32,12 +35,20 @@ def blob_deflections(x: Tensor, y: Tensor, reach: float) -> tuple[Tensor, Tensor
     return dx * strength, dy * strength
 
 
+@functools.lru_cache(maxsize=1)
+def _deflections(camera: Renderer) -> tuple[Tensor, Tensor]:
+    """Of the blobs in the middles of a camera's pixels, (SIDE^2, h^2) each."""
+    grid = camera.grid
+    x, y = (grid.pixels(each[None])[0].flatten() for each in (grid.x, grid.y))
+    return blob_deflections(x, y, REACH * camera.model.half_window)
+
+
 def log_bayes_factor(lens: FlexibleLens) -> float:
     """ln B of mass on the grid against none, for a lens whose last step held the prior (`FlexibleLens.run`)."""
     grid, design = lens.renderer.grid, lens.design
     _, gu, gv = lens.source.light(*lens.rays())
-    gu, gv, x, y = (grid.pixels(each[None])[0].flatten() for each in (gu, gv, grid.x, grid.y))
-    ax, ay = blob_deflections(x, y, REACH * lens.renderer.model.half_window)
+    gu, gv = (grid.pixels(each[None])[0].flatten() for each in (gu, gv))
+    ax, ay = _deflections(lens.renderer)
     planes = (ax * gu).addcmul_(ay, gv).neg_().view(-1, grid.h, grid.h)  # (SIDE^2, h^2) -> (SIDE^2, h, h)
     blobs = lens.blur(planes)[:, design.pixels] * design.weight.to(planes.dtype)
     whitened = design.posterior.whiten((design.columns @ blobs.T).double())

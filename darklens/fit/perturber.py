@@ -112,12 +112,11 @@ def _starts(
 
 
 class _Comparison:
-    """A lens with perturbers and without, on the same pixels, under the same prior of its splines."""
+    """A lens with perturbers and without, under the same prior of its splines."""
 
     def __init__(self, lens: FlexibleLens, profile: str) -> None:
         self.lens, self.reach = lens, lens.renderer.model.half_window
-        self.pixels, count = lens.design.pixels, len(lens.source.coefficients)
-        self.precision = lens.design.posterior.precision[:count]
+        self.precision = lens.design.posterior.precision[: len(lens.source.coefficients)]
         self.without = self._settled(dataclasses.replace(lens, q=lens.q.clone()), STEPS)
         self.perturbed = lens.with_components(f"perturber_{profile}")
 
@@ -143,7 +142,7 @@ class _Comparison:
 
     def _evaluated(self, lens: FlexibleLens) -> _State:
         """The linear problem at the lens, the best source for it, and the objective there."""
-        count, design = len(self.precision), lens.held_problem(self.pixels, self.precision)
+        count, design = len(self.precision), lens.held_problem(self.precision)
         still = design.posterior.mean_without(slice(count, count + len(design.moved)))
         amplitude = float(still[count + len(design.moved)])
         source = dataclasses.replace(lens.source, coefficients=still[:count], amplitude=amplitude)

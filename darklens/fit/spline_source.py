@@ -15,7 +15,7 @@ from torch import Tensor
 from darklens.fit import splines
 from darklens.fit.sersic import Profile
 from darklens.fit.source import PROFILE
-from darklens.fit.splines import Lattice
+from darklens.fit.splines import Footprint, Lattice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SplineSource:
 
     values: dict[str, Tensor]  # (1,) each: the Sersic's parameters
     amplitude: float  # of the Sersic
-    lattices: tuple[Lattice, ...] = ()
+    lattices: tuple[Lattice, ...] = ()  # the finest first
     coefficients: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     shares: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))  # (K,)
 
@@ -57,11 +57,16 @@ class SplineSource:
         gu, gv = profile.by_place(u[None], v[None], profile.slope())
         return profile.light[0], gu[0], gv[0]
 
-    def light(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Light at u, v (n,), and its derivatives by u and v."""
+    def footprints(self, u: Tensor, v: Tensor) -> list[Footprint]:
+        """What points u, v (n,) see of each lattice."""
+        return [lattice.footprint(u, v) for lattice in self.lattices]
+
+    def light(self, u: Tensor, v: Tensor, footprints: list[Footprint] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Light at u, v (n,), and its derivatives by u and v; footprints: those of u, v, where they are at hand."""
         parts = [self.amplitude * part for part in self.sersic(u, v)]
         if self.lattices:
-            structure = splines.light(self.lattices, self.coefficients, u, v)
+            footprints = self.footprints(u, v) if footprints is None else footprints
+            structure = splines.light(footprints, self.coefficients, len(u))
             parts = [part + each for part, each in zip(parts, structure, strict=True)]
         return parts[0], parts[1], parts[2]
 
@@ -82,14 +87,14 @@ class SplineSource:
         """Coefficients on so many levels, where the rays u, v (n,), each of a weight (1 / variance of the data), show
         light; those that there were keep their values."""
         lattices, start = [], 0
-        for level in LEVELS[:levels]:
+        for level in reversed(LEVELS[:levels]):
             lattice = self._lattice(level, start, u, v, weight)
             start += int(lattice.chosen.sum())
             lattices.append(lattice)
         coefficients = self.coefficients.new_zeros(start)
-        for new, old in zip(lattices, self.lattices, strict=False):
-            both = new.chosen & old.chosen
-            coefficients[new.column[both]] = self.coefficients[old.column[both]]
+        for new, old in zip(reversed(lattices), reversed(self.lattices), strict=False):
+            values = old.spread(self.coefficients)
+            coefficients[new.column[new.chosen]] = old.resized(values, len(new.column))[new.chosen]
         shares = torch.full_like(coefficients, SHARE)
         return dataclasses.replace(self, lattices=tuple(lattices), coefficients=coefficients, shares=shares)
 
@@ -99,7 +104,7 @@ class SplineSource:
         count = min(level.limit, int((signal > level.signal).sum()))
         best = signal.flatten().topk(count).indices.sort().values
         lattice.column.view(-1)[best] = torch.arange(start, start + count)
-        return lattice
+        return lattice.cropped()
 
     def with_shares(self, squares: Tensor, determined: Tensor) -> "SplineSource":
         """The shares that the evidence asks for, given (coefficient / brightness)^2 and how far the data determine each

@@ -40,6 +40,13 @@ class Lattice:
         m = math.ceil(reach / spacing)
         return cls(spacing, torch.full((2 * m + 1, 2 * m + 1), -1))
 
+    def cropped(self) -> "Lattice":
+        """Without what lies more than a node beyond those that carry a coefficient."""
+        middle = len(self.column) // 2
+        far = int((self.chosen.nonzero() - middle).abs().max()) + 1 if self.chosen.any() else 1
+        inside = slice(max(middle - far, 0), middle + far + 1)
+        return Lattice(self.spacing, self.column[inside, inside].contiguous())
+
     @property
     def chosen(self) -> Tensor:
         """(2 m + 1, 2 m + 1) bool: the nodes that carry a coefficient."""
@@ -55,6 +62,11 @@ class Lattice:
         """(K,) -> (2 m + 1, 2 m + 1), 0 where no coefficient is."""
         return torch.where(self.chosen, values[self.column.clamp(min=0)], 0.0)
 
+    def resized(self, values: Tensor, side: int) -> Tensor:
+        """(2 m + 1, 2 m + 1) -> (side, side) about the same middle, 0 beyond."""
+        margin = (side - len(values)) // 2
+        return torch.nn.functional.pad(values, (margin,) * 4)
+
     def weight_about_nodes(self, u: Tensor, v: Tensor, weight: Tensor) -> Tensor:
         """(2 m + 1, 2 m + 1) weight of the points u, v (n,) nearest to each node, averaged over 3 x 3 nodes."""
         side = len(self.column)
@@ -64,20 +76,24 @@ class Lattice:
         total.index_add_(0, (i * side + j)[inside], weight[inside].double())
         return torch.nn.functional.avg_pool2d(total.view(1, 1, side, side), 3, 1, 1)[0, 0]
 
-    def within(self, u: Tensor, v: Tensor) -> Tensor:
-        """The points u, v (n,) that see a node with a coefficient's neighbourhood: their indices."""
-        reach = (len(self.column) // 2 + SUPPORT // 2) * self.spacing
-        return ((u.abs() < reach) & (v.abs() < reach)).nonzero()[:, 0]
-
-    def visible(self, u: Tensor, v: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """What points u, v (n,) arcsec see: flat places (n, 16) in `padded`, weights and slopes of either axis."""
+    def footprint(self, u: Tensor, v: Tensor) -> "Footprint":
+        """What points u, v (n,) arcsec see of the nodes with a coefficient."""
         side = len(self.column) + 2 * SUPPORT
-        first, weights, slopes = zip(*(cubic(t / self.spacing + len(self.column) // 2) for t in (u, v)), strict=True)
-        rows, columns = (
-            (i + SUPPORT).clamp(0, side - SUPPORT)[:, None] + torch.arange(SUPPORT, device=u.device) for i in first
+        (i, along, along_slope), (j, across, across_slope) = (
+            cubic(t / self.spacing + len(self.column) // 2) for t in (u, v)
         )
-        places = (rows[:, :, None] * side + columns[:, None, :]).flatten(1)  # (n, 4, 4) -> (n, 16)
-        return places, list(weights), list(slopes)
+        corner = (i + SUPPORT).clamp(0, side - SUPPORT) * side + (j + SUPPORT).clamp(0, side - SUPPORT)
+        points = self._visible()[corner].nonzero()[:, 0]
+        steps = torch.arange(SUPPORT, device=u.device)
+        places = (corner[points, None, None] + steps[:, None] * side + steps).flatten(1)  # (n, 4, 4) -> (n, 16)
+        weights = along[points], across[points]
+        return Footprint(self, points, places, weights, (along_slope[points], across_slope[points]))
+
+    def _visible(self) -> Tensor:
+        """(padded side^2,) bool: the 4 x 4 nodes from there on hold one with a coefficient."""
+        chosen = self.padded(self.chosen.float(), 0.0).view(1, 1, *[len(self.column) + 2 * SUPPORT] * 2)
+        reach = torch.nn.functional.pad(chosen, (0, SUPPORT - 1, 0, SUPPORT - 1))
+        return torch.nn.functional.max_pool2d(reach, SUPPORT, 1).flatten() > 0
 
     def basis(self, steps: Tensor) -> Tensor:
         """(n, 2 m + 1) the spline of each node of an axis at the coordinates (n,) arcsec."""
@@ -92,36 +108,47 @@ class Lattice:
 
     def light(self, coefficients: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Light at u, v (n,) and its derivatives by u and v (1 / arcsec), for coefficients (K,)."""
-        values = self.spread(coefficients.to(u.dtype))
-        places, (wu, wv), (su, sv) = self.visible(u, v)
-        nodes = self.padded(values, 0.0)[places].unflatten(1, (SUPPORT, SUPPORT))  # (n, 16) -> (n, 4, 4)
-        along = (nodes @ wv[:, :, None])[:, :, 0]  # (n, 4)
-        across = (nodes @ sv[:, :, None])[:, :, 0]
-        return (along * wu).sum(1), (along * su).sum(1) / self.spacing, (across * wu).sum(1) / self.spacing
+        return self.footprint(u, v).light(coefficients, len(u))
 
 
-def light(lattices: Sequence[Lattice], coefficients: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Light of all lattices at u, v (n,), and its derivatives by u and v."""
-    parts = [lattice.light(coefficients, u, v) for lattice in lattices]
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """The m of n points that see nodes with a coefficient, and the 4 x 4 nodes that each sees."""
+
+    lattice: Lattice
+    points: Tensor  # (m,) which
+    places: Tensor  # (m, 16) of the nodes in `Lattice.padded`
+    weights: tuple[Tensor, Tensor]  # (m, 4) each, along x and y
+    slopes: tuple[Tensor, Tensor]  # (m, 4) each, their derivatives, per spacing
+
+    def light(self, coefficients: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Light at the n points and its derivatives by their coordinates (1 / arcsec), for coefficients (K,)."""
+        (wu, wv), (su, sv), lattice = self.weights, self.slopes, self.lattice
+        values = lattice.padded(lattice.spread(coefficients.to(wu.dtype)), 0.0)
+        nodes = values[self.places].unflatten(1, (SUPPORT, SUPPORT))  # (m, 16) -> (m, 4, 4)
+        along, across = (nodes @ wv[:, :, None])[:, :, 0], (nodes @ sv[:, :, None])[:, :, 0]  # (m, 4)
+        scale = 1 / lattice.spacing
+        parts = (along * wu).sum(1), (along * su).sum(1) * scale, (across * wu).sum(1) * scale
+        light, by_u, by_v = (part.new_zeros(count).index_copy_(0, self.points, part) for part in parts)
+        return light, by_u, by_v
+
+    def columns(self, pixel: Tensor, pixels: int, share: float = 1.0) -> Tensor:
+        """(k, pixels): for each coefficient of the lattice the sum, in each pixel, of its light at the pixel's points.
+
+        pixel: (n,) the pixel of each point; share: how much a point counts.
+        """
+        count = int(self.lattice.chosen.sum())
+        start = int(self.lattice.column[self.lattice.chosen].min()) if count else 0
+        rows = torch.where(self.lattice.chosen, self.lattice.column - start, count) * pixels
+        rows = self.lattice.padded(rows.double(), count * pixels).long()
+        target = rows[self.places] + pixel[self.points, None]  # (m, 16)
+        weights = (self.weights[0] * share)[:, :, None] * self.weights[1][:, None, :]
+        plane = torch.zeros((count + 1) * pixels, dtype=weights.dtype)
+        return plane.index_add_(0, target.flatten(), weights.flatten()).view(count + 1, pixels)[:count]
+
+
+def light(footprints: Sequence[Footprint], coefficients: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Light of all lattices at the n points of their footprints, and its derivatives by their coordinates."""
+    parts = [each.light(coefficients, count) for each in footprints]
     value, by_u, by_v = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
     return value, by_u, by_v
-
-
-def columns(lattices: Sequence[Lattice], u: Tensor, v: Tensor, pixel: Tensor, pixels: int) -> Tensor:
-    """(K, pixels): for each coefficient the sum, in each pixel, of its light at the pixel's rays.
-
-    u, v: (n,) where the rays meet the source plane, arcsec; pixel: (n,) the pixel of each.
-    """
-    planes = []
-    for lattice in lattices:
-        count = int(lattice.chosen.sum())
-        if count:
-            start = lattice.column[lattice.chosen].min()
-            numbers = torch.where(lattice.chosen, lattice.column - start, count)
-            rays = lattice.within(u, v)
-            places, (wu, wv), _ = lattice.visible(u[rays], v[rays])
-            target = lattice.padded(numbers.double(), count).long()[places] * pixels + pixel[rays, None]  # (n, 16)
-            weights = (wu[:, :, None] * wv[:, None, :]).flatten()
-            plane = torch.zeros((count + 1) * pixels, dtype=u.dtype).index_add_(0, target.flatten(), weights)
-            planes.append(plane.view(count + 1, pixels)[:count])
-    return torch.cat(planes)

@@ -30,6 +30,7 @@ from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
 from darklens.fit.window import as_images
 
 SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic converges
+BINNING = 3  # pixels a bin, each way, while coarse lattices find the lens
 PICTURE = 101  # pixels of the source's picture
 
 
@@ -96,7 +97,11 @@ def _lenses(batch: Batch, robust: Fit) -> list[FlexibleLens | None]:
         source = SplineSource(batch.model.table.named(q), float(robust.amplitude[k] / batch.window.scale[k]))
         further = torch.zeros(0, batch.data[k].numel())
         lens = FlexibleLens(batch.solver.renderer, q, batch.window.data[k], weight[k], source, further)
-        lens.run(COARSE, hold=False)
+        coarse = lens.coarser(BINNING)
+        coarse.run(COARSE, hold=False)
+        lens.q, lens.source, lens.sky = coarse.q, coarse.source, coarse.sky
+        lens.refine(COARSE)
+        lens.step(adapt=True)  # at the image's own pixels, in which the noise is measured
         lenses.append(lens)
     return lenses
 

@@ -47,20 +47,26 @@ def structured(lenses):
     return fit_structured(lenses.reshape(-1, *lenses.shape[2:]))
 
 
-def test_columns_are_changes_of_the_image():
-    """Those of the splines exactly, those of the lens as finite differences."""
+@pytest.fixture
+def lens():
+    """41 x 41 pixels with two lattices of random coefficients, in double precision."""
     model = dataclasses.replace(SmoothModel(window=41), free_centre=True, free_halo=True)
     camera = renderer(model, 41, 1, "cpu", torch.float64)
     q = torch.as_tensor(model.held())[None].clone()
-    q[0, : len(camera.table)] += 0.0
     q[0, camera.table.index["einstein_radius"]], q[0, camera.table.index["halo_1"]] = 0.6, 0.1
-    source = SplineSource(camera.table.named(q), 1.0)
-    size = torch.zeros(41, 41, dtype=torch.float64)
-    lens = FlexibleLens(camera, q, size, size + 20.0, source, torch.zeros(0, 41 * 41, dtype=torch.float64))
-    lens.source = source.refined(2, *lens.rays(), lens.ray_weights())
+    source = SplineSource(camera.table.named(q.clone()), 1.0)
+    data = torch.zeros(41, 41, dtype=torch.float64)
+    lens = FlexibleLens(camera, q, data, data + 20.0, source, torch.zeros(0, 41 * 41, dtype=torch.float64))
+    lens.refine(2)
     generator = torch.Generator().manual_seed(0)
     coefficients = 0.1 * torch.randn(len(lens.source.coefficients), generator=generator, dtype=torch.float64)
     lens.source = dataclasses.replace(lens.source, coefficients=coefficients)
+    return lens
+
+
+def test_columns_are_changes_of_the_image(lens):
+    """Those of the splines exactly, those of the lens as finite differences."""
+    camera, q, coefficients = lens.renderer, lens.q, lens.source.coefficients
     columns, pixels, moved = lens._linear_problem()
     base = lens.image().flatten()[pixels]
     for k in (0, len(coefficients) // 2, len(coefficients) - 1):
@@ -77,6 +83,28 @@ def test_columns_are_changes_of_the_image():
             ends.append(lens.image().flatten()[pixels])
         difference = (ends[0] - ends[1]) / 2e-5
         assert (columns[k] / 20 - difference).abs().max() < 1e-3 * difference.abs().max(), name
+
+
+def test_products_by_shells_are_all_products(lens):
+    """Fine lattices reach few pixels; the others have zeros there."""
+    lens.refine(4)
+    columns, pixels, _ = lens._linear_problem()
+    sizes = [len(shell) for shell in lens.shells]
+    assert len(sizes) == 4 and 0 < sizes[0] < len(pixels) and len(pixels.unique()) == len(pixels)
+    assert not columns[: int(lens.source.lattices[0].chosen.sum()), sizes[0] :].any()
+    torch.testing.assert_close(lens._products(columns), columns @ columns.T)
+
+
+def test_a_coarser_lens_has_the_means_of_its_bins(lens):
+    lens.data = torch.randn(41, 41, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    lens.weight = torch.rand(41, 41, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    lens.weight[5, 5] = 0
+    coarse = lens.coarser(3)  # of the middle 39
+    assert coarse.data.shape == (13, 13) and coarse.renderer.grid.s == 3
+    values, weights = lens.data[4:7, 4:7], lens.weight[4:7, 4:7]
+    good = weights > 0
+    assert coarse.data[1, 1] == pytest.approx(float(values[good].mean()))
+    assert coarse.weight[1, 1] ** -2 == pytest.approx(float(weights[good].pow(-2).sum()) / 8**2)
 
 
 @pytest.mark.slow
