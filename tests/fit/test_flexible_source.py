@@ -70,14 +70,16 @@ def test_the_light_s_prior_is_the_posterior_of_what_lies_outside():
     light = LightModel(shape, columns, np.ones(5, bool), np.array([0, 0, 0, 2.0, 0]), linear)
     weight = np.where(rng.random((12, 12)) < 0.3, 2.0, 0.0)
     data = light.image + rng.normal(size=(12, 12))
-    prior = light_prior(light, linear, data, weight)
-    x = columns.reshape(5, -1) * weight.ravel()
-    sd = deviations(light, 0.5)
-    precision = x @ x.T + np.diag(light.ridge) + np.diag(sd**-2.0)
+    moved = rng.random((2, 12, 12))
+    prior = light_prior(light, linear, moved, data, weight)
+    sd = np.append(deviations(light, 0.5), [1, 1])
+    columns, linear, ridge = np.concatenate((columns, moved)), np.append(linear, [0, 0]), np.append(light.ridge, [0, 0])
+    x = columns.reshape(7, -1) * weight.ravel()
+    precision = x @ x.T + np.diag(ridge) + np.diag(sd**-2.0)
     mean = np.linalg.solve(precision, x @ (data * weight).ravel() + linear / sd**2)
     np.testing.assert_allclose(prior.image, np.tensordot(mean, columns, 1), rtol=1e-9)
-    flat = prior.columns.reshape(5, -1)
-    expected = columns.reshape(5, -1).T @ np.linalg.inv(precision) @ columns.reshape(5, -1)
+    flat = prior.columns.reshape(7, -1)
+    expected = columns.reshape(7, -1).T @ np.linalg.inv(precision) @ columns.reshape(7, -1)
     np.testing.assert_allclose(flat.T / prior.precision @ flat, expected, rtol=1e-8, atol=1e-12)
 
 
@@ -91,6 +93,17 @@ def test_a_clumpy_source_is_followed_and_is_no_mass(correlation):
     assert error < 0.8 * before_error
     assert fit.chi_square < before.chi_square and abs(fit.chi_square - 1) < 0.08
     assert fit.log_bayes_factor < 5 and not fit.flag
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [7, 9])
+def test_correlated_noise_is_no_mass(seed, monkeypatch):
+    """With sigma as it is for single pixels, ln B rises."""
+    truth = galaxy_lenses.draw(seed, clumps=4, radius=1.2, correlation=0.5)
+    arguments = truth.image, truth.noise, truth.psf, 0.05
+    fit = fit_observed(*arguments, source="flexible")
+    monkeypatch.setattr(flexible_source, "inflation", lambda *_: 1.0)
+    assert fit.log_bayes_factor < 0.5 < fit_observed(*arguments, source="flexible").log_bayes_factor
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from darklens.fit.model import SmoothModel
 from darklens.fit.observed import flags
 from darklens.fit.observed.cutout import Cutout
 from darklens.fit.observed.light import FLOOR, LightModel
-from darklens.fit.observed.light_prior import light_prior
+from darklens.fit.observed.light_prior import light_prior, moves
 from darklens.fit.observed.parameters import INDEX_OF, LENS, NAMES, Priors
 from darklens.fit.observed.rays import Rays
 from darklens.fit.observed.result import SYSTEMATIC, ObservedFit, ring_chi_square
@@ -70,11 +70,20 @@ def _moved(values: dict[str, float]) -> tuple[float, float]:
     return (1 - g1) * x - g2 * y, (1 + g1) * y - g2 * x
 
 
+def remeasured(observed: ObservedFit) -> ObservedFit:
+    """The fit with the noise's scale and correlation as its residual's finest detail has them: `noise_check` measures
+    them in the window's corners, where another galaxy may be."""
+    cutout, noise = observed.cutout, observed.noise
+    residual, good = (torch.as_tensor(each)[None] for each in (np.nan_to_num(observed.residual), cutout.good))
+    measured = measure_correlation(residual, good)
+    scale = float(measured.scale)
+    noise = dataclasses.replace(noise, scale=noise.scale * scale, correlation=float(measured.lag))
+    return dataclasses.replace(observed, noise=noise, cutout=dataclasses.replace(cutout, sigma=cutout.sigma * scale))
+
+
 def inflation(observed: ObservedFit, sigma: np.ndarray) -> float:
     """By what sigma (n, n) grows for columns as smooth as those of the lens's parameters."""
-    cutout = observed.cutout
-    residual, good = (torch.as_tensor(each)[None] for each in (np.nan_to_num(observed.residual), cutout.good))
-    lag = float(measure_correlation(residual, good).lag)
+    cutout, lag = observed.cutout, observed.noise.correlation
     planes = Rays(cutout, cutout.half).sersic(observed.q)[1 : 1 + LENS]
     return float(np.sqrt(max(variance_ratio(planes * np.where(cutout.good, 1 / sigma, 0.0), lag), 1.0)))
 
@@ -108,7 +117,8 @@ def flexible_lens(
     weight = np.where(cutout.good, 1 / sigma, 0.0)
     reach = min((1 + MARGIN[0]) * q[0] + MARGIN[1], cutout.half)
     near = cutout.radius(q[5:7]) < reach
-    prior = light_prior(light, amplitudes[:-1], cutout.data, np.where(near, 0.0, weight))
+    changes = moves(light, amplitudes[:-1], cutout)
+    prior = light_prior(light, amplitudes[:-1], changes, cutout.data, np.where(near, 0.0, weight))
     size = 2 * round((reach + np.abs(q[5:7]).max()) / cutout.pixel_scale) + cutout.size % 2
     part = Part(cutout, min(size, cutout.size), float(np.median(cutout.sigma[cutout.good])))
     model = SmoothModel(
@@ -140,9 +150,10 @@ def with_flexible_source(
     observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors
 ) -> ObservedFit:
     """The fit with a source of splines; as it was where there are no arcs. amplitudes: as of `flexible_lens`."""
-    cutout = observed.cutout
     if "no_arcs" in observed.flag or not amplitudes[-1] > 0:
         return observed
+    observed = remeasured(observed)
+    cutout = observed.cutout
     sigma = np.hypot(cutout.sigma, FLOOR * light.galaxy.clip(min=0))
     sigma = sigma * inflation(observed, sigma)
     with torch.no_grad():

@@ -95,7 +95,7 @@ class LightFit:
         """The best shape near one, by at most so many steps; tolerance: of chi-square, relative."""
         state, damping = self.solve(shape, weight, data), 1e-3
         for _ in range(steps):
-            step = state.step(self.sets, self.number, damping)
+            step = state.step(self.number, damping)
             trial = _clip(state.model.shape.vector() + step, self.cutout)
             new = self.solve(mge.Shape.from_vector(trial), weight, data)
             gain = state.chi2 - new.chi2
@@ -122,16 +122,15 @@ class State:
     use: np.ndarray  # (n^2,) bool
     weight: np.ndarray  # (N,)
 
-    def jacobian(self, sets: int, number: int) -> np.ndarray:
+    def jacobian(self, number: int) -> np.ndarray:
         """(2 + 2 J, N) weighted derivatives of the light by its shape."""
-        linear = self.model.linear
-        parts = [s.derivatives(linear[j * number : (j + 1) * number]) for j, s in enumerate(self.sharp)]
+        parts = by_shape(self.sharp, self.model.linear, number)
         planes = [sum(part[:2] for part in parts), *(part[2:] for part in parts)]
         stack = np.concatenate(planes)
         return stack.reshape(len(stack), -1)[:, self.use] * self.weight
 
-    def step(self, sets: int, number: int, damping: float) -> np.ndarray:
-        jacobian = self.jacobian(sets, number)
+    def step(self, number: int, damping: float) -> np.ndarray:
+        jacobian = self.jacobian(number)
         free = self.passive
         cross = self.flat[free] @ jacobian.T  # (k, P)
         gram = self.gram[np.ix_(free, free)]
@@ -140,6 +139,11 @@ class State:
         gradient = jacobian @ self.rest
         diagonal = np.maximum(curvature.diagonal(), 1e-12 * curvature.diagonal().max(initial=1e-300))
         return np.linalg.solve(curvature + np.diag(diagonal * (damping + 1e-8)), gradient)
+
+
+def by_shape(sharp: list[mge.Sharp], linear: np.ndarray, number: int) -> list[np.ndarray]:
+    """(4, n, n) of each set of `number` Gaussians: derivatives of its light by its centre and its ellipticity."""
+    return [each.derivatives(linear[j * number : (j + 1) * number]) for j, each in enumerate(sharp)]
 
 
 def _clip(vector: np.ndarray, cutout: Cutout) -> np.ndarray:

@@ -83,6 +83,7 @@ def fit_cutout(cutout: Cutout, source: str = "sersic") -> ObservedFit:
     if source == "flexible":
         table = priors(ellipticity(stage.light, stage.cutout, 1.5 * stage.fit.q[0]), stage.light.shape.centre)
         result = with_flexible_source(result, stage.light, stage.fit.linear, table)
+        result = dataclasses.replace(result, note=flags.note(result.noise, number))
     return result
 
 
