@@ -3,7 +3,8 @@
     python benchmarks/perturbers.py FOLDER J0946+1006 --mask 1.9 --variants          # one lens, its systematics
     python benchmarks/perturbers.py FOLDER                                           # every lens, as Fit detects
 
-FOLDER has `slacs/NAME/{image,noise,psf}.fits`, 0.05" a pixel. Prints place (arcsec from the halo's centre) and squared
+FOLDER has `slacs/NAME/{image,noise,psf}.fits`, 0.05" a pixel. Prints place (arcsec from the halo's centre, y as FITS
+images are shown) and squared
 Einstein radius over the halo's (the share of its mass) of the strongest perturber of positive mass, the fall of
 chi-square and priors, ln B against none, and the same from places that are given (--from). Seconds are of one core.
 """
@@ -17,13 +18,13 @@ import numpy as np
 import torch
 
 from darklens.fit.descent import Descent
-from darklens.fit.detect import grid
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.observed.run import fit_observed
 from darklens.fit.perturber import PerturberFit, refine, strongest
 from darklens.fit.spline_source import LEVELS
 
 SCALE = 0.05  # arcsec a pixel
+UP = np.array([1.0, -1.0])  # y as FITS images are shown, their first row at the bottom; in the fits it is at the top
 STIFF = 1e12  # precision of light that is held
 TERMS = ("halo_slope",), ("halo_slope", "multipole_3", "multipole_4")
 VARIANTS = {  # terms of the halo, levels of the lattices, whether the light is free
@@ -69,7 +70,7 @@ def centre(lens: FlexibleLens) -> np.ndarray:
 
 def line(name: str, lens: FlexibleLens, fit: PerturberFit, seconds: float) -> str:
     """A row of the table."""
-    x, y = fit.place - centre(lens)
+    x, y = (fit.place - centre(lens)) * UP
     square, share = 1e3 * fit.square, 1e3 * fit.square / float(lens.q[0, 0]) ** 2
     dx, dy, _ = np.sqrt(fit.covariance.diagonal())
     return (
@@ -85,7 +86,6 @@ def main() -> None:
     parser.add_argument("--mask", type=float, help="without pixels beyond so many arcsec")
     parser.add_argument("--variants", action="store_true", help="with other halos, lattices, light")
     parser.add_argument("--profile", default="point", help="of the perturber (point)")
-    parser.add_argument("--step", type=int, default=3, help="pixels between places of the maps (3)")
     parser.add_argument("--place", type=float, nargs=3, help="also from here: x, y of the halo's centre, square / 1e-3")
     args = parser.parse_args()
     names = args.names or sorted(path.name for path in (args.folder / "slacs").iterdir() if path.is_dir())
@@ -106,12 +106,11 @@ def report(label: str, lens: FlexibleLens, settings: tuple | None, args: argpars
     if settings is not None or args.mask:
         terms, levels, free_light = settings or VARIANTS["isothermal"]
         lens = variant(lens, terms, levels, free_light=free_light)
-    places = grid(lens.renderer.size, SCALE, args.step)
-    fit = strongest(lens, places, profile=args.profile)
+    fit = strongest(lens, profile=args.profile)
     print(line(label, lens, fit, time.process_time() - start), flush=True)
     if args.place:
         x, y, square = args.place
-        fit = refine(lens, centre(lens) + [x, y], 1e-3 * square, profile=args.profile)
+        fit = refine(lens, centre(lens) + [x, y] * UP, 1e-3 * square, profile=args.profile)
         print(line(f"{label}, from there", lens, fit, time.process_time() - start), flush=True)
 
 

@@ -16,7 +16,13 @@ def fit(settings: Settings) -> None:
     output = settings.output if part is None else part_name(settings.output, part)
     pictures = str(Path(settings.output).with_suffix("")) + "_pictures" if settings.explain else None
     options = FitOptions(
-        settings.hdu, settings.pixel_scale, settings.psf, settings.lens_light, pictures, settings.source
+        settings.hdu,
+        settings.pixel_scale,
+        settings.psf,
+        settings.lens_light,
+        pictures,
+        settings.source,
+        settings.detect,
     )
     counts = fit_folder(
         settings.data_dir,

@@ -11,7 +11,7 @@ SOURCES = "sersic", "flexible"
 SHARED = {"file_column": "file", "hdu": None, "part": None, "source": "sersic"}  # by Predict and Fit, as --output is
 OF_PREDICT = {"resample": False, "embeddings": None}
 OF_PAGE = {"page": None}
-OF_FIT = {"pixel_scale": None, "psf": None, "lens_light": "auto"}
+OF_FIT = {"pixel_scale": None, "psf": None, "lens_light": "auto", "detect": False}
 DEFAULTS = {**SHARED, **OF_PREDICT, **OF_PAGE, **OF_FIT}
 
 
@@ -70,13 +70,16 @@ def add_flags(parser: argparse.ArgumentParser, switch: dict) -> None:
         choices=LENS_LIGHT,
         help="of the lens galaxy: mge, a sum of Gaussians; none, no such light; auto, as the image shows (auto)",
     )
+    add("--detect", **switch, help="with --source flexible: the strongest subhalo, its place and Bayes factor (False)")
 
 
 def contradictions(settings: Namespace) -> list[tuple[bool, str]]:
     """What goes wrong, and what to say of it."""
     kinds = {"Predict or Fit": ("output", *SHARED), "Predict": OF_PREDICT, "Predict or Test": OF_PAGE, "Fit": OF_FIT}
-    return [
+    blind = settings.detect and settings.source != "flexible"
+    wrong = [
         (name in settings.explicit and settings.mode not in modes.split(" or "), f"--{name} goes with --mode {modes}")
         for modes, names in kinds.items()
         for name in names
     ]
+    return [*wrong, (blind, "--detect goes with --source flexible")]

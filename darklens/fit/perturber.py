@@ -33,6 +33,7 @@ SETTLED = 0.5  # of chi-square: a step that promises less is not taken
 SLOWER = 0.3  # of a step that made things worse
 SQUARES = 1e-5, 1e-1  # arcsec^2: 1e7 to 1e11 Msun of Model F
 SHARES = 1e-3, 1e-2  # of the halo's mass within its Einstein radius
+SPACING, NEAR, BRIGHT = 0.15, 0.4, 2.0  # arcsec between places, and to arcs of so many standard deviations
 STARTS, APART = 4, 0.25  # places where refinement starts; arcsec between them
 
 
@@ -47,6 +48,16 @@ class PerturberFit:
     log_bayes_factor: float  # ln B of a perturber against none
     parameters: np.ndarray  # (Q,) of the lens beside it
     parameters_without: np.ndarray  # (Q,) of the lens without it, under the same prior
+
+
+@dataclasses.dataclass(frozen=True)
+class PerturberSearch:
+    """Detection maps of one lens, for M squared Einstein radii at G places."""
+
+    positions: np.ndarray  # (G, 2) arcsec from the image's centre, y up
+    squares: np.ndarray  # (M,) arcsec^2
+    expected: np.ndarray  # (M, G) delta chi-square
+    observed: np.ndarray  # (M, G) standard deviations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,38 +88,53 @@ def refine(
 
 @torch.no_grad()
 def strongest(
-    lens: FlexibleLens, positions: np.ndarray | None = None, *, profile: str = "point", starts: int = STARTS
+    lens: FlexibleLens, search: PerturberSearch | None = None, *, profile: str = "point", starts: int = STARTS
 ) -> PerturberFit:
     """The perturber of positive mass that best explains the image, of those that refinement leads to.
 
-    It starts from the `starts` highest places of detection maps for SHARES of the halo's mass, APART or more from each
-    other; the best after SCOUTS steps goes on. positions: (G, 2) arcsec, of the maps (None: `detect.grid`).
+    It starts from the `starts` highest places of the detection maps of a search (None: `search_maps`), APART or more
+    from each other; the best after SCOUTS steps goes on.
     """
-    camera = lens.renderer
-    positions = grid(camera.size, camera.model.pixel_scale) if positions is None else positions
-    squares = float(lens.q[0, camera.table.index["einstein_radius"]]) ** 2 * np.array(SHARES)
+    search = search or search_maps(lens, profile=profile)
     with plain_arithmetic(torch.device("cpu")):
-        comparison, states = _Comparison(lens, profile), []
-        for place, square in _starts(squares, positions, lens_map(lens, squares, positions, profile), starts):
-            states.append(comparison.settled(place, square, SCOUTS))
+        comparison = _Comparison(lens, profile)
+        states = [comparison.settled(place, square, SCOUTS) for place, square in _starts(search, starts)]
         positive = [state for state in states if state.q[0, -1] > 0] or states
         best = min(positive, key=lambda state: state.objective).q[0, -3:].tolist()
         return comparison.result(comparison.settled(best[:2], best[2], STEPS), None)
 
 
-def _starts(
-    squares: np.ndarray, positions: np.ndarray, maps: np.ndarray, count: int
-) -> Iterator[tuple[np.ndarray, float]]:
-    """The places (2,) where maps (2, M, G) are highest, APART from each other, with the mass that fits there."""
-    expected, observed = maps
-    fitted = squares[:, None] * observed / np.sqrt(np.where(expected > 0, expected, np.inf))
+@torch.no_grad()
+def search_maps(lens: FlexibleLens, positions: np.ndarray | None = None, *, profile: str = "point") -> PerturberSearch:
+    """Detection maps for SHARES of the halo's mass at the places (G, 2) arcsec (None: `near_arcs`)."""
+    positions = near_arcs(lens) if positions is None else positions
+    squares = float(lens.q[0, lens.renderer.table.index["einstein_radius"]]) ** 2 * np.array(SHARES)
+    with plain_arithmetic(torch.device("cpu")):
+        return PerturberSearch(positions, squares, *lens_map(lens, squares, positions, profile))
+
+
+def near_arcs(lens: FlexibleLens) -> np.ndarray:
+    """(G, 2) the places of a grid, SPACING arcsec apart, that are NEAR arcs of at least BRIGHT standard deviations."""
+    scale, size = lens.renderer.model.pixel_scale, lens.renderer.size
+    places = grid(size, scale, max(round(SPACING / scale), 1), reach=1.0)
+    rows, columns = ((lens.image() * lens.weight) > BRIGHT).nonzero().numpy().T
+    pixels = np.stack([columns - (size - 1) / 2, (size - 1) / 2 - rows], 1) * scale
+    close = [bool((np.hypot(*(pixels - place).T) < NEAR).any()) for place in places]
+    return places[close] if any(close) else places
+
+
+def _starts(search: PerturberSearch, count: int) -> Iterator[tuple[np.ndarray, float]]:
+    """The places (2,) where the maps are highest, APART from each other, with the square that fits there."""
+    expected, observed = search.expected, search.observed
+    fitted = search.squares[:, None] * observed / np.sqrt(np.where(expected > 0, expected, np.inf))
     places = np.full((1, 2), np.inf)
     for row, column in zip(*np.unravel_index((-observed).argsort(axis=None), observed.shape), strict=True):
+        place = search.positions[column]
         if len(places) > count or (observed[row, column] <= 0 and len(places) > 1):
             break
-        if (np.hypot(*(places - positions[column]).T) > APART).all():
-            places = np.append(places, positions[column][None], 0)
-            yield positions[column], float(fitted[row, column])
+        if (np.hypot(*(places - place).T) > APART).all():
+            places = np.append(places, place[None], 0)
+            yield place, float(fitted[row, column])
 
 
 class _Comparison:

@@ -53,7 +53,7 @@ class FitOptions:
 
     hdu: of FITS files; pixel_scale: arcsec, of files and lists that do not say it; psf: a file, of images for which a
     list names none; lens_light: one of `lens_fit.LENS_LIGHT`; source: one of `lens_fit.SOURCES`; pictures: the
-    folder for a picture of each lens.
+    folder for a picture of each lens; detect: the strongest subhalo too, behind a flexible source.
     """
 
     hdu: str | None = None
@@ -62,6 +62,7 @@ class FitOptions:
     lens_light: str = "auto"
     pictures: str | None = None
     source: str = "sersic"
+    detect: bool = False
 
 
 @dataclass(eq=False)
@@ -112,7 +113,8 @@ class LensReader(Dataset):
             return item
         try:
             options = self.options
-            result = fit_lens(image, options.lens_light, options.pictures is not None, source=options.source)
+            draw, source, detect = options.pictures is not None, options.source, options.detect
+            result = fit_lens(image, options.lens_light, draw, source=source, detect=detect)
         except (ValueError, ArithmeticError, LookupError) as error:  # one image must not cost a survey its table
             item.flags.insert(0, one_line(f"the fit failed: {error}"))
             return item

@@ -13,12 +13,14 @@ import torch
 
 from darklens.fit import Fit, SmoothModel, fit, noise
 from darklens.fit.cosmic_rays import cosmic_rays
+from darklens.fit.flexible import FlexibleLens
 from darklens.fit.lens_galaxy import shows_galaxy
 from darklens.fit.observed.result import ObservedFit
 from darklens.fit.observed.run import fit_observed
 from darklens.fit.structured import StructuredFit, fit_structured
 from darklens.plots.lens import LensPictures
 from darklens.simulation.psf import FWHM, gaussian_taps
+from darklens.survey import subhalo
 
 LENS_LIGHT = "auto", "mge", "none"
 SOURCES = "sersic", "flexible"
@@ -44,6 +46,7 @@ COLUMNS = (
     "noise_scale",
     "noise_correlation",
     "lens_light",
+    *subhalo.COLUMNS,
 )
 SMOOTH_NAMES = {"axis_ratio": "source_axis_ratio", "sersic_index": "source_index"}  # columns of `Fit.table`, as here
 WINDOW, WIDE = 5.25, 1.7  # arcsec; half a window over the Einstein radius: where it is less, a larger one is fitted
@@ -75,8 +78,16 @@ class LensFit:
     pictures: LensPictures | None
 
 
-def fit_lens(image: LensImage, lens_light: str = "auto", pictures: bool = False, *, source: str = "sersic") -> LensFit:
-    """The fit of an image. lens_light: one of LENS_LIGHT; source: one of SOURCES.
+def fit_lens(
+    image: LensImage,
+    lens_light: str = "auto",
+    pictures: bool = False,
+    *,
+    source: str = "sersic",
+    detect: bool = False,
+) -> LensFit:
+    """The fit of an image. lens_light: one of LENS_LIGHT; source: one of SOURCES; detect: of a flexible one, the
+    strongest subhalo too.
 
     Raises ValueError for what can't be fitted.
     """
@@ -93,11 +104,22 @@ def fit_lens(image: LensImage, lens_light: str = "auto", pictures: bool = False,
     ready = LensImage(np.where(good, image.pixels, np.nan), image.pixel_scale, sigma, psf, ~good)
     if lens_light == "mge":
         observed = fit_observed(ready.pixels, sigma, psf, image.pixel_scale, ~good, source=source)
-        return _of_observed(observed, notes, pictures)
+        return _with_subhalo(_of_observed(observed, notes, pictures), observed.lens if detect else None)
     result = fit_smooth(ready, image.noise is not None)
     if source == "flexible" and np.isfinite(result.parameters).all():
-        return _of_structured(_fit_flexible(result, ready, image.noise is not None), ready, notes, pictures)
+        structured = _fit_flexible(result, ready, image.noise is not None)
+        fitted = _of_structured(structured, ready, notes, pictures)
+        return _with_subhalo(fitted, structured.lenses[0] if detect else None)
     return _of_smooth(result, ready, notes, pictures)
+
+
+def _with_subhalo(fitted: LensFit, lens: FlexibleLens | None) -> LensFit:
+    """With the columns and the panel of the strongest subhalo, where there is a lens to look in."""
+    if lens is None:
+        return fitted
+    cells, panel = subhalo.strongest_subhalo(lens)
+    pictures = fitted.pictures and dataclasses.replace(fitted.pictures, detection=panel)
+    return dataclasses.replace(fitted, values={**fitted.values, **cells}, pictures=pictures)
 
 
 def _good_pixels(image: LensImage, notes: list[str]) -> np.ndarray:
@@ -171,7 +193,7 @@ def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) 
     table = {SMOOTH_NAMES.get(name, name): column[0] for name, column in result.table().items()}
     values = {name: table[name] for name in COLUMNS if name in table} | {"lens_light": "none"}
     flags = [str(table["flag"])] * bool(table["flag"])
-    if table["residual_significance"] > SURE and not flags:
+    if table.get("residual_significance", 0.0) > SURE and not flags:
         flags.append(MORE_THAN_NOISE)
     panels = None
     if pictures:
@@ -187,22 +209,17 @@ def _of_smooth(result: Fit, image: LensImage, notes: list[str], pictures: bool) 
 def _fit_flexible(result: Fit, image: LensImage, known_noise: bool) -> StructuredFit:
     """The lens again in the same window, with a source of splines."""
     pixels, noise_map = _square(image, known_noise)
-    return fit_structured(pixels, result.model, noise=noise_map)
+    return fit_structured(pixels, result.model, noise=noise_map, lenses=True)
 
 
 def _of_structured(structured: StructuredFit, image: LensImage, notes: list[str], pictures: bool) -> LensFit:
     """As of a Sersic source, with the Bayes factor of further mass instead of the residual's significance."""
     fitted = _of_smooth(structured.fit, image, notes, pictures)
-    values = {name: value for name, value in fitted.values.items() if name != "residual_significance"}
-    flags = [flag for flag in fitted.flags if flag != MORE_THAN_NOISE]
-    log_b = float(structured.log_bayes_factor[0])
-    if np.isfinite(log_b):
-        values["log_bayes_factor"] = log_b
-    panels = fitted.pictures
-    if panels is not None:
-        half = len(structured.source[0]) * image.pixel_scale / 8  # pixels of a quarter of the image's
-        panels = dataclasses.replace(panels, source=structured.source[0][::-1], source_half=half)
-    return LensFit(values, flags, fitted.notes, panels)
+    if fitted.pictures is None:
+        return fitted
+    half = len(structured.source[0]) * image.pixel_scale / 8  # pixels of a quarter of the image's
+    panels = dataclasses.replace(fitted.pictures, source=structured.source[0][::-1], source_half=half)
+    return dataclasses.replace(fitted, pictures=panels)
 
 
 def _of_observed(result: ObservedFit, notes: list[str], pictures: bool) -> LensFit:

@@ -14,6 +14,7 @@ from programs import run as run_main
 from darklens.errors import DataError, UsageError
 from darklens.fit.cosmic_rays import contrast, cosmic_rays
 from darklens.fit.lens_galaxy import shows_galaxy
+from darklens.plots.lens import plot_lens
 from darklens.simulation.draw import draw
 from darklens.simulation.psf import gaussian_taps
 from darklens.simulation.recipes import RECIPES, changed
@@ -246,6 +247,7 @@ def test_the_command_line(survey, monkeypatch, capsys):
         (["--mode", "Predict", "--data_dir", "x", "--pixel_scale", "0.1"], "--pixel_scale goes with --mode Fit"),
         (["--mode", "Fit", "--data_dir", "x", "--pixel_scale", "0"], "above 0"),
         (["--mode", "Fit", "--data_dir", "x", "--lens_light", "sersic"], "invalid choice"),
+        (["--mode", "Fit", "--data_dir", "x", "--detect"], "--detect goes with --source flexible"),
         (["--mode", "Fit", "--data_dir", "nowhere"], "nowhere"),
     ],
 )
@@ -256,6 +258,22 @@ def test_wrong_command_lines_get_one_line(tmp_path, monkeypatch, capsys, words, 
     except SystemExit as error:
         status = error.code
     assert status != 0 and message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_strongest_subhalo_is_where_it_was_put(tmp_path):
+    """1.2e10 of 1e12 Msun beside the arcs: place, mass, Bayes factor, and a panel of the picture."""
+    place, share = np.array([0.6, 0.7]), 0.012
+    images, _ = fit_data.with_subhalo(fit_data.J, np.array([share * 1e12]), place[None])
+    result = fit_lens(
+        LensImage(images[0].astype(float), SCALE, None, PSF), "none", True, source="flexible", detect=True
+    )
+    values = result.values
+    assert np.hypot(values["subhalo_x"] - place[0], values["subhalo_y"] - place[1]) < 0.1
+    assert values["subhalo_mass_fraction"] == pytest.approx(share, rel=0.4) and values["subhalo_log_bayes_factor"] > 10
+    radius = values["einstein_radius"] * share**0.5
+    assert values["subhalo_einstein_radius"] == pytest.approx(radius, rel=0.2)
+    assert plot_lens(tmp_path, "lens", result.pictures, values, "one lens").stat().st_size > 1e4
 
 
 def test_more_than_noise_is_flagged():
