@@ -12,10 +12,10 @@ import dataclasses
 
 from torch import Tensor
 
-from darklens.fit.flexible import STEPS, FlexibleLens
+from darklens.fit.flexible import LENS, STEPS, FlexibleLens
 
 SHARES = 1.0, 0.5, 0.25, 0.1, 0.03
-SETTLED = 2e-3  # arcsec, or a pure number: a lens that moves by less has arrived
+SETTLED = 0.3  # standard deviations: a lens that moves by less has arrived
 HELD_STEPS = 8  # at most with the prior held
 
 
@@ -58,17 +58,16 @@ class Descent:
             self.move(arrived)
 
     def step(self, *, adapt: bool) -> float:
-        """One step, or a share of it; adapt: the prior too. How far the lens went."""
+        """One step, or a share of it; adapt: the prior too. How far the lens went, in standard deviations."""
         lens, before = self.lens, self.place()
-        lens.step(adapt=adapt, move=True)
-        self.rest = lens.design.posterior.mean[len(lens.source.coefficients) + len(lens.design.moved) :]
-        after = self.place()
+        wanted = lens.step(adapt=adapt, move=False)
+        after, largest = self._target(before)
         self.move(before)
         height = self.objective()
         for share in SHARES:
-            self.move(before.towards(after, share))
+            self.move(before.towards(after, share * largest))
             if self.objective() <= height:
-                return float((lens.q - before.q).abs().max())
+                return share * largest * wanted
         self.move(before)
         return 0.0
 
@@ -82,6 +81,16 @@ class Descent:
         lens.q, lens.sky = place.q.clone(), float(place.rest[1])
         amplitude = float(place.rest[0])
         lens.source = dataclasses.replace(lens.source, coefficients=place.coefficients, amplitude=amplitude)
+
+    def _target(self, before: Place) -> tuple[Place, float]:
+        """Where the last linear problem is solved, and the share of the way there that the first order may go."""
+        lens, design = self.lens, self.lens.design
+        mean, count = design.posterior.mean, len(lens.source.coefficients)
+        step, rest = mean[count:].split((len(design.moved), len(mean) - count - len(design.moved)))
+        q = before.q.clone()
+        q[0, [lens.renderer.table.index[name] for name in design.moved]] += step
+        widths = step.new_tensor([LENS[name] for name in design.moved])
+        return Place(q, mean[:count], rest), float((widths / step.abs()).clamp(max=1).min())
 
     def objective(self) -> float:
         """J of the present place, with the priors and pixels of the last linear problem."""

@@ -57,8 +57,8 @@ def test_a_lens_that_starts_off_arrives():
 def test_priors_of_the_lens_hold_it():
     """A narrow prior about a wrong centre wins, one that is not there does not."""
     places = []
-    for priors in ({}, {"centre_x": (0.1, 1e-5)}):
+    for priors in ({}, {"centre_x": (0.04, 1e-5)}):
         descent = Descent(dataclasses.replace(lens(), priors=priors))
         descent.run(2, hold=False)
         places.append(float(descent.lens.q[0, descent.lens.renderer.table.index["centre_x"]]))
-    assert abs(places[0]) < 0.02 and abs(places[1] - 0.1) < 1e-3
+    assert abs(places[0]) < 0.01 and abs(places[1] - 0.04) < 1e-3
