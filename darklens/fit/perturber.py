@@ -34,7 +34,7 @@ SLOWER = 0.3  # of a step that made things worse
 SQUARES = 1e-5, 1e-1  # arcsec^2: 1e7 to 1e11 Msun of Model F
 SHARES = 1e-3, 1e-2  # of the halo's mass within its Einstein radius
 SPACING, NEAR, BRIGHT = 0.15, 0.4, 2.0  # arcsec between places, and to arcs of so many standard deviations
-STARTS, APART = 4, 0.25  # places where refinement starts; arcsec between them
+STARTS, APART = 6, 0.25  # places where refinement starts; arcsec between them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def strongest(
         comparison = _Comparison(lens, profile)
         states = [comparison.settled(place, square, SCOUTS) for place, square in _starts(search, starts)]
         positive = [state for state in states if state.q[0, -1] > 0] or states
-        best = min(positive, key=lambda state: state.objective).q[0, -3:].tolist()
+        best = max(positive, key=lambda state: comparison.result(state, None).log_bayes_factor).q[0, -3:].tolist()
         return comparison.result(comparison.settled(best[:2], best[2], STEPS), None)
 
 

@@ -1,0 +1,102 @@
+"""Is the mass fraction in subhalos that detections and their absence give the one that was hidden in the lenses?
+
+    python benchmarks/subhalo_fraction.py --lenses 100 --fraction 0.02
+    python benchmarks/subhalo_fraction.py --lenses 20                      # a quick look
+
+Lenses of the recipe `hst` (WFC3/IR F160W) without lens light and with sources as in `hst_sky`, PSF known, noise white
+and measured in each image; point-mass subhalos of 1e8 to 1e10 Msun, dN / dm ~ m^-1.9, within 3". Each is fitted with a
+flexible source; a lens whose detection maps exceed the threshold anywhere counts as a detection. Smooth lenses of the
+same kind say how often that happens without subhalos. Prints the likelihood's interval for the hidden fraction and for
+none. Seconds are of one core: run it with OMP_NUM_THREADS=1.
+"""
+
+import argparse
+import time
+
+import numpy as np
+
+from darklens.fit.assumptions import smooth_model
+from darklens.fit.detect import DetectionMap, grid
+from darklens.fit.structured import fit_structured
+from darklens.fit.structured_map import detect_structured
+from darklens.posterior.detections import THRESHOLD, detectable, fraction_likelihood
+from darklens.simulation.draw import draw
+from darklens.simulation.recipe_file import parse_recipe, recipe_dict
+from darklens.simulation.recipes import RECIPES, SimulationConfig
+from darklens.simulation.render import simulate
+
+MASSES = 1e9, 3e9, 1e10
+STEP = 4  # pixels between places
+BATCH = 5
+FRACTIONS = np.linspace(-3.5, -0.8, 55)  # log10
+POOR = 1.3  # chi-square a pixel: such a fit is no basis for a map
+
+
+def recipe(fraction: float) -> SimulationConfig:
+    """The lenses, with a fraction of their mass in subhalos on average."""
+    tables = recipe_dict(RECIPES["hst"])
+    tables.pop("lens_light")
+    tables["source"]["structure"] = recipe_dict(RECIPES["hst_sky"])["source"]["structure"]
+    tables["noise"]["correlation"] = 0.0
+    tables["psf"]["fwhm"] = 0.15
+    subhalos = {"profile": "point", "mass_fraction": fraction, "mass": [1e8, 1e10], "slope": -1.9, "radius": [0, 3]}
+    tables["classes"]["sphere"]["subhalos"] = subhalos
+    return parse_recipe(tables)
+
+
+def maps_of(config: SimulationConfig, name: str, count: int, seed: int) -> tuple[DetectionMap, np.ndarray, np.ndarray]:
+    """Maps of the lenses, the mass (B,) within their Einstein radii (Msun), and chi-square a pixel (B,)."""
+    model, places = smooth_model(config), grid(95, config.image.pixel_scale, STEP, reach=0.8)
+    totals, parts, chi_square = [], [], []
+    for first in range(0, count, BATCH):
+        numbers = range(first, min(first + BATCH, count))
+        images = simulate(config, name, numbers, seed).astype(float)
+        total = draw(config, name, seed, "test", numbers)["lens.total_mass"]
+        structured = fit_structured(images, model, lenses=True)
+        parts.append(detect_structured(structured, MASSES, places, total))
+        totals.append(total)
+        chi_square.append(structured.fit.chi_square)
+        print(f"  {name}: {numbers.stop} of {count}", flush=True)
+    expected, observed = (np.concatenate([getattr(part, key) for part in parts]) for key in ("expected", "observed"))
+    whole = DetectionMap(places, parts[0].masses, expected, observed)
+    return whole, np.concatenate(totals), np.concatenate(chi_square)
+
+
+def report(label: str, numbers: np.ndarray, detected: np.ndarray, false_alarms: float) -> None:
+    """Print the interval of the fraction."""
+    likelihood = fraction_likelihood(numbers, detected, FRACTIONS, false_alarms=false_alarms)
+    low, middle, high = 10 ** np.array(likelihood.interval())
+    limit = 10 ** float(likelihood.quantile(0.95))
+    print(
+        f"{label}: {detected.sum()} of {len(detected)} with a detection; fraction {middle:.4f} [{low:.4f}, {high:.4f}] "
+        f"(68%), below {limit:.4f} (95%)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lenses", type=int, default=100)
+    parser.add_argument("--fraction", type=float, default=0.02, help="the hidden mass fraction (0.02)")
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--threshold", type=float, default=THRESHOLD)
+    args = parser.parse_args()
+    config, start = recipe(args.fraction), time.process_time()
+    results = {}
+    for name, seed in (("no", args.seed + 1), ("sphere", args.seed)):
+        maps, total, chi_square = maps_of(config, name, args.lenses, seed)
+        detected = maps.observed.max((1, 2)) > args.threshold
+        good = (chi_square < POOR) & (chi_square > 0)
+        print(f"{name}: {detected.sum()} of {len(detected)} above {args.threshold} sigma, {(~good).sum()} poor fits")
+        cell = (STEP * config.image.pixel_scale) ** 2
+        numbers = detectable(maps, cell, config.classes["sphere"].subhalos, total, threshold=args.threshold)
+        results[name] = numbers[good], detected[good]
+    alarms = -np.log1p(-(results["no"][1].sum() + 0.5) / (len(results["no"][1]) + 1))
+    numbers, detected = results["sphere"]
+    print(f"detectable subhalos a lens, of a fraction {args.fraction}: {args.fraction * numbers.mean():.3f}")
+    report(f"hidden {args.fraction}", numbers, detected, alarms)
+    report("hidden 0", *results["no"], 0.0)
+    print(f"{(time.process_time() - start) / (2 * args.lenses):.1f} s a lens")
+
+
+if __name__ == "__main__":
+    main()
