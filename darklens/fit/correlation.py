@@ -28,6 +28,7 @@ class Correlation:
     lag: Tensor  # (B,) correlation of pixels side by side, as measured
     certainty: Tensor  # (B,) standard deviations from what was assumed, positive where it is smoother
     scale: Tensor  # (B,) the noise's standard deviation over that of the residuals' unit
+    covariance: Tensor  # (B, 2, 2) of the logarithm of the noise's variance and the width; 0 where that is assumed
 
     @property
     def inflation(self) -> Tensor:
@@ -38,11 +39,12 @@ class Correlation:
 
 def measure_correlation(residual: Tensor, good: Tensor, assumed: float = 0.0) -> Correlation:
     """Of residuals (B, S, S) in standard deviations, where good (B, S, S) bool. assumed: pixels, a width."""
-    fine, broad = (_mean_square(HIGH_PASS[kind], residual, good) for kind in ("data", "residual"))
+    (fine, _), (broad, pixels) = (_mean_square(HIGH_PASS[kind], residual, good) for kind in ("data", "residual"))
     number = good.sum((1, 2))
     ratio = torch.where(broad > 0, fine / broad.clamp(min=1e-300), 1.0).clamp(min=1e-6)
     expected = HIGH_PASS["data"].response(assumed) / HIGH_PASS["residual"].response(assumed)
-    certainty = (math.log(expected) - ratio.log()) * number.sqrt() / _spread()
+    spread = math.sqrt(np.array([1, -1]) @ _spread() @ np.array([1, -1]))  # of the ratio's logarithm
+    certainty = (math.log(expected) - ratio.log()) * number.sqrt() / spread
     shares = np.array([HIGH_PASS["data"].response(w) / HIGH_PASS["residual"].response(w) for w in WIDTHS])
     width = np.interp(-ratio.cpu().numpy(), -shares, WIDTHS)
     lag = np.interp(width, WIDTHS, [side_by_side(w) for w in WIDTHS])
@@ -52,7 +54,16 @@ def measure_correlation(residual: Tensor, good: Tensor, assumed: float = 0.0) ->
     width = torch.where(other, width, assumed)
     response = width.new_tensor([HIGH_PASS["residual"].response(w) for w in width.tolist()])
     scale = torch.where(measurable, (broad / response).sqrt(), 1.0)
-    return Correlation(width, torch.where(measurable, lag, 0.0), torch.where(measurable, certainty, 0.0), scale)
+    lag, certainty = (torch.where(measurable, each, 0.0) for each in (lag, certainty))
+    covariance = torch.where(other[:, None, None], _covariance(width) / pixels[:, None, None], 0.0)
+    return Correlation(width, lag, certainty, scale, covariance)
+
+
+def _covariance(width: Tensor) -> Tensor:
+    """(B, 2, 2) of the logarithm of the noise's variance and the width (B,) as measured, times the number of pixels."""
+    widths, table = _covariances()
+    columns = [np.interp(width.cpu().numpy(), widths, column) for column in table.reshape(-1, 4).T]
+    return width.new_tensor(np.stack(columns, 1).reshape(-1, 2, 2))
 
 
 def _gaussian(width: float) -> np.ndarray:
@@ -85,28 +96,38 @@ def smoothed_deviation(taps: np.ndarray, width: float) -> float:
     return float((both @ both) / ((taps @ taps) * (noise @ noise)))
 
 
-def _mean_square(high: HighPass, residual: Tensor, good: Tensor) -> Tensor:
-    """(B,) mean square of a high-pass where all its pixels are good, float64; outliers clipped."""
+def _mean_square(high: HighPass, residual: Tensor, good: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) mean square of a high-pass where all its pixels are good, float64, outliers left out; and of how many."""
     residual = torch.where(good, residual, 0.0).double()
     square = high.filter(residual).square_()
     complete = high.average(good.double()) > 1 - 1e-6
     typical = torch.where(complete, square, torch.nan).flatten(1).nanmedian(1).values / 0.455  # of a chi-square
     inside = complete & (square < OUTLIER**2 * typical[:, None, None])
-    return torch.where(inside, square, 0.0).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    count = inside.sum((1, 2)).clamp(min=1)
+    return torch.where(inside, square, 0.0).sum((1, 2)) / count, count
 
 
 @functools.cache
-def _spread() -> float:
-    """Standard deviation of the logarithm of the ratio in white noise, times the square root of the pixels."""
-    kernels = [_kernel(HIGH_PASS[kind]) for kind in ("data", "residual")]
+def _covariances() -> tuple[np.ndarray, np.ndarray]:
+    """Widths (W,), and the covariance (W, 2, 2) of ln level and the width as measured, times the number of pixels."""
+    widths = WIDTHS[1::5]
+    fine, broad = (np.log([HIGH_PASS[kind].response(w) for w in widths]) for kind in ("data", "residual"))
+    by_ratio, falls = 1 / np.gradient(fine - broad, widths), np.gradient(broad, widths)  # dw / dln ratio, dln / dw
+    both = falls * by_ratio
+    change = np.array([[-both, 1 + both], [by_ratio, -by_ratio]]).transpose(2, 0, 1)  # of level, width by both squares
+    return widths, change @ np.array([_spread(w) for w in widths]) @ change.transpose(0, 2, 1)
 
-    def overlap(one: np.ndarray, other: np.ndarray) -> float:
-        from scipy import signal
 
-        return float(np.square(signal.correlate2d(one, other)).sum())
+@functools.cache
+def _spread(width: float = 0.0) -> np.ndarray:
+    """(2, 2) covariance of the logarithms of both mean squares, fine and broad, times the number of pixels."""
+    from scipy import signal
 
-    (a, b), ab = ([overlap(k, k) for k in kernels]), overlap(*kernels)
-    return math.sqrt(2 * (a + b - 2 * ab))
+    noise = np.ones((1, 1)) if width <= 0 else np.outer(_gaussian(width), _gaussian(width))
+    kernels = [signal.convolve2d(_kernel(HIGH_PASS[kind]), noise) for kind in ("data", "residual")]
+    kernels = [kernel / np.sqrt(np.square(kernel).sum()) for kernel in kernels]
+    overlaps = [[signal.fftconvolve(one, other[::-1, ::-1]) for one in kernels] for other in kernels]
+    return np.array([[2 * np.square(overlap).sum() for overlap in row] for row in overlaps])
 
 
 def _kernel(high: HighPass) -> np.ndarray:

@@ -31,7 +31,7 @@ def report(
     explained = batch.explain(q, variance)
     arrays = _measured(batch, state, q, explained, variance) | _pictures(batch, explained, variance)
     arrays |= noise_columns(batch, noise, correlation)
-    arrays |= _tested(batch, q, explained, variance, arrays, tests)
+    arrays |= _tested(batch, q, explained, variance, arrays | {"of_noise": _uncertainty(batch, correlation)}, tests)
     lensed = (arrays["light_chi_square"] > FAINT) & (explained.linear[:, 0] > 0)
     flag, significant = _flags(batch, state, q, arrays, lensed), np.zeros(len(q), dtype=bool)
     if tests:
@@ -77,6 +77,14 @@ def noise_columns(batch: Batch, noise: Variance, correlation: Correlation) -> di
     }
 
 
+def _uncertainty(batch: Batch, correlation: Correlation) -> Tensor:
+    """(B, 2, 2) covariance of the noise's level and width; a level that was given has none."""
+    covariance = correlation.covariance.clone()
+    if not isinstance(batch.noise, MeasuredNoise):
+        covariance[:, 0], covariance[:, :, 0] = 0.0, 0.0
+    return covariance
+
+
 def _tested(
     batch: Batch, q: Tensor, explained: Explained, variance: Tensor, arrays: dict[str, Tensor], tests: bool
 ) -> dict[str, Tensor]:
@@ -88,7 +96,7 @@ def _tested(
         for value in width.unique().tolist():
             rows = (width == value).nonzero()[:, 0]
             arguments = arrays["residual"][rows], columns[rows], batch.window.good[rows]
-            level = torch.as_tensor(significance(*arguments, value), device=q.device)
+            level = torch.as_tensor(significance(*arguments, value, arrays["of_noise"][rows]), device=q.device)
             levels[rows] = level.nan_to_num(0.0)  # no pixel counts: nothing is more than noise
             if value > 0:
                 covariance[rows] = correlated_covariance(covariance[rows], columns[rows], value)

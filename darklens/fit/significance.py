@@ -20,6 +20,7 @@ from torch import Tensor
 
 SIGMA, STEP = 2.5, 2  # pixels: of the Gaussian, and from one sum to the next
 REACH = 4.0  # standard deviations at which the Gaussian is cut
+STRETCH = 0.02  # of a width, for a derivative by it
 DEPENDENT = 1e-6  # of the largest eigenvalue: what float32 makes of columns that depend on each other
 
 
@@ -43,19 +44,33 @@ def correlation_matrix(size: int, width: float) -> np.ndarray:
     return np.where(distance < len(lags), lags[np.minimum(distance, len(lags) - 1)], 0.0)
 
 
-def significance(residual: Tensor, columns: Tensor, good: Tensor, width: float = 0.0) -> np.ndarray:
+def significance(
+    residual: Tensor, columns: Tensor, good: Tensor, width: float = 0.0, covariance: Tensor | None = None
+) -> np.ndarray:
     """(B,) by how many standard deviations the residuals exceed noise: normal quantiles of p-values.
 
     residual: (B, S, S) in standard deviations, 0 where not good. columns: (B, p, S, S) all that was fitted: lights,
     their derivatives by the free parameters, sky, over the standard deviations. good: (B, S, S) bool. width: pixels,
-    of the Gaussian that the noise was smoothed by.
+    of the Gaussian that the noise was smoothed by. covariance: (B, 2, 2) of the logarithm of the noise's variance and
+    that width where they were measured, which moves T and its mean.
     """
     size = residual.shape[-1]
     g = torch.as_tensor(smoothing(size), device=residual.device)
     statistic = (g @ residual.double() @ g.T).square().sum((1, 2))
-    c = torch.as_tensor(correlation_matrix(size, width), device=g.device)
-    cumulants = null_cumulants(columns, good, g, None if width <= 0 else c)
-    return tail_sigma(statistic.cpu().numpy(), *(k.cpu().numpy() for k in cumulants))
+    mean, variance, third = _of_width(columns, good, g, width)
+    if covariance is not None and width > 0:
+        wider = _of_width(columns, good, g, width * (1 + STRETCH))[0]
+        slopes = torch.stack((mean, (wider - mean) / (STRETCH * width)), 1)[:, None]  # (B, 1, 2) by both
+        variance = variance + (slopes @ covariance @ slopes.mT)[:, 0, 0]
+    return tail_sigma(statistic.cpu().numpy(), *(k.cpu().numpy() for k in (mean, variance, third)))
+
+
+def _of_width(columns: Tensor, good: Tensor, g: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`null_cumulants` of noise that was smoothed by a Gaussian of `width` pixels."""
+    if width <= 0:
+        return null_cumulants(columns, good, g, None)
+    c = torch.as_tensor(correlation_matrix(columns.shape[-1], width), device=g.device)
+    return null_cumulants(columns, good, g, c)
 
 
 def null_cumulants(columns: Tensor, good: Tensor, g: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -95,6 +95,18 @@ def test_noise_alone_is_not_significant_and_substructure_is():
     assert np.isnan(fit(fit_data.images(fit_data.F, "no", 1)[0], score_test=False).residual_significance).all()
 
 
+@pytest.mark.parametrize("width", [0.5, 0.8])
+def test_the_covariance_of_level_and_width_is_that_of_many_images(width):
+    """300 of nothing but correlated noise."""
+    rng = np.random.default_rng(3)
+    noise = np.stack([correlate(rng.normal(size=(80, 80)), width) for _ in range(300)])[:, 10:-10, 10:-10]
+    measured = measure_correlation(torch.as_tensor(noise), torch.ones(noise.shape, dtype=torch.bool))
+    scatter = np.cov(2 * np.log(measured.scale.numpy()), measured.width.numpy())
+    expected = measured.covariance.mean(0).numpy()
+    assert np.abs(np.sqrt(scatter.diagonal() / expected.diagonal()) - 1).max() < 0.25
+    assert abs(scatter[0, 1] - expected[0, 1]) < 0.3 * np.prod(np.sqrt(expected.diagonal()))
+
+
 def test_the_test_turns_with_the_image_and_its_unit():
     images = fit_data.images(fit_data.J, "sphere", 3)[0].astype(float)
     expected = fit(images).residual_significance
