@@ -21,6 +21,8 @@ def with_weights(config: TrainingConfig) -> tuple[Classifier, TrainingConfig]:
     network = trained.config
     adopted = {"use_CNN": trained.kind == "resnet", "view": trained.preprocess.view, "crop": trained.preprocess.crop}
     adopted |= {name: network[name] for name in NETWORK_SETTINGS if name in network}
+    if (config.view, trained.preprocess.view) == ("flexible", "residual"):
+        adopted["view"] = "flexible"  # a residual, too
     for name in sorted(config.explicit & adopted.keys()):
         if getattr(config, name) != adopted[name]:
             raise UsageError(
@@ -30,8 +32,9 @@ def with_weights(config: TrainingConfig) -> tuple[Classifier, TrainingConfig]:
     return trained, config.replace(**adopted)
 
 
-def adopted_preprocess(trained: Classifier, folder: LensFolder, name: str) -> Preprocess:
-    """That of the weights, called `name`; its smooth lens is that of the data set's recipe where one is known.
+def adopted_preprocess(trained: Classifier, folder: LensFolder, name: str, view: str) -> Preprocess:
+    """That of the weights, called `name`, with the view that `with_weights` settled; its smooth lens is that of the
+    data set's recipe where one is known.
 
     Raises UsageError for images that the network cannot take.
     """
@@ -48,7 +51,9 @@ def adopted_preprocess(trained: Classifier, folder: LensFolder, name: str) -> Pr
     model = preprocess.smooth_model
     if recipe and model:
         model = dataclasses.replace(smooth_model(recipe), window=preprocess.crop, source=model.source)
-    return dataclasses.replace(preprocess, smooth_model=model)
+    if model and view == "flexible":
+        model = dataclasses.replace(model, source="flexible")
+    return dataclasses.replace(preprocess, view=view, smooth_model=model)
 
 
 def describe(name: str, trained: Classifier, preprocess: Preprocess, last_layer: str) -> str:
