@@ -22,7 +22,7 @@ from darklens.fit.spline_source import SplineSource
 from darklens.fit.splines import Footprint
 from darklens.fit.window import binned
 
-STEPS = 2, 5  # with any lattices: at least and at most before the last
+STEPS = 2, 8  # at least, and at most before the last
 SETTLED = 1.0  # standard deviations: a lens that moves by less has arrived
 LENS = {  # parameters that move, standard deviation of a step's prior: a step is of first order
     "einstein_radius": 0.05,
@@ -121,10 +121,11 @@ class FlexibleLens:
             self, renderer=bins, q=self.q.clone(), data=data[0], weight=weight, further=further.flatten(1)
         )
 
-    def run(self, levels: int, *, hold: bool) -> None:
-        """Steps on so many levels until the lens stays; hold: then a last one in which prior and lens are held."""
+    def run(self, levels: int, *, hold: bool, most: int = STEPS[1]) -> None:
+        """At most so many steps on so many levels until the lens stays; hold: then a last one in which prior and lens
+        are held."""
         self.refine(levels)
-        for number in range(STEPS[1]):
+        for number in range(most):
             if self.step(adapt=True) < SETTLED and number + 1 >= STEPS[0]:
                 break
         if hold:

@@ -6,7 +6,7 @@
 
 The halo's centre and shape are always free: held ones that are 0.1 pixels or an axis ratio of 0.9 off look like mass.
 A Sersic that tried to explain clumps would drag the lens with it, so while it converges the noise is enlarged by half
-of the signal.
+of the signal, and the halo is round.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from darklens.fit.window import as_images
 
 SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic converges
 BINNING = 3  # pixels a bin, each way, while coarse lattices find the lens
+COARSE_STEPS = 15  # at most, then: they cost little
 PICTURE = 101  # pixels of the source's picture
 
 
@@ -66,9 +67,18 @@ def fit_structured(
     inputs = check_inputs(images, model, None, noise, mask)
     with plain_arithmetic(images.device), torch.no_grad():
         enlarged = _enlarged(images, model, inputs)
-        robust = fit(images, model, noise=enlarged, mask=inputs.mask, score_test=False)
+        rounded = dataclasses.replace(model, source="sersic", free_halo=False)
+        start = fit(images, rounded, noise=enlarged, mask=inputs.mask, score_test=False)
+        robust = fit(
+            images,
+            model,
+            noise=enlarged,
+            mask=inputs.mask,
+            start=start.parameters[:, list(model.free)],
+            score_test=False,
+        )
         batch = prepare(images, model, noise=inputs.noise, mask=inputs.mask)
-        started = _lenses(batch, robust)
+        started = _lenses(batch, start)
         variance, correlation = _measured(batch, started)
         measured = {name: value.numpy() for name, value in noise_columns(batch, variance, correlation).items()}
         robust = _changed(robust, measured)
@@ -98,7 +108,7 @@ def _lenses(batch: Batch, robust: Fit) -> list[FlexibleLens | None]:
         further = torch.zeros(0, batch.data[k].numel())
         lens = FlexibleLens(batch.solver.renderer, q, batch.window.data[k], weight[k], source, further)
         coarse = lens.coarser(BINNING)
-        coarse.run(COARSE, hold=False)
+        coarse.run(COARSE, hold=False, most=COARSE_STEPS)
         lens.q, lens.source, lens.sky = coarse.q, coarse.source, coarse.sky
         lens.refine(COARSE)
         lens.step(adapt=True)  # at the image's own pixels, in which the noise is measured

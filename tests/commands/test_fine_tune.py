@@ -1,6 +1,7 @@
 """Training that begins with a trained network's weights, on other classes and on few images of one of them."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -137,17 +138,19 @@ def test_smooth_lens_is_that_of_the_data_or_of_the_weights(tmp_path):
     network = build_network({"arch": "compact", "head": "pooled", "size": 33})
     old = Classifier(network, ["no", "sphere", "vort"], Preprocess(33, view="residual", smooth_model=lens))
     own = scan(write_images(tmp_path / "own", size=150, counts={"train": 1, "val": 1}))
-    assert adopted_preprocess(old, own, "mine") == old.preprocess
+    assert adopted_preprocess(old, own, "mine", "residual") == old.preprocess
     assert (
         describe("mine", old, old.preprocess, "kept")
         == 'weights mine: all layers; its own smooth lens; pixels of 0.08"'
     )
     write_dataset(tmp_path / "f", RECIPES["f"], {"train": 1, "val": 1}, quiet=True, workers=1)
-    found = adopted_preprocess(old, scan(tmp_path / "f"), "mine")
+    found = adopted_preprocess(old, scan(tmp_path / "f"), "mine", "residual")
     assert found.smooth_model.pixel_scale == 0.05 and found.smooth_model.window == found.crop == 33
     assert 'data set\'s recipe; pixels of 0.05", it was trained on 0.08"' in describe("mine", old, found, "kept")
+    flexible = adopted_preprocess(old, own, "mine", "flexible")
+    assert flexible.view == "flexible" and flexible.smooth_model == dataclasses.replace(lens, source="flexible")
     with pytest.raises(UsageError, match="channels"):
-        adopted_preprocess(old, LensFolder(tmp_path, ("a", "b"), 3, 150, {}, 0), "mine")
+        adopted_preprocess(old, LensFolder(tmp_path, ("a", "b"), 3, 150, {}, 0), "mine", "residual")
 
 
 # --- unequal classes ----------------------------------------------------------------------------------------------
