@@ -88,7 +88,9 @@ def _preprocess(run: Run, folder: LensFolder) -> Preprocess:
     if run.record and run.record.preprocess:
         return Preprocess.from_dict(run.record.preprocess)
     if run.trained:
-        return weights.adopted_preprocess(run.trained, folder, run.config.weights, run.config.view)
+        return weights.adopted_preprocess(
+            run.trained, folder, run.config.weights, run.config.view or run.trained.preprocess.view
+        )
     view = run.config.view or _usual_view(run, folder)
     return transforms.choose_preprocess(folder, run.config.crop, view, fit_assumptions(folder))
 
