@@ -3,6 +3,7 @@
     python benchmarks/real_lenses.py FOLDER                        # every lens, a table, and the summary
     python benchmarks/real_lenses.py FOLDER J0946 f390w            # those whose names begin so
     python benchmarks/real_lenses.py FOLDER --picture real.png     # 12 of them with their residuals
+    python benchmarks/real_lenses.py FOLDER --source flexible      # splines, and ln B of further mass
 
 FOLDER has `slacs/NAME/{image,noise,psf}.fits` with `slacs/einstein_radii.csv` (name, einstein_radius in arcsec; 0.05"
 a pixel), and may have `jwst_cosmos_web/NAME/` and `hst_f390w/` with `{data,noise_map,psf}.fits` (PIXSCALE in the
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from darklens.fit.observed.result import ObservedFit
-from darklens.fit.observed.run import fit_observed
+from darklens.fit.observed.run import SOURCES, fit_observed
 
 OTHERS = {  # published Einstein radii in arcsec of the lenses that aren't in the SLACS table
     "jwst_cosmos_web/J095921p02063_F277W": 0.707,
@@ -82,13 +83,14 @@ class Outcome:
         fit = self.fit
         parts = f"| {self.lens.name} | {fit.einstein_radius:.3f} | {fit.einstein_radius_sd:.3f}"
         parts += f" | {self.lens.published:.2f} | {self.off:+.1f} | {fit.chi_square:.2f}"
+        parts += f" | {fit.log_bayes_factor:.1f}" * (fit.lens is not None)
         return f"{parts} | {fit.flag} | {self.seconds:.1f} |"
 
 
-def run(lens: RealLens) -> Outcome:
+def run(lens: RealLens, source: str = "sersic") -> Outcome:
     """Fit one, with the clock of this process."""
     start = time.process_time()
-    fit = fit_observed(*lens.read(), lens.pixel_scale)
+    fit = fit_observed(*lens.read(), lens.pixel_scale, source=source)
     return Outcome(lens, fit, time.process_time() - start)
 
 
@@ -143,17 +145,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", help="fit those whose names begin so")
+    parser.add_argument("--source", choices=SOURCES, default=SOURCES[0])
     parser.add_argument("--picture", type=Path, help="draw 12 lenses into this file")
     options = parser.parse_args(arguments)
     chosen = [x for x in lenses(options.folder) if not options.names or x.name.startswith(tuple(options.names))]
     if not chosen:
         print(f"skipped: no lenses in {options.folder}")
         return
-    print("| lens | Einstein radius | sd | published | off by % | chi-square | flag | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
+    titles = ["lens", "Einstein radius", "sd", "published", "off by %", "chi-square", "flag", "seconds"]
+    if options.source == "flexible":
+        titles.insert(6, "ln B")
+    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     outcomes = []
     for lens in chosen:
-        outcomes.append(run(lens))
+        outcomes.append(run(lens, options.source))
         print(outcomes[-1].line(), flush=True)
     slacs = [outcome for outcome in outcomes if outcome.lens.slacs]
     if slacs:
