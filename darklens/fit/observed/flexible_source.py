@@ -81,6 +81,12 @@ def remeasured(observed: ObservedFit) -> ObservedFit:
     return dataclasses.replace(observed, noise=noise, cutout=dataclasses.replace(cutout, sigma=cutout.sigma * scale))
 
 
+def inflated(observed: ObservedFit, light: LightModel) -> np.ndarray:
+    """(n, n) standard deviations: the noise, a share of the galaxy's light, and what correlation does to both."""
+    sigma = np.hypot(observed.cutout.sigma, FLOOR * light.galaxy.clip(min=0))
+    return sigma * inflation(observed, sigma)
+
+
 def inflation(observed: ObservedFit, sigma: np.ndarray) -> float:
     """By what sigma (n, n) grows for columns as smooth as those of the lens's parameters."""
     cutout, lag = observed.cutout, observed.noise.correlation
@@ -153,17 +159,16 @@ def with_flexible_source(
     if "no_arcs" in observed.flag or not amplitudes[-1] > 0:
         return observed
     observed = remeasured(observed)
-    cutout = observed.cutout
-    sigma = np.hypot(cutout.sigma, FLOOR * light.galaxy.clip(min=0))
-    sigma = sigma * inflation(observed, sigma)
+    sigma = inflated(observed, light)
     with torch.no_grad():
         lens, part, image = flexible_lens(observed, light, amplitudes, sigma, priors)
         descent = Descent(lens)
-        descent.run(COARSE, hold=False)
+        for levels in (COARSE, len(LEVELS)):
+            descent.run(levels, hold=False)
+        observed = remeasured(_drawn(observed, descent, part, image))  # what Gaussians left may be no noise
+        lens.weight *= part.pixels(sigma / inflated(observed, light))
         descent.run(len(LEVELS), hold=True)
-        change = (descent.rest[2:] @ lens.further.double()).view_as(lens.data) * part.unit
-        image[part.slice, part.slice] += change.numpy()
-        return _result(observed, lens, part, image)
+        return _result(_drawn(observed, descent, part, image), lens, part.unit)
 
 
 def _broad(values: dict[str, torch.Tensor], amplitude: float) -> tuple[dict[str, torch.Tensor], float]:
@@ -174,26 +179,29 @@ def _broad(values: dict[str, torch.Tensor], amplitude: float) -> tuple[dict[str,
     return values | {"log_radius": radius}, amplitude * share
 
 
-def _result(observed: ObservedFit, lens: FlexibleLens, part: Part, light: np.ndarray) -> ObservedFit:
-    """The fit with its lens, arcs, residual and source; light (n, n): the galaxy's and the sky."""
-    cutout, design = observed.cutout, lens.design
-    first = len(lens.source.coefficients)
-    arcs = np.zeros_like(light)
+def _drawn(observed: ObservedFit, descent: Descent, part: Part, light: np.ndarray) -> ObservedFit:
+    """The fit with the lens and the image of where a descent is; light (n, n): that of its start."""
+    lens, arcs, light = descent.lens, np.zeros_like(light), light.copy()
+    change = (descent.rest[2:] @ lens.further.double()).view_as(lens.data)
     arcs[part.slice, part.slice] = (lens.image() * part.unit).numpy()
-    q, sd = observed_parameters(lens.q, lens.renderer.model), observed.sd.copy()
+    light[part.slice, part.slice] += (change * part.unit).numpy()
+    q = observed_parameters(lens.q, lens.renderer.model)
+    ratio, chi_square = q[0] / observed.q[0], ring_chi_square(observed.cutout, light + arcs, q)
+    flag = flags.revised(observed.flag, chi_square, ratio)
+    return dataclasses.replace(observed, q=q, chi_square=chi_square, flag=flag, model=light + arcs, arcs=arcs)
+
+
+def _result(fit: ObservedFit, lens: FlexibleLens, unit: float) -> ObservedFit:
+    """A fit with standard deviations, source and Bayes factor of a lens, in units of `unit`, whose prior is held."""
+    design, sd, first = lens.design, fit.sd.copy(), len(lens.source.coefficients)
     variance = design.posterior.covariance().diagonal()[first : first + len(design.moved)].numpy()
     sd[[INDEX_OF[name] for name in design.moved]] = np.sqrt(variance)
-    sd[0] = np.hypot(sd[0], SYSTEMATIC * q[0])
-    step, chi_square = lens.renderer.model.pixel_scale / 4, ring_chi_square(cutout, light + arcs, q)
+    sd[0] = np.hypot(sd[0], SYSTEMATIC * fit.q[0])
+    step = lens.renderer.model.pixel_scale / 4
     return dataclasses.replace(
-        observed,
-        q=q,
+        fit,
         sd=sd,
-        chi_square=chi_square,
-        flag=flags.revised(observed.flag, chi_square, q[0] / observed.q[0]),
-        model=light + arcs,
-        arcs=arcs,
-        source=lens.source.picture(PICTURE, step).numpy()[::-1] * part.unit,
+        source=lens.source.picture(PICTURE, step).numpy()[::-1] * unit,
         source_half=PICTURE * step / 2,
         log_bayes_factor=mass_map.log_bayes_factor(lens),
         lens=lens,
