@@ -24,7 +24,7 @@ from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.noise import Variance
 from darklens.fit.report import noise_columns
-from darklens.fit.result import CONSTANT, NO_LENS, Fit
+from darklens.fit.result import CONSTANT, NO_LENS, NOT_CONVERGED, Fit
 from darklens.fit.run import Inputs, check_inputs, fit, plain_arithmetic
 from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
 from darklens.fit.window import as_images
@@ -107,13 +107,22 @@ def _lenses(batch: Batch, robust: Fit) -> list[FlexibleLens | None]:
         source = SplineSource(batch.model.table.named(q), float(robust.amplitude[k] / batch.window.scale[k]))
         further = torch.zeros(0, batch.data[k].numel())
         lens = FlexibleLens(batch.solver.renderer, q, batch.window.data[k], weight[k], source, further)
-        coarse = lens.coarser(BINNING)
-        coarse.run(COARSE, hold=False, most=COARSE_STEPS)
-        lens.q, lens.source, lens.sky = coarse.q, coarse.source, coarse.sky
-        lens.refine(COARSE)
-        lens.step(adapt=True)  # at the image's own pixels, in which the noise is measured
-        lenses.append(lens)
+        try:
+            _start(lens)
+        except torch.linalg.LinAlgError:
+            lenses.append(None)
+        else:
+            lenses.append(lens)
     return lenses
+
+
+def _start(lens: FlexibleLens) -> None:
+    """The coarse lattices, on bins first. Raises torch.linalg.LinAlgError."""
+    coarse = lens.coarser(BINNING)
+    coarse.run(COARSE, hold=False, most=COARSE_STEPS)
+    lens.q, lens.source, lens.sky = coarse.q, coarse.source, coarse.sky
+    lens.refine(COARSE)
+    lens.step(adapt=True)  # at the image's own pixels, in which the noise is measured
 
 
 def _measured(batch: Batch, lenses: list[FlexibleLens | None]) -> tuple[Variance, Correlation]:
@@ -136,12 +145,16 @@ class _Part:
 
 
 def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Variance, k: int) -> _Part:
-    """The lens with all lattices, under the noise as measured."""
+    """The lens with all lattices, under the noise as measured; flagged where their equations cannot be solved."""
+    failed = _Part({} if robust.flag[k] else {"flag": np.array(NOT_CONVERGED)})
     if lens is None:
-        return _Part({})
+        return failed
     good = batch.window.good[k]
     lens.weight = torch.where(good, variance.pixels[k].double().rsqrt(), 0.0)
-    lens.run(len(LEVELS), hold=True)
+    try:
+        lens.run(len(LEVELS), hold=True)
+    except torch.linalg.LinAlgError:
+        return failed
     scale, image = batch.window.scale[k], lens.image() + lens.sky
     residual = (batch.window.data[k] - image) * lens.weight
     changed = {

@@ -12,6 +12,7 @@ from darklens.data.residual import view_of
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError, UsageError
 from darklens.fit import SmoothModel, fit
+from darklens.fit.flexible import FlexibleLens
 from darklens.fit.structured import fit_structured
 from darklens.simulation.render import simulate
 
@@ -73,3 +74,20 @@ def test_sources_that_there_are_not():
         Preprocess(105, view="flexible", smooth_model=SmoothModel())
     with pytest.raises(DataError, match="expected another source with the residual view"):
         Preprocess(105, view="residual", smooth_model=SmoothModel(source="flexible"))
+
+
+@pytest.mark.parametrize("step", ["run", "coarser"])
+def test_a_lens_whose_equations_cannot_be_solved_costs_no_other(images, flexible, monkeypatch, step):
+    """It is flagged, its residual is finite; the other is fitted as ever."""
+    real, calls = getattr(FlexibleLens, step), []
+
+    def fail_first(lens, *levels, **options):
+        calls.append(lens.q[0, 0])
+        if len(calls) == 1 + 2 * (step == "run"):  # after both have run on bins
+            raise torch.linalg.LinAlgError("not positive-definite")
+        return real(lens, *levels, **options)
+
+    monkeypatch.setattr(FlexibleLens, step, fail_first)
+    fits = darklens.fit(images, **SETTINGS, source="flexible")
+    assert fits.flag.tolist() == ["not converged", ""] and np.isfinite(fits.residual).all()
+    assert np.isnan(fits.log_bayes_factor[0]) and abs(fits.log_bayes_factor[1] - flexible.log_bayes_factor[1]) < 1
