@@ -34,7 +34,9 @@ SLOWER = 0.3  # of a step that made things worse
 SQUARES = 1e-5, 1e-1  # arcsec^2: 1e7 to 1e11 Msun of Model F
 SHARES = 1e-3, 1e-2  # of the halo's mass within its Einstein radius
 SPACING, NEAR, BRIGHT = 0.15, 0.4, 2.0  # arcsec between places, and to arcs of so many standard deviations
-STARTS, APART = 6, 0.25  # places where refinement starts; arcsec between them
+SHIFTS = 0.06 * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y])  # arcsec, of further starts
+FINALISTS = 3  # starts that go on
+STARTS, APART = 8, 0.25  # places where refinement starts; arcsec between them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +84,7 @@ def refine(
     of the circle in which it was sought (half the window). Raises KeyError for another profile.
     """
     with plain_arithmetic(torch.device("cpu")):
-        comparison = _Comparison(lens, profile)
-        return comparison.result(comparison.settled(place, square, STEPS), reach)
+        return _Comparison(lens, profile, reach).fit(place, square, STEPS)
 
 
 @torch.no_grad()
@@ -93,15 +94,17 @@ def strongest(
     """The perturber of positive mass that best explains the image, of those that refinement leads to.
 
     It starts from the `starts` highest places of the detection maps of a search (None: `search_maps`), APART or more
-    from each other; the best after SCOUTS steps goes on.
+    from each other; the FINALISTS best after SCOUTS steps go on. Rays hit a perturber or miss it, which leaves small
+    hollows in what is minimised, so it starts again about the best.
     """
     search = search or search_maps(lens, profile=profile)
     with plain_arithmetic(torch.device("cpu")):
         comparison = _Comparison(lens, profile)
-        states = [comparison.settled(place, square, SCOUTS) for place, square in _starts(search, starts)]
-        positive = [state for state in states if state.q[0, -1] > 0] or states
-        best = max(positive, key=lambda state: comparison.result(state, None).log_bayes_factor).q[0, -3:].tolist()
-        return comparison.result(comparison.settled(best[:2], best[2], STEPS), None)
+        scouts = [comparison.fit(place, square, SCOUTS) for place, square in _starts(search, starts)]
+        ranked = sorted(scouts, key=_merit, reverse=True)[:FINALISTS]
+        best = max((comparison.fit(each.place, each.square, STEPS) for each in ranked), key=_merit)
+        around = [comparison.fit(best.place + shift, best.square, SCOUTS) for shift in SHIFTS]
+        return max((best, *around), key=_merit)
 
 
 @torch.no_grad()
@@ -111,6 +114,11 @@ def search_maps(lens: FlexibleLens, positions: np.ndarray | None = None, *, prof
     squares = float(lens.q[0, lens.renderer.table.index["einstein_radius"]]) ** 2 * np.array(SHARES)
     with plain_arithmetic(torch.device("cpu")):
         return PerturberSearch(positions, squares, *lens_map(lens, squares, positions, profile))
+
+
+def _merit(fit: PerturberFit) -> tuple[bool, float]:
+    """Positive masses first, then by ln B."""
+    return fit.square > 0, fit.log_bayes_factor
 
 
 def near_arcs(lens: FlexibleLens) -> np.ndarray:
@@ -140,16 +148,16 @@ def _starts(search: PerturberSearch, count: int) -> Iterator[tuple[np.ndarray, f
 class _Comparison:
     """A lens with perturbers and without, under the same prior of its splines."""
 
-    def __init__(self, lens: FlexibleLens, profile: str) -> None:
-        self.lens, self.reach = lens, lens.renderer.model.half_window
+    def __init__(self, lens: FlexibleLens, profile: str, reach: float | None = None) -> None:
+        self.lens, self.reach = lens, reach or lens.renderer.model.half_window
         self.precision = lens.design.posterior.precision[: len(lens.source.coefficients)]
         self.without = self._settled(dataclasses.replace(lens, q=lens.q.clone()), STEPS)
         self.perturbed = lens.with_components(f"perturber_{profile}")
 
-    def settled(self, place: Sequence[float] | np.ndarray, square: float, steps: int) -> _State:
-        """Where a perturber leads from there."""
+    def fit(self, place: Sequence[float] | np.ndarray, square: float, steps: int) -> PerturberFit:
+        """The perturber that so many steps lead to from there."""
         q = torch.cat((self.without.q, self.lens.q.new_tensor([[*place, square]])), 1)
-        return self._settled(dataclasses.replace(self.perturbed, q=q, source=self.without.source), steps)
+        return self._result(self._settled(dataclasses.replace(self.perturbed, q=q, source=self.without.source), steps))
 
     def _settled(self, lens: FlexibleLens, steps: int) -> _State:
         """Where steps of the lens lead; one that makes things worse is tried again, shorter."""
@@ -175,12 +183,12 @@ class _Comparison:
         objective, lowest = (_penalised(lens, design, mean) for mean in (still, design.posterior.mean))
         return _State(lens.q.clone(), design, source, still, objective, objective - lowest)
 
-    def result(self, best: _State, reach: float | None) -> PerturberFit:
+    def _result(self, best: _State) -> PerturberFit:
         """The perturber against none."""
         columns = [len(self.precision) + best.design.moved.index(name) for name in PERTURBER]
         covariance = best.design.posterior.covariance()[columns][:, columns]
         values, (low, high) = best.q[0, -3:], SQUARES
-        density = math.pi * (reach or self.reach) ** 2 * abs(float(values[2])) * math.log(high / low)
+        density = math.pi * self.reach**2 * abs(float(values[2])) * math.log(high / low)
         log_b = _log_evidence(best) - _log_evidence(self.without)
         log_b += 1.5 * math.log(2 * math.pi) - math.log(density)
         gain = self.without.objective - best.objective
