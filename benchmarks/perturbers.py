@@ -2,15 +2,17 @@
 
     python benchmarks/perturbers.py FOLDER J0946+1006 --mask 1.9 --variants          # one lens, its systematics
     python benchmarks/perturbers.py FOLDER                                           # every lens, as Fit detects
+    python benchmarks/perturbers.py docs --figure                                    # docs/subhalo.png, simulated
 
 FOLDER has `slacs/NAME/{image,noise,psf}.fits`, 0.05" a pixel. Prints place (arcsec from the halo's centre, y as FITS
-images are shown) and squared
-Einstein radius over the halo's (the share of its mass) of the strongest perturber of positive mass, the fall of
-chi-square and priors, ln B against none, and the same from places that are given (--from). Seconds are of one core.
+images are shown), squared Einstein radius and that over the halo's (the share of its mass) of the strongest perturber
+of positive mass, the fall of chi-square and priors, ln B against none, and the same from a place (--place). Seconds are
+of one core: run it with OMP_NUM_THREADS=1.
 """
 
 import argparse
 import dataclasses
+import sys
 import time
 from pathlib import Path
 
@@ -22,9 +24,18 @@ from darklens.fit.flexible import FlexibleLens
 from darklens.fit.observed.run import fit_observed
 from darklens.fit.perturber import PerturberFit, refine, strongest
 from darklens.fit.spline_source import LEVELS
+from darklens.plots.lens import plot_lens
+from darklens.simulation.psf import gaussian_taps
+from darklens.simulation.recipe_file import parse_recipe, recipe_dict
+from darklens.simulation.recipes import RECIPES
+from darklens.survey.lens_fit import LensImage, fit_lens
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from fit_data import with_subhalo  # noqa: E402
 
 SCALE = 0.05  # arcsec a pixel
 UP = np.array([1.0, -1.0])  # y as FITS images are shown, their first row at the bottom; in the fits it is at the top
+QUICK = {"starts": 4, "finalists": 1, "shifts": ()}
 STIFF = 1e12  # precision of light that is held
 TERMS = ("halo_slope",), ("halo_slope", "multipole_3", "multipole_4")
 VARIANTS = {  # terms of the halo, levels of the lattices, whether the light is free
@@ -87,7 +98,11 @@ def main() -> None:
     parser.add_argument("--variants", action="store_true", help="with other halos, lattices, light")
     parser.add_argument("--profile", default="point", help="of the perturber (point)")
     parser.add_argument("--place", type=float, nargs=3, help="also from here: x, y of the halo's centre, square / 1e-3")
+    parser.add_argument("--figure", action="store_true", help="only draw a simulated lens, into the folder")
+    parser.add_argument("--quick", action="store_true", help="four starts, of which one goes on")
     args = parser.parse_args()
+    if args.figure:
+        return figure(args.folder)
     names = args.names or sorted(path.name for path in (args.folder / "slacs").iterdir() if path.is_dir())
     print("| lens | place | square / 1e-3 arcsec^2 | share of mass / 1e-3 | delta chi-square | ln B | s |", flush=True)
     for name in names:
@@ -100,13 +115,27 @@ def main() -> None:
             report(label, lens, settings, args)
 
 
+def figure(folder: Path) -> None:
+    """A lens of Model J with a clumpy source and one point mass of 7.3e9 Msun, 0.7% of the halo, at (1.09, -0.01)."""
+    structure = {"clumps": [3, 12], "clump_fraction": 0.4, "clump_radius": [0.05, 0.2]}
+    tables = recipe_dict(RECIPES["j"])
+    tables["source"].pop("brightness")
+    tables["source"]["structure"], tables["noise"]["peak_snr"] = structure, [22, 30]
+    images, _ = with_subhalo(parse_recipe(tables), np.full(2, 7.3e9), np.array([[1.09, -0.01]] * 2), 11)
+    taps = gaussian_taps(0.085 / SCALE)
+    image = LensImage(images[1].astype(float), SCALE, None, np.outer(taps, taps))
+    result = fit_lens(image, "none", pictures=True, source="flexible", detect=True)
+    print(result.values)
+    plot_lens(folder, "subhalo", result.pictures, result.values, "one subhalo behind a clumpy source")
+
+
 def report(label: str, lens: FlexibleLens, settings: tuple | None, args: argparse.Namespace) -> None:
     """Print the rows of one lens, or of one variant of it."""
     start = time.process_time()
     if settings is not None or args.mask:
         terms, levels, free_light = settings or VARIANTS["isothermal"]
         lens = variant(lens, terms, levels, free_light=free_light)
-    fit = strongest(lens, profile=args.profile)
+    fit = strongest(lens, profile=args.profile, **(QUICK if args.quick else {}))
     print(line(label, lens, fit, time.process_time() - start), flush=True)
     if args.place:
         x, y, square = args.place

@@ -46,7 +46,7 @@ def recipe(fraction: float) -> SimulationConfig:
 
 def maps_of(config: SimulationConfig, name: str, count: int, seed: int) -> tuple[DetectionMap, np.ndarray, np.ndarray]:
     """Maps of the lenses, the mass (B,) within their Einstein radii (Msun), and chi-square a pixel (B,)."""
-    model, places = smooth_model(config), grid(95, config.image.pixel_scale, STEP, reach=0.8)
+    model, places = smooth_model(config), grid(95, config.image.pixel_scale, STEP, reach=0.6)
     totals, parts, chi_square = [], [], []
     for first in range(0, count, BATCH):
         numbers = range(first, min(first + BATCH, count))
@@ -85,9 +85,8 @@ def main() -> None:
     for name, seed in (("no", args.seed + 1), ("sphere", args.seed)):
         maps, total, chi_square = maps_of(config, name, args.lenses, seed)
         highest, poor = maps.observed.max((1, 2)), chi_square > POOR
-        print(
-            f"{name}: {(highest > args.threshold).sum()} of {args.lenses} above {args.threshold} sigma, {poor.sum()} poor"
-        )
+        above = int((highest > args.threshold).sum())
+        print(f"{name}: {above} of {args.lenses} above {args.threshold} sigma, {poor.sum()} poor fits")
         cell = (STEP * config.image.pixel_scale) ** 2
         numbers = detectable(maps, cell, config.classes["sphere"].subhalos, total, threshold=args.threshold)
         results[name] = numbers, (highest > args.threshold) | poor

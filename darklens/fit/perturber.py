@@ -35,7 +35,7 @@ SQUARES = 1e-5, 1e-1  # arcsec^2: 1e7 to 1e11 Msun of Model F
 SHARES = 1e-3, 1e-2  # of the halo's mass within its Einstein radius
 SPACING, NEAR, BRIGHT = 0.15, 0.4, 2.0  # arcsec between places, and to arcs of so many standard deviations
 SHIFTS = 0.06 * np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y])  # arcsec, of further starts
-FINALISTS = 3  # starts that go on
+FINALISTS = 3  # starts that go on until the lens stays
 STARTS, APART = 8, 0.25  # places where refinement starts; arcsec between them
 
 
@@ -89,21 +89,27 @@ def refine(
 
 @torch.no_grad()
 def strongest(
-    lens: FlexibleLens, search: PerturberSearch | None = None, *, profile: str = "point", starts: int = STARTS
+    lens: FlexibleLens,
+    search: PerturberSearch | None = None,
+    *,
+    profile: str = "point",
+    starts: int = STARTS,
+    finalists: int = FINALISTS,
+    shifts: np.ndarray = SHIFTS,
 ) -> PerturberFit:
     """The perturber of positive mass that best explains the image, of those that refinement leads to.
 
     It starts from the `starts` highest places of the detection maps of a search (None: `search_maps`), APART or more
-    from each other; the FINALISTS best after SCOUTS steps go on. Rays hit a perturber or miss it, which leaves small
-    hollows in what is minimised, so it starts again about the best.
+    from each other; the best `finalists` after SCOUTS steps go on. Rays hit a perturber or miss it, which leaves small
+    hollows in what is minimised, so it starts again about the best, at shifts (K, 2) arcsec.
     """
     search = search or search_maps(lens, profile=profile)
     with plain_arithmetic(torch.device("cpu")):
         comparison = _Comparison(lens, profile)
         scouts = [comparison.fit(place, square, SCOUTS) for place, square in _starts(search, starts)]
-        ranked = sorted(scouts, key=_merit, reverse=True)[:FINALISTS]
+        ranked = sorted(scouts, key=_merit, reverse=True)[:finalists]
         best = max((comparison.fit(each.place, each.square, STEPS) for each in ranked), key=_merit)
-        around = [comparison.fit(best.place + shift, best.square, SCOUTS) for shift in SHIFTS]
+        around = [comparison.fit(best.place + shift, best.square, SCOUTS) for shift in shifts]
         return max((best, *around), key=_merit)
 
 
