@@ -11,6 +11,7 @@ from darklens.fit.flexible import FlexibleLens
 from darklens.fit.renderer import renderer
 from darklens.fit.spline_source import LEVELS, SplineSource
 from darklens.fit.structured import fit_structured
+from darklens.simulation.draw import draw
 from darklens.simulation.recipe_file import parse_recipe, recipe_dict
 from darklens.simulation.recipes import RECIPES
 from darklens.simulation.render import simulate
@@ -114,6 +115,18 @@ def test_a_clumpy_source_is_no_substructure(lenses, structured):
     expected = 1 - structured.determined[:2] / structured.fit.pixels[:2]
     np.testing.assert_allclose(structured.fit.chi_square[:2], expected, atol=0.04)
     assert structured.log_bayes_factor[:2].max() < 10
+
+
+@pytest.mark.slow
+def test_clumps_do_not_make_the_halo_elliptical():
+    """A Sersic with a free halo starts from an axis ratio of 0.5 here, and steps from there do not arrive."""
+    image = simulate(RECIPES["j_sources"], "no", [13], seed=12).astype(float)
+    structured = fit_structured(image)
+    truth = draw(RECIPES["j_sources"], "no", 12, "train", [13])
+    table = structured.fit.table()
+    assert table["halo_axis_ratio"][0] == pytest.approx(truth["lens.axis_ratio"][0], abs=0.03)
+    assert table["einstein_radius"][0] == pytest.approx(truth["halo.einstein_radius"][0], abs=0.01)
+    assert structured.log_bayes_factor[0] < 5
 
 
 @pytest.mark.slow
