@@ -121,11 +121,11 @@ class FlexibleLens:
             self, renderer=bins, q=self.q.clone(), data=data[0], weight=weight, further=further.flatten(1)
         )
 
-    def run(self, levels: int, *, hold: bool, most: int = STEPS[1]) -> None:
+    def run(self, levels: int, *, hold: bool, steps: int = STEPS[1]) -> None:
         """At most so many steps on so many levels until the lens stays; hold: then a last one in which prior and lens
         are held."""
         self.refine(levels)
-        for number in range(most):
+        for number in range(steps):
             if self.step(adapt=True) < SETTLED and number + 1 >= STEPS[0]:
                 break
         if hold:

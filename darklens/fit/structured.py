@@ -119,7 +119,7 @@ def _lenses(batch: Batch, robust: Fit) -> list[FlexibleLens | None]:
 def _start(lens: FlexibleLens) -> None:
     """The coarse lattices, on bins first. Raises torch.linalg.LinAlgError."""
     coarse = lens.coarser(BINNING)
-    coarse.run(COARSE, hold=False, most=COARSE_STEPS)
+    coarse.run(COARSE, hold=False, steps=COARSE_STEPS)
     lens.q, lens.source, lens.sky = coarse.q, coarse.source, coarse.sky
     lens.refine(COARSE)
     lens.step(adapt=True)  # at the image's own pixels, in which the noise is measured
