@@ -55,6 +55,11 @@ class ImageSource(ABC):
         Equal stamps: the same pixels. Copied or touched files have another one, although their pixels are the same.
         """
 
+    @property
+    def originals(self) -> ImageSource:
+        """The images themselves, of views too."""
+        return self
+
     def prefetch(self, indices: Sequence[int]) -> None:
         """Have the system fetch these images together; a source need not."""
         return

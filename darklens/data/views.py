@@ -65,6 +65,10 @@ class Views(ImageSource):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": {}}
 
+    @property
+    def originals(self) -> ImageSource:
+        return self.images
+
     def __len__(self) -> int:
         return len(self.images)
 

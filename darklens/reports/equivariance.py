@@ -85,7 +85,7 @@ def equivariance_of(classifier: Classifier, batches: Batches) -> dict:
         inputs = network_inputs(source, chosen, classifier.preprocess).to(batches.device)
         return measure_equivariance(run, inputs, group)
     images = torch.from_numpy(
-        np.stack([source.read(i, classifier.preprocess.window).values.astype("f8") for i in chosen])
+        np.stack([source.originals.read(i, classifier.preprocess.window).values.astype("f8") for i in chosen])
     )  # (n, 1, H, W)
     report = measure_equivariance(lambda turned: run(classifier.preprocess(turned)), images, group)
     return report | {"includes": "fit"}

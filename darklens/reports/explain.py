@@ -117,7 +117,7 @@ def _draw_fits(classifier: Classifier, split: Split, rows: list[list[int]], fold
     The latter not of a flexible source, of which those maps know nothing.
     """
     chosen = [i for row in rows for i in row]
-    images = np.stack([split.images.read(i).values.astype(float) for i in chosen])[:, 0]  # (m, H, W)
+    images = np.stack([split.images.originals.read(i).values.astype(float) for i in chosen])[:, 0]  # (m, H, W)
     fits = fit_by_source(images, classifier.preprocess.smooth_model)
     titles = [split.images.name(i) for i in chosen]
     plot_fits(folder, list(images), fits, titles)

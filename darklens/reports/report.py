@@ -67,7 +67,7 @@ def predictions_of(logits: np.ndarray, split: Split, classes: Sequence[str]) -> 
     names = np.array(split.images.names())
     root = Path(os.path.abspath(split.images.folder)).parent
     logits, labels = np.asarray(logits, dtype=np.float32), np.asarray(split.labels, dtype=np.int64)
-    return Predictions(logits, labels, names, list(classes), split.name, root.name, _sample(split.images))
+    return Predictions(logits, labels, names, list(classes), split.name, root.name, _sample(split.images.originals))
 
 
 def _sample(images: ImageSource) -> str:

@@ -10,7 +10,7 @@ from darklens.data.checks import central
 from darklens.data.residual import SCALE
 from darklens.data.source import ImageSource
 from darklens.data.transforms import Preprocess
-from darklens.data.views import Views, network_inputs
+from darklens.data.views import network_inputs
 
 
 class Shown(NamedTuple):
@@ -23,8 +23,7 @@ class Shown(NamedTuple):
 
 def show(source: ImageSource, index: int, preprocess: Preprocess) -> Shown:
     """The picture of an image of a split. source: the images, or views of them. Raises DataError for a bad file."""
-    images = source.images if isinstance(source, Views) else source
-    pixels = images.read(index, preprocess.window).values.mean(0)
+    pixels = source.originals.read(index, preprocess.window).values.mean(0)
     height, width = pixels.shape
     size = preprocess.window
     if preprocess.view != "image":

@@ -11,7 +11,7 @@ import torch
 
 import darklens
 from darklens.commands.run import main
-from darklens.reports import equivariance
+from darklens.reports import equivariance, explain
 from darklens.simulation.recipes import RECIPES
 from darklens.simulation.writer import write_dataset
 from darklens.storage import checkpoint
@@ -66,11 +66,20 @@ def test_both_views(here):
     assert network.predict(darklens.simulate("f", "no", [0])).shape == (1, 3)
 
 
-def test_test_mode_measures_the_fit_too(here, capsys):
+def test_test_mode_measures_the_fit_too(here, capsys, monkeypatch):
+    """Of the images, not of the views that are kept of them."""
+    measure, turned = equivariance.measure_equivariance, []
+    monkeypatch.setattr(
+        equivariance,
+        "measure_equivariance",
+        lambda run, images, group: turned.append(images) or measure(run, images, group),
+    )
     assert main(["--mode", "Test", "--test_time", "latest", "--precision", "fp32"]) == 0
     found = json.loads((finished(here) / "metrics.json").read_text())
     assert found["symmetry"]["includes"] == "fit" and found["symmetry"]["largest_exact_change"] < 1e-2
     assert "equivariance error" in capsys.readouterr().out
+    lens = np.load(here / "images_f" / "val" / "no" / "000000.npy")
+    assert turned[0].shape == (1, 1, 150, 150) and np.array_equal(turned[0][0, 0].numpy(), lens)
 
 
 def test_a_run_and_its_test_have_their_pages(here, capsys):
@@ -142,10 +151,24 @@ def test_training_goes_on_from_weights_that_see_residuals(here):
     assert record["preprocess"]["view"] == "residual"
 
 
-def test_explain_draws_the_fits(here):
+def test_explain_draws_the_fits(here, monkeypatch):
+    """Those of the images."""
+    drawn, draw = [], explain.plot_fits
+    monkeypatch.setattr(explain, "plot_fits", lambda *given: drawn.append(given) or draw(*given))
     assert main("--mode Test --test_time latest --explain --precision fp32".split()) == 0
     assert (finished(here) / "fits.png").stat().st_size > 10_000
     assert (finished(here) / "detection.png").stat().st_size > 10_000
+    _, images, _, titles = drawn[0]
+    assert np.array_equal(images[0], np.load(here / "images_f" / "val" / titles[0]))
+
+
+def test_predictions_name_the_same_images_whatever_the_view(here):
+    """So that networks of both kinds can be compared."""
+    flags = ["--data_dir", "images_f", "--epochs", "1", *SMALL, "--view", "image", "--results_dir", "other"]
+    assert main(flags) == 0
+    folders = finished(here), next((here / "other").glob("*/*/run.json")).parent
+    residual, image = (load_predictions(folder) for folder in folders)
+    assert residual.sample == image.sample
 
 
 def test_trained_networks_know_their_view(here):
