@@ -203,6 +203,8 @@ class _Scan:
     def _check(self) -> None:
         if self.fits.deviation.shape != self.fits.residual.shape:
             raise ValueError("these fits have no pictures: fit(..., pictures=True) keeps them")
+        if self.fits.model.source == "flexible":
+            raise ValueError("these fits have a flexible source: `structured_map.detect_structured` is for those")
         check_scan(self.masses, self.positions, self.total, self.profile)
 
     def lenses(self) -> Iterator[tuple[int, "_Lens"]]:

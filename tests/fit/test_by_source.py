@@ -61,6 +61,11 @@ def test_the_view_is_the_residual_of_that_fit(images, flexible):
     np.testing.assert_array_equal(result.log_bayes_factor, flexible.log_bayes_factor)
 
 
+def test_maps_of_a_sersic_are_not_made_of_it(flexible):
+    with pytest.raises(ValueError, match="flexible source"):
+        darklens.detect(flexible)
+
+
 def test_centre_and_shape_are_free():
     model = SmoothModel(source="flexible", refit_flagged=True)
     assert model.free_centre and model.free_halo and not model.refit_flagged
