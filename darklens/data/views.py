@@ -7,14 +7,16 @@ the split; SPLIT-00000.json, written after its array: the array's SHA-256, which
 their files, and a hash of their pixels), which of them had NaN at their edges, and the table of the fits. KEY says what
 they were made with: the preprocessing, the smooth lens, the version of the fit.
 
-A part that is damaged is made again; so is what an interruption left out. Where the files are not those that were seen
-last, their pixels are read and compared with the hash: a copied data set keeps its views, replaced images don't. Where
-nothing can be written beside the images, views go to the user's cache, or to the folder that LENS_VIEWS_DIR names.
+A part that is damaged is made again; so is what an interruption left out (of slow fits a few images:
+view_pieces.py). Where the files are not those that were seen last, their pixels are read and compared with the hash: a
+copied data set keeps its views, replaced images don't. Where nothing can be written beside the images, views go to the
+user's cache, or to the folder that LENS_VIEWS_DIR names.
 """
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -33,6 +35,7 @@ from darklens.data.reader import FILLED, Reader, read_ahead
 from darklens.data.residual import VIEW_VERSION
 from darklens.data.source import ImageSource, Pixels
 from darklens.data.transforms import Preprocess
+from darklens.data.view_pieces import Piece, folder_of, load_piece, save_piece
 from darklens.errors import DataError, ResultsError
 from darklens.machine import usable_cores, user_cache
 from darklens.storage.files import cannot_write, npy_bytes, read_json, save_json, write
@@ -43,7 +46,7 @@ THREADS = 8  # that compare pixels
 
 
 class Sizes(NamedTuple):
-    """Images of a file, which an interruption loses; images that a process fits at a time."""
+    """Images of a file; images that a process fits at a time."""
 
     part: int
     chunk: int
@@ -93,23 +96,13 @@ class Views(ImageSource):
         return {name: [value for table in tables for value in table[name]] for name in tables[0]}
 
 
-class _Part(NamedTuple):
-    """views (n, C, S, S) float16 of some images; table: of their fits; fingerprints: of the images; filled: numbers of
-    those with NaN at their edges."""
-
-    views: np.ndarray
-    table: dict[str, np.ndarray]
-    fingerprints: list[str]
-    filled: list[int]
-
-
 class _Viewer(Dataset):
     """Makes the views of images, by their numbers; errors are returned."""
 
     def __init__(self, reader: Reader, preprocess: Preprocess, start: np.ndarray | None, training: bool):
         self.reader, self.preprocess, self.start, self.training = reader, preprocess, start, training
 
-    def __getitem__(self, indices: np.ndarray) -> "_Part | DataError":
+    def __getitem__(self, indices: np.ndarray) -> "Piece | DataError":
         result = self.reader[indices]
         if isinstance(result, DataError):
             return result
@@ -120,7 +113,7 @@ class _Viewer(Dataset):
         except DataError as error:
             return error
         filled = [index for remark, index in result[1] if remark == FILLED]
-        return _Part(view.half().numpy(), fits.table(), [fingerprint(image) for image in result[0]], filled)
+        return Piece(view.half().numpy(), fits.table(), [fingerprint(image) for image in result[0]], filled)
 
 
 def open_views(
@@ -211,20 +204,38 @@ def _make(data: LensFolder, split: Split, preprocess: Preprocess, workers: int, 
     stamps = [split.images.stamp(span) for span in spans]
     reader = Reader(split.images, preprocess.window)
     todo = [k for k, part in enumerate(parts) if not _is_good(part, shape, stamps[k], reader, spans[k])]
-    chunks = [np.arange(i, min(i + chunk, spans[k].stop)) for k in todo for i in spans[k][::chunk]]
-    if not chunks:
+    if not todo:
         return
+    chunks = {k: [range(i, min(i + chunk, spans[k].stop)) for i in spans[k][::chunk]] for k in todo}
+    kept = {c.start: piece for k in todo for c in chunks[k] if (piece := _kept(parts[k], c, split, preprocess))}
+    missing = [np.asarray(c) for k in todo for c in chunks[k] if c.start not in kept]
     start = true_start(data, split, preprocess.smooth_model) if preprocess.smooth_model else None
     viewer = _Viewer(reader, preprocess, start, split.name == "train")
-    results = read_ahead(viewer, chunks, min(workers, len(chunks)), split.name)
-    with progress(sum(map(len, chunks)), f"fitting {split.name}", quiet=not show) as bar, _writing(parts[0].parent):
+    results = read_ahead(viewer, missing, min(workers, len(missing)), split.name)
+    with progress(sum(map(len, missing)), f"fitting {split.name}", quiet=not show) as bar, _writing(parts[0].parent):
         for k in todo:
-            pieces: list[_Part] = []
-            for _ in spans[k][::chunk]:
-                pieces.append(next(results))
-                bar.update(len(pieces[-1].views))
+            pieces: list[Piece] = []
+            for images in chunks[k]:
+                piece = kept.pop(images.start, None)
+                if piece is None:
+                    piece = next(results)
+                    bar.update(len(images))
+                    if _is_slow(preprocess):
+                        save_piece(parts[k], images.start, piece, split.images.stamp(images))
+                pieces.append(piece)
             _save(parts[k], pieces, stamps[k])
+            shutil.rmtree(folder_of(parts[k]), ignore_errors=True)
             yield True
+
+
+def _is_slow(preprocess: Preprocess) -> bool:
+    """Whether the fits of a file are worth keeping one by one."""
+    return preprocess.view == "flexible"
+
+
+def _kept(part: Path, images: range, split: Split, preprocess: Preprocess) -> Piece | None:
+    """What an interrupted program has made of some images."""
+    return load_piece(part, images.start, split.images.stamp(images)) if _is_slow(preprocess) else None
 
 
 @contextmanager
@@ -240,7 +251,7 @@ def _writing(folder: Path) -> Iterator[None]:
         raise ResultsError(f"{error}: set {VARIABLE} to a folder for the residuals of the images") from None
 
 
-def _save(part: Path, pieces: list[_Part], stamp: str) -> None:
+def _save(part: Path, pieces: list[Piece], stamp: str) -> None:
     content = npy_bytes(np.concatenate([piece.views for piece in pieces]))
     write(part, content)
     record = {
