@@ -224,7 +224,8 @@ class FlexibleLens:
     def _fill(self, columns: Tensor, planes: Tensor, pixels: Tensor, weight: Tensor, first: int) -> int:
         """Blurred planes (k, h, h) over sigma into rows of the columns (K, N) from `first` on; the row after them."""
         for part in planes.split(CHUNK):
-            columns[first : first + len(part), : len(pixels)] = self.blur(part)[:, pixels] * weight[: len(pixels)]
+            rows = columns[first : first + len(part), : len(pixels)]
+            torch.mul(self.blur(part).index_select(1, pixels), weight[: len(pixels)], out=rows)
             first += len(part)
         return first
 
