@@ -18,13 +18,14 @@ from torch import Tensor
 
 from darklens.fit import evidence, mass_map
 from darklens.fit import noise as noises
+from darklens.fit import result as results
 from darklens.fit.batch import Batch, prepare
 from darklens.fit.correlation import Correlation
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.noise import Variance
-from darklens.fit.report import noise_columns
-from darklens.fit.result import CONSTANT, NO_LENS, NOT_CONVERGED, Fit
+from darklens.fit.report import POOR, noise_columns
+from darklens.fit.result import Fit
 from darklens.fit.run import Inputs, check_inputs, fit, plain_arithmetic
 from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
 from darklens.fit.window import as_images
@@ -100,7 +101,7 @@ def _lenses(batch: Batch, robust: Fit) -> list[FlexibleLens | None]:
     weight = torch.where(batch.window.good, batch.first_variance().pixels.double().rsqrt(), 0.0)
     lenses: list[FlexibleLens | None] = []
     for k in range(len(robust)):
-        if robust.flag[k] in (CONSTANT, NO_LENS):
+        if robust.flag[k] in (results.CONSTANT, results.NO_LENS):
             lenses.append(None)
             continue
         q = torch.as_tensor(robust.parameters[k : k + 1]).clone()
@@ -146,7 +147,7 @@ class _Part:
 
 def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Variance, k: int) -> _Part:
     """The lens with all lattices, under the noise as measured; flagged where their equations cannot be solved."""
-    failed = _Part({} if robust.flag[k] else {"flag": np.array(NOT_CONVERGED)})
+    failed = _Part({} if robust.flag[k] else {"flag": np.array(results.NOT_CONVERGED)})
     if lens is None:
         return failed
     good = batch.window.good[k]
@@ -171,6 +172,8 @@ def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Va
     determined = float(evidence.well_determined(lens.design.posterior).sum())
     arrays = {name: value.numpy() for name, value in changed.items()}
     arrays["log_bayes_factor"] = np.array(mass_map.log_bayes_factor(lens))
+    if robust.flag[k] in ("", results.POOR):
+        arrays["flag"] = np.array(results.POOR if arrays["chi_square"] > POOR else "")
     return _Part(arrays, picture.numpy(), determined)
 
 

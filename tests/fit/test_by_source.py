@@ -11,8 +11,9 @@ import darklens
 from darklens.data.residual import view_of
 from darklens.data.transforms import Preprocess
 from darklens.errors import DataError, UsageError
-from darklens.fit import SmoothModel, fit
+from darklens.fit import SmoothModel, fit, structured
 from darklens.fit.flexible import FlexibleLens
+from darklens.fit.result import POOR
 from darklens.fit.structured import fit_structured
 from darklens.simulation.render import simulate
 
@@ -43,6 +44,19 @@ def test_with_a_sersic_there_is_none(images):
     table = darklens.fit(images, **SETTINGS).table()
     assert "log_bayes_factor" not in table and "residual_significance" in table
     assert np.isnan(fit(images, SmoothModel(**SETTINGS)).log_bayes_factor).all()
+
+
+def test_a_poor_start_is_no_poor_fit(images, monkeypatch):
+    """The flag is of what the flexible source leaves, not of the Sersic before it."""
+
+    def poor(*args, **options):
+        start = fit(*args, **options)
+        return dataclasses.replace(start, flag=np.full(len(start), POOR))
+
+    monkeypatch.setattr(structured, "fit", poor)
+    assert structured.fit_structured(images[:1], SmoothModel(**SETTINGS)).fit.flag[0] == ""
+    noise = np.full(images[:1].shape, images[0].std() / 100)
+    assert structured.fit_structured(images[:1], SmoothModel(**SETTINGS), noise=noise).fit.flag[0] == POOR
 
 
 def test_the_noise_is_that_of_the_residual(images, flexible):
