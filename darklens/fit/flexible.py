@@ -95,6 +95,13 @@ class FlexibleLens:
         means = {name: (p.mean, p.sigma) for name, p in added.items() if p is not None and p.mean is not None}
         return dataclasses.replace(self, renderer=larger, q=torch.cat((self.q, start), 1), priors=self.priors | means)
 
+    @property
+    def excess(self) -> float:
+        """By how many standard deviations chi-square of the last step exceeds what noise leaves of it."""
+        design = self.design
+        expected = len(design.data) - float(evidence.well_determined(design.posterior).sum())
+        return (float(design.residual.square().sum()) - expected) / math.sqrt(2 * len(design.data))
+
     def rays(self) -> tuple[Tensor, Tensor]:
         """u, v (n,) arcsec about the source."""
         rays = self.renderer.mass.rays(self.renderer.table.named(self.q))
@@ -121,19 +128,19 @@ class FlexibleLens:
             self, renderer=bins, q=self.q.clone(), data=data[0], weight=weight, further=further.flatten(1)
         )
 
-    def run(self, levels: int, *, hold: bool, steps: int = STEPS[1]) -> None:
+    def run(self, levels: int, *, hold: bool, steps: int = STEPS[1], nodes: float = 1.0) -> None:
         """At most so many steps on so many levels until the lens stays; hold: then a last one in which prior and lens
-        are held."""
-        self.refine(levels)
+        are held; nodes: times the usual limit of coefficients."""
+        self.refine(levels, nodes=nodes)
         for number in range(steps):
             if self.step(adapt=True) < SETTLED and number + 1 >= STEPS[0]:
                 break
         if hold:
             self.step(adapt=False)
 
-    def refine(self, levels: int) -> None:
+    def refine(self, levels: int, *, nodes: float = 1.0) -> None:
         """Lattices on so many levels, and the pixels that see them."""
-        self.source = self.source.refined(levels, *self.rays(), self.ray_weights())
+        self.source = self.source.refined(levels, *self.rays(), self.ray_weights(), nodes=nodes)
         self.shells = self._pixels_by_lattice()
 
     def step(self, *, adapt: bool, move: bool | None = None) -> float:

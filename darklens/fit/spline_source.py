@@ -83,11 +83,12 @@ class SplineSource:
             light[lattice.column[lattice.chosen]] = self.brightness(lattice)[lattice.chosen]
         return light.clamp(min=FAINT * float(light.max()) if len(light) else 0.0)
 
-    def refined(self, levels: int, u: Tensor, v: Tensor, weight: Tensor) -> "SplineSource":
+    def refined(self, levels: int, u: Tensor, v: Tensor, weight: Tensor, *, nodes: float = 1.0) -> "SplineSource":
         """Coefficients on so many levels, where the rays u, v (n,), each of a weight (1 / variance of the data), show
-        light; those that there were keep their values."""
+        light; those that there were keep their values. nodes: times each level's limit."""
         lattices, start = [], 0
         for level in reversed(LEVELS[:levels]):
+            level = dataclasses.replace(level, limit=round(nodes * level.limit))
             lattice = self._lattice(level, start, u, v, weight)
             start += int(lattice.chosen.sum())
             lattices.append(lattice)

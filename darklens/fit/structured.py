@@ -33,6 +33,7 @@ from darklens.fit.window import as_images
 SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic converges
 BINNING = 3  # pixels a bin, each way, while coarse lattices find the lens
 COARSE_STEPS = 15  # at most, then: they cost little
+EXCESS, MORE_NODES = 1.0, 2.0  # standard deviations of chi-square above which so many times the coefficients are used
 PICTURE = 101  # pixels of the source's picture
 
 
@@ -154,6 +155,8 @@ def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Va
     lens.weight = torch.where(good, variance.pixels[k].double().rsqrt(), 0.0)
     try:
         lens.run(len(LEVELS), hold=True)
+        if lens.excess > EXCESS:
+            lens.run(len(LEVELS), hold=True, nodes=MORE_NODES)
     except torch.linalg.LinAlgError:
         return failed
     scale, image = batch.window.scale[k], lens.image() + lens.sky
