@@ -12,6 +12,7 @@ from darklens.errors import DataError, UsageError
 from darklens.fit.model import SmoothModel
 from darklens.fit.pool import fit_many
 from darklens.fit.result import Fit
+from darklens.fit.settings import SOURCES
 from darklens.simulation.psf import checked_kernel
 
 if TYPE_CHECKING:
@@ -147,7 +148,6 @@ def _with_lens_light(
 ) -> "ObservedFits":
     """The fit of telescope images. Raises DataError, UsageError."""
     from darklens.fit.observed.arrays import fit_telescope  # SciPy and sep: for this fit alone
-    from darklens.fit.observed.run import SOURCES
 
     if lens_light != "mge":
         raise UsageError(f'lens_light: expected "mge" or None, found {lens_light!r}')

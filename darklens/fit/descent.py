@@ -101,6 +101,4 @@ class Descent:
         precision = design.posterior.precision
         prior = (precision[:count] * lens.source.coefficients.square()).sum()
         prior = prior + (precision[count + len(design.moved) :] * self.rest.square()).sum()
-        for name, (mean, sd) in lens.priors.items():
-            prior = prior + ((lens.q[0, lens.renderer.table.index[name]] - mean) / sd) ** 2
-        return float(residual.square().sum() + prior)
+        return float(residual.square().sum() + prior + lens.distance(design.moved))

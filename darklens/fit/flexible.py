@@ -42,7 +42,7 @@ PERTURBER = {"perturber_x": 0.05, "perturber_y": 0.05, "perturber_square": 3e-3}
 LENS |= PERTURBER
 FLAT = 0.0, math.inf  # a prior
 CHUNK = 24  # planes that are blurred at a time: a CPU's cache holds them
-COVERED = 1e-3  # of the most covered pixel's: pixels that see the lattices
+COVERED = 1e-3  # of a pixel's light, from a lattice whose nodes all shine: pixels with less do not see it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +96,19 @@ class FlexibleLens:
         return dataclasses.replace(self, renderer=larger, q=torch.cat((self.q, start), 1), priors=self.priors | means)
 
     @property
+    def determined(self) -> float:
+        """How many numbers the data of the last step determine: chi-square expects as much less than pixels."""
+        return float(evidence.well_determined(self.design.posterior).sum())
+
+    @property
     def excess(self) -> float:
         """By how many standard deviations chi-square of the last step exceeds what noise leaves of it."""
-        design = self.design
-        expected = len(design.data) - float(evidence.well_determined(design.posterior).sum())
-        return (float(design.residual.square().sum()) - expected) / math.sqrt(2 * len(design.data))
+        residual = self.design.residual
+        return (float(residual.square().sum()) - len(residual) + self.determined) / math.sqrt(2 * len(residual))
+
+    def forget(self) -> None:
+        """Let the linear problem of the last step go, which is most of a lens's memory."""
+        self._design = None
 
     def rays(self) -> tuple[Tensor, Tensor]:
         """u, v (n,) arcsec about the source."""
@@ -154,10 +162,10 @@ class FlexibleLens:
             self.source = self.source.with_shares((posterior.mean[:count] / brightness).square(), determined)
         lens = slice(count, count + len(self._design.moved))
         if adapt if move is None else move:
-            self._move(posterior.mean[lens], self._design.moved)
-            self._take(posterior.mean, lens)
+            self.move(posterior.mean[lens], self._design.moved)
+            self.take(posterior.mean, lens)
         else:
-            self._take(posterior.mean_without(lens), lens)
+            self.take(posterior.mean_without(lens), lens)
         return float((posterior.mean[lens].abs() / posterior.variance()[lens].sqrt()).max())
 
     def held_problem(self, precision: Tensor) -> Design:
@@ -171,12 +179,12 @@ class FlexibleLens:
         posterior = evidence.solve(self._products(columns), projection, self._precision(precision, moved))
         return Design(columns, data, pixels, weight, moved, posterior)
 
-    def _take(self, mean: Tensor, lens: slice) -> None:
+    def take(self, mean: Tensor, lens: slice) -> None:
         """Amplitudes (K,), of which those of the lens's steps are not the source's."""
         amplitude, self.sky = float(mean[lens.stop]), float(mean[lens.stop + 1])
         self.source = dataclasses.replace(self.source, coefficients=mean[: lens.start], amplitude=amplitude)
 
-    def _move(self, step: Tensor, names: list[str]) -> None:
+    def move(self, step: Tensor, names: list[str]) -> None:
         """The lens by its step (M,), as far as that may go."""
         widths = step.new_tensor([LENS[name] for name in names])
         places = [self.renderer.table.index[name] for name in names]
@@ -197,9 +205,9 @@ class FlexibleLens:
     def pulled(self, moved: list[str], mean: Tensor) -> Tensor:
         """What the lens's own priors add to sum p c^2 of coefficients (K,): they are not about its present place."""
         steps = mean[len(self.source.coefficients) :][: len(moved)]
-        return -(2 * self._pull(moved) * steps).sum() + self._distance(moved)
+        return -(2 * self._pull(moved) * steps).sum() + self.distance(moved)
 
-    def _distance(self, moved: list[str]) -> Tensor:
+    def distance(self, moved: list[str]) -> Tensor:
         """Sum over the lens's priors of ((q - mean) / deviation)^2 now."""
         values = [float(self.q[0, self.renderer.table.index[name]]) for name in moved]
         priors = [self.priors.get(name, FLAT) for name in moved]

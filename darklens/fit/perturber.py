@@ -23,7 +23,7 @@ from torch import Tensor
 
 from darklens.fit import evidence
 from darklens.fit.detect import grid
-from darklens.fit.flexible import LENS, PERTURBER, Design, FlexibleLens
+from darklens.fit.flexible import PERTURBER, Design, FlexibleLens
 from darklens.fit.run import plain_arithmetic
 from darklens.fit.spline_source import SplineSource
 from darklens.fit.structured_map import lens_map
@@ -213,14 +213,10 @@ def _move(lens: FlexibleLens, state: _State, share: float) -> None:
     """A share of the step that the state asks for; the source goes along, as the next slopes are its own."""
     names, mean = state.design.moved, state.still + share * (state.design.posterior.mean - state.still)
     count = len(lens.source.coefficients)
-    widths = mean.new_tensor([LENS[name] for name in names])
+    steps = slice(count, count + len(names))
     lens.q = state.q.clone()
-    step = mean[count : count + len(names)]
-    lens.q[0, [lens.renderer.table.index[name] for name in names]] += torch.maximum(
-        torch.minimum(step, widths), -widths
-    )
-    amplitude = float(mean[count + len(names)])
-    lens.source = dataclasses.replace(lens.source, coefficients=mean[:count], amplitude=amplitude)
+    lens.move(mean[steps], names)
+    lens.take(mean, steps)
 
 
 def _penalised(lens: FlexibleLens, design: Design, mean: Tensor) -> float:

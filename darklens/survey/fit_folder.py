@@ -52,7 +52,7 @@ class FitOptions:
     """How images are read and fitted.
 
     hdu: of FITS files; pixel_scale: arcsec, of files and lists that do not say it; psf: a file, of images for which a
-    list names none; lens_light: one of `lens_fit.LENS_LIGHT`; source: one of `lens_fit.SOURCES`; pictures: the
+    list names none; lens_light: one of `lens_fit.LENS_LIGHT`; source: one of `fit.settings.SOURCES`; pictures: the
     folder for a picture of each lens; detect: the strongest subhalo too, behind a flexible source.
     """
 

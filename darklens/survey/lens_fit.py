@@ -23,7 +23,6 @@ from darklens.simulation.psf import FWHM, gaussian_taps
 from darklens.survey import subhalo
 
 LENS_LIGHT = "auto", "mge", "none"
-SOURCES = "sersic", "flexible"
 COLUMNS = (
     "einstein_radius",
     "einstein_radius_sd",
@@ -86,8 +85,8 @@ def fit_lens(
     source: str = "sersic",
     detect: bool = False,
 ) -> LensFit:
-    """The fit of an image. lens_light: one of LENS_LIGHT; source: one of SOURCES; detect: of a flexible one, the
-    strongest subhalo too.
+    """The fit of an image. lens_light: one of LENS_LIGHT; source: one of `settings.SOURCES`; detect: of a flexible one,
+    the strongest subhalo too.
 
     Raises ValueError for what can't be fitted.
     """

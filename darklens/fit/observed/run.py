@@ -24,7 +24,6 @@ from darklens.fit.observed.search import ring_start, search
 WINDOW, PIXELS = 7.05, 141  # arcsec and pixels on a side: the larger of both is fitted, if the image has it
 ARCS_FLOOR = 0.2  # of the arcs' light: an error of the model, as FLOOR is of the galaxy's
 FAR = 6.0  # standard deviations: pixels so far from the first model are left out of the second light
-SOURCES = "sersic", "flexible"
 SCALES = 0.1, 10.0  # of the noise map: beyond, it is something else
 
 
@@ -52,8 +51,8 @@ def fit_observed(
 
     noise: (h, w) standard deviations in the image's unit, 0, infinite or huge for bad pixels; its scale is checked.
     None: measured in the image. psf: (k, l) at the image's pixel scale. None: a Gaussian of 2 pixels FWHM.
-    pixel_scale: arcsec. mask: (h, w) True where a pixel must not count. source: one of SOURCES; "flexible" goes on with
-    splines (`flexible_source`) and has ln B of further mass.
+    pixel_scale: arcsec. mask: (h, w) True where a pixel must not count. source: one of `settings.SOURCES`;
+    "flexible" goes on with splines (`flexible_source`) and has ln B of further mass.
     Raises ValueError where shapes don't fit together.
     """
     fit = fit_cutout(cut_out(image, noise, psf, pixel_scale, mask), source)
