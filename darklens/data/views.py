@@ -32,7 +32,7 @@ from darklens.data.folder import LensFolder, Split
 from darklens.data.image import fingerprint
 from darklens.data.provenance import true_start
 from darklens.data.reader import FILLED, Reader, read_ahead
-from darklens.data.residual import VIEW_VERSION
+from darklens.data.residual import VIEW_VERSIONS
 from darklens.data.source import ImageSource, Pixels
 from darklens.data.transforms import Preprocess
 from darklens.data.view_pieces import Piece, folder_of, load_piece, save_piece
@@ -148,8 +148,12 @@ def make_views(
         yield from _make(data, split, preprocess, workers, show)
 
 
+def _source(preprocess: Preprocess) -> str:
+    return preprocess.smooth_model.source if preprocess.smooth_model else "sersic"
+
+
 def _sizes(preprocess: Preprocess) -> Sizes:
-    return SIZES[preprocess.smooth_model.source if preprocess.smooth_model else "sersic"]
+    return SIZES[_source(preprocess)]
 
 
 def _parts(data: LensFolder, name: str, preprocess: Preprocess) -> list[Path]:
@@ -181,7 +185,7 @@ def view_folder(root: Path, preprocess: Preprocess) -> Path:
     In $LENS_VIEWS_DIR; else beside the images, or in the user's cache where nothing can be written there. Raises
     ResultsError where there is no such cache either.
     """
-    recipe = {"preprocess": preprocess.to_dict(), "version": VIEW_VERSION}
+    recipe = {"preprocess": preprocess.to_dict(), "version": VIEW_VERSIONS[_source(preprocess)]}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     folder, elsewhere = Path(root) / FOLDER / key, os.environ.get(VARIABLE)
     if not elsewhere and (folder.is_dir() or os.access(root, os.W_OK)):

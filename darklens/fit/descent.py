@@ -87,10 +87,8 @@ class Descent:
         lens, design = self.lens, self.lens.design
         mean, count = design.posterior.mean, len(lens.source.coefficients)
         step, rest = mean[count:].split((len(design.moved), len(mean) - count - len(design.moved)))
-        q = before.q.clone()
-        q[0, [lens.renderer.table.index[name] for name in design.moved]] += step
         widths = step.new_tensor([LENS[name] for name in design.moved])
-        return Place(q, mean[:count], rest), float((widths / step.abs()).clamp(max=1).min())
+        return Place(lens.after(step, design), mean[:count], rest), float((widths / step.abs()).clamp(max=1).min())
 
     def objective(self) -> float:
         """J of the present place, with the priors and pixels of the last linear problem."""

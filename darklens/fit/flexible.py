@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from darklens.fit import evidence
+from darklens.fit.damping import Damping
 from darklens.fit.evidence import Posterior
 from darklens.fit.mass import Rays, Values
 from darklens.fit.renderer import Renderer, renderer
@@ -37,6 +38,8 @@ LENS = {  # parameters that move, standard deviation of a step's prior: a step i
     "multipole_3_2": 0.01,
     "multipole_4_1": 0.01,
     "multipole_4_2": 0.01,
+    "source_x": 0.05,  # or a fine source would stay behind where the lens moves, which is not of first order
+    "source_y": 0.05,
 }
 PERTURBER = {"perturber_x": 0.05, "perturber_y": 0.05, "perturber_square": 3e-3}  # largest steps
 LENS |= PERTURBER
@@ -53,7 +56,7 @@ class Design:
     data: Tensor  # (N,) float64
     pixels: Tensor  # (N,) which of the image they are
     weight: Tensor  # (N,) float64, 1 / sigma
-    moved: list[str]  # the lens's parameters among the columns, after the splines
+    moved: list[str]  # the lens's parameters among the columns, after the splines, M of them
     posterior: Posterior
 
     @property
@@ -76,6 +79,7 @@ class FlexibleLens:
     priors: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)  # mean, deviation of the lens's
     sky: float = 0.0
     shells: tuple[Tensor, ...] = ()  # pixels of each lattice that no finer one reaches: set by `refine`
+    damping: Damping = dataclasses.field(default_factory=Damping)
     _design: Design | None = None
 
     @property
@@ -133,7 +137,13 @@ class FlexibleLens:
         bins = renderer(model, len(weight), binning, str(self.data.device), camera.x.dtype)
         further, _ = binned(self.further.unflatten(1, self.data.shape), good.expand(len(self.further), -1, -1), binning)
         return dataclasses.replace(
-            self, renderer=bins, q=self.q.clone(), data=data[0], weight=weight, further=further.flatten(1)
+            self,
+            renderer=bins,
+            q=self.q.clone(),
+            data=data[0],
+            weight=weight,
+            further=further.flatten(1),
+            damping=Damping(),
         )
 
     def run(self, levels: int, *, hold: bool, steps: int = STEPS[1], nodes: float = 1.0) -> None:
@@ -162,11 +172,20 @@ class FlexibleLens:
             self.source = self.source.with_shares((posterior.mean[:count] / brightness).square(), determined)
         lens = slice(count, count + len(self._design.moved))
         if adapt if move is None else move:
-            self.move(posterior.mean[lens], self._design.moved)
-            self.take(posterior.mean, lens)
+            self._move_damped(lens)
         else:
             self.take(posterior.mean_without(lens), lens)
         return float((posterior.mean[lens].abs() / posterior.variance()[lens].sqrt()).max())
+
+    def _move_damped(self, lens: slice) -> None:
+        """Source, sky and lens by a share of the step that the linear problem asks for."""
+        posterior = self.design.posterior
+        step = posterior.mean[lens]
+        share = self.damping.share(step, torch.linalg.inv(posterior.covariance()[lens, lens]))
+        before = torch.cat((self.source.coefficients, 0 * step, step.new_tensor([self.source.amplitude, self.sky])))
+        mean = posterior.mean[: lens.stop + 2]
+        self.move(share * step, self.design)
+        self.take(before + share * (mean - before), lens)
 
     def held_problem(self, precision: Tensor) -> Design:
         """The linear problem about the present lens under a held prior of the splines (K,): evidences of such problems
@@ -184,11 +203,17 @@ class FlexibleLens:
         amplitude, self.sky = float(mean[lens.stop]), float(mean[lens.stop + 1])
         self.source = dataclasses.replace(self.source, coefficients=mean[: lens.start], amplitude=amplitude)
 
-    def move(self, step: Tensor, names: list[str]) -> None:
+    def move(self, step: Tensor, design: Design) -> None:
         """The lens by its step (M,), as far as that may go."""
-        widths = step.new_tensor([LENS[name] for name in names])
-        places = [self.renderer.table.index[name] for name in names]
-        self.q[0, places] += torch.maximum(torch.minimum(step, widths), -widths)
+        widths = step.new_tensor([LENS[name] for name in design.moved])
+        step = torch.maximum(torch.minimum(step, widths), -widths)
+        self.q = self.after(step, design)
+
+    def after(self, step: Tensor, design: Design) -> Tensor:
+        """(1, Q) the parameters after a step (M,) of the lens."""
+        q = self.q.clone()
+        q[0, [self.renderer.table.index[name] for name in design.moved]] += step
+        return q
 
     def _precision(self, splines_precision: Tensor, moved: list[str]) -> Tensor:
         """(K,) of the priors: 0 is flat."""

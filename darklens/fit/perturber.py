@@ -211,11 +211,11 @@ def _log_evidence(state: _State) -> float:
 
 def _move(lens: FlexibleLens, state: _State, share: float) -> None:
     """A share of the step that the state asks for; the source goes along, as the next slopes are its own."""
-    names, mean = state.design.moved, state.still + share * (state.design.posterior.mean - state.still)
+    mean = state.still + share * (state.design.posterior.mean - state.still)
     count = len(lens.source.coefficients)
-    steps = slice(count, count + len(names))
+    steps = slice(count, count + len(state.design.moved))
     lens.q = state.q.clone()
-    lens.move(mean[steps], names)
+    lens.move(mean[steps], state.design)
     lens.take(mean, steps)
 
 

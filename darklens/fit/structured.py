@@ -34,6 +34,7 @@ SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic conv
 BINNING = 3  # pixels a bin, each way, while coarse lattices find the lens
 COARSE_STEPS = 15  # at most, then: they cost little
 EXCESS, MORE_NODES = 1.0, 2.0  # standard deviations of chi-square above which so many times the coefficients are used
+MORE_STEPS = 2  # at most, then
 PICTURE = 101  # pixels of the source's picture
 
 
@@ -161,7 +162,7 @@ def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Va
     try:
         lens.run(len(LEVELS), hold=True)
         if lens.excess > EXCESS:
-            lens.run(len(LEVELS), hold=True, nodes=MORE_NODES)
+            lens.run(len(LEVELS), hold=True, steps=MORE_STEPS, nodes=MORE_NODES)
     except torch.linalg.LinAlgError:
         return failed
     scale, image = batch.window.scale[k], lens.image() + lens.sky
