@@ -42,9 +42,16 @@ class Posterior:
         """(K,) of the coefficients, given the data."""
         return self.covariance().diagonal()
 
+    def covariance_with(self, columns: slice | list[int]) -> Tensor:
+        """(K, M) of all coefficients with some columns: without the whole of it, where that isn't known yet."""
+        if "_covariance" in self.__dict__:
+            return self._covariance[:, columns]
+        unit = torch.eye(len(self.scale)).to(self.scale)[:, columns]
+        return torch.cholesky_solve(unit * self.scale[:, None], self.factor) * self.scale[:, None]
+
     def mean_without(self, columns: slice) -> Tensor:
         """(K,) best values where those of some columns are 0."""
-        covariance = self.covariance()[:, columns]
+        covariance = self.covariance_with(columns)
         return self.mean - covariance @ torch.linalg.solve(covariance[columns], self.mean[columns])
 
     def whiten(self, products: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def _flags(batch: Batch, state: State, q: Tensor, arrays: dict[str, Tensor], len
         (~arrays["covariance"].isfinite().all((1, 2)), results.UNDETERMINED),
         (arrays["chi_square"] > POOR, results.POOR),
     )
-    flag = np.full(len(q), "", dtype="<U16")
+    flag = np.full(len(q), "", dtype=results.FLAG_TYPE)
     for failed, reason in reversed(checks):
         flag[failed.cpu().numpy()] = reason
     return flag

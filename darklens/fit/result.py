@@ -16,6 +16,7 @@ CONSTANT, NO_LENS, NOT_CONVERGED, AT_BOUND, UNDETERMINED, POOR = (
     "not determined",
     "poor fit",
 )
+FLAG_TYPE = "<U48"  # holds every flag
 
 
 @dataclasses.dataclass(frozen=True)

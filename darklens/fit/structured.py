@@ -24,6 +24,7 @@ from darklens.fit.correlation import Correlation
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.noise import Variance
+from darklens.fit.psf_width import psf_test
 from darklens.fit.report import POOR, noise_columns
 from darklens.fit.result import Fit
 from darklens.fit.run import Inputs, check_inputs, fit, plain_arithmetic
@@ -181,7 +182,7 @@ def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Va
     arrays = {name: value.numpy() for name, value in changed.items()}
     arrays["log_bayes_factor"] = np.array(mass_map.log_bayes_factor(lens))
     if robust.flag[k] in ("", results.POOR):
-        arrays["flag"] = np.array(results.POOR if arrays["chi_square"] > POOR else "")
+        arrays["flag"] = np.array(results.POOR if arrays["chi_square"] > POOR else psf_test(lens).flag)
     return _Part(arrays, picture.numpy(), lens.determined)
 
 

@@ -17,6 +17,8 @@ from darklens.fit.flexible import FlexibleLens
 from darklens.fit.lens_galaxy import shows_galaxy
 from darklens.fit.observed.result import ObservedFit
 from darklens.fit.observed.run import fit_observed
+from darklens.fit.psf_width import NARROWER, WIDER
+from darklens.fit.result import NOT_CONVERGED, POOR
 from darklens.fit.structured import StructuredFit, fit_structured
 from darklens.plots.lens import LensPictures
 from darklens.simulation.psf import FWHM, gaussian_taps
@@ -53,6 +55,7 @@ MAX_PIXELS = 301  # on a side of the window
 HUGE = 1e3  # times the median of a noise map: the mark of a bad pixel
 MORE_THAN_NOISE = "more than noise is left: substructure, or not such a lens"
 SURE = 5.0  # standard deviations of the residual's significance
+NOT_DESCRIBED = POOR, NOT_CONVERGED, WIDER, NARROWER, "poor_fit"  # flags: what is left has other reasons than a subhalo
 PSF_PIXELS = 2.2  # FWHM of the Gaussian that stands for a PSF which nobody knows
 
 
@@ -113,9 +116,12 @@ def fit_lens(
 
 
 def _with_subhalo(fitted: LensFit, lens: FlexibleLens | None) -> LensFit:
-    """With the columns and the panel of the strongest subhalo, where there is a lens to look in."""
+    """With the columns and the panel of the strongest subhalo, where there is a lens that the fit describes."""
     if lens is None:
         return fitted
+    failed = [flag for flag in fitted.flags if flag in NOT_DESCRIBED]
+    if failed:
+        return dataclasses.replace(fitted, notes=[*fitted.notes, f"no subhalo was looked for: {failed[0]}"])
     cells, panel = subhalo.strongest_subhalo(lens)
     pictures = fitted.pictures and dataclasses.replace(fitted.pictures, detection=panel)
     return dataclasses.replace(fitted, values={**fitted.values, **cells}, pictures=pictures)

@@ -46,6 +46,16 @@ def test_posterior_is_that_of_bayes_rule(problem):
     torch.testing.assert_close(determined, 1 - precision * covariance.diagonal())
 
 
+def test_columns_of_the_covariance_do_not_need_the_whole(problem):
+    posterior, _ = solved(*problem[:3])
+    some = posterior.covariance_with([2, 5])
+    without = posterior.mean_without(slice(3, 6))
+    assert "_covariance" not in posterior.__dict__
+    torch.testing.assert_close(some, posterior.covariance()[:, [2, 5]])
+    torch.testing.assert_close(posterior.mean_without(slice(3, 6)), without)
+    torch.testing.assert_close(without[3:6], torch.zeros(3, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("deviation", [0.01, 0.5, 3.0])
 def test_bayes_factor_is_a_ratio_of_densities(problem, deviation):
     columns, precision, data, further = problem

@@ -1,0 +1,67 @@
+"""Was the PSF wider, or narrower, than a fit with a flexible source took it to be? A score test.
+
+A Gaussian that is wider by v in variance changes the image to first order by v / 2 times its Laplacian, whatever the PSF
+is: one that is too wide is one convolved with a Gaussian of negative v, so given kernels are tested as Gaussians are.
+With the columns X of the fit's last step, their priors' precisions p, and C = 1 + X^T diag(1 / p) X in units of the noise
+(`evidence`), the column z, half of the Laplacian over sigma, has
+
+    G = z^T C^-1 z,   b = z^T C^-1 y,   v = b / G,   gain = b^2 / G,
+
+v the best variance and `gain` how far chi-square and priors would fall with it: Rao's score test (1948, Math. Proc.
+Cambridge Phil. Soc. 44, 50), source, lens, amplitude, sky and light marginalised. Substructure looks like a wrong PSF in
+a small part only, so a lens is flagged where the gain is large and a fair share of what chi-square is above noise.
+"""
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from darklens.fit.flexible import FlexibleLens
+
+WIDER = "its PSF may be wider than assumed"
+NARROWER = "its PSF may be narrower than assumed"
+MIN_GAIN, MIN_SHARE = 60.0, 0.1  # that are flagged (docs/residual.md: how many lenses reach them)
+MIN_EXCESS = 2.5  # standard deviations of chi-square: what a smaller excess counts as
+STENCIL = ((0.0, 0.5, 0.0), (0.5, -2.0, 0.5), (0.0, 0.5, 0.0))  # half of the Laplacian, pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class PsfTest:
+    """Of one lens."""
+
+    variance: float  # pixels^2: by how much the PSF's is larger than assumed, to first order
+    gain: float  # of chi-square and priors, were it so
+    share: float  # of what chi-square exceeds noise by, at least of MIN_EXCESS
+
+    @property
+    def flag(self) -> str:
+        """WIDER or NARROWER, "" where nothing speaks against the PSF."""
+        if not (self.gain > MIN_GAIN and self.share > MIN_SHARE):
+            return ""
+        return WIDER if self.variance > 0 else NARROWER
+
+
+def psf_test(lens: FlexibleLens) -> PsfTest:
+    """The test at the last step of a lens (`FlexibleLens.run`). Raises ValueError before the first."""
+    design = lens.design
+    column = _column(lens)
+    whitened = design.posterior.whiten((design.columns @ column)[:, None].double())
+    information = float(column.double().square().sum() - whitened.square().sum())
+    if not information > 0:
+        return PsfTest(0.0, 0.0, 0.0)
+    score = float(column.double() @ design.residual)
+    gain = score**2 / information
+    excess = max(lens.excess, MIN_EXCESS) * math.sqrt(2 * len(design.pixels))
+    return PsfTest(score / information, gain, gain / excess)
+
+
+def _column(lens: FlexibleLens) -> Tensor:
+    """(N,) half of the Laplacian of the source's image through the PSF, over sigma, at the pixels of the design."""
+    design, light = lens.design, lens.source.light(*lens.rays())[0]
+    plane = lens.renderer.grid.pixels(light[None])
+    wide = F.pad(plane[:, None], (1, 1, 1, 1), mode="replicate")  # (1, h, h) -> (1, 1, h + 2, h + 2)
+    change = lens.blur(F.conv2d(wide, plane.new_tensor(STENCIL)[None, None])[:, 0])[0]
+    return change[design.pixels] * design.weight.to(change.dtype)
