@@ -8,12 +8,12 @@ With the columns X of the fit's last step, their priors' precisions p, and C = 1
     G = z^T C^-1 z,   b = z^T C^-1 y,   v = b / G,   gain = b^2 / G,
 
 v the best variance and `gain` how far chi-square and priors would fall with it: Rao's score test (1948, Math. Proc.
-Cambridge Phil. Soc. 44, 50), source, lens, amplitude, sky and light marginalised. Substructure looks like a wrong PSF in
-a small part only, so a lens is flagged where the gain is large and a fair share of what chi-square is above noise.
+Cambridge Phil. Soc. 44, 50), source, lens, amplitude, sky and light marginalised. Real substructure looks like a wrong
+PSF, and a wrong PSF like substructure, in part. Twice ln B of further mass is what mass gains, so a lens is flagged
+where the width alone gains a fair share of that.
 """
 
 import dataclasses
-import math
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,7 @@ from darklens.fit.flexible import FlexibleLens
 
 WIDER = "its PSF may be wider than assumed"
 NARROWER = "its PSF may be narrower than assumed"
-MIN_GAIN, MIN_SHARE = 60.0, 0.1  # that are flagged (docs/residual.md: how many lenses reach them)
-MIN_EXCESS = 2.5  # standard deviations of chi-square: what a smaller excess counts as
+MIN_GAIN, MIN_SHARE = 50.0, 0.27  # that are flagged (docs/residual.md has how many lenses reach them)
 STENCIL = ((0.0, 0.5, 0.0), (0.5, -2.0, 0.5), (0.0, 0.5, 0.0))  # half of the Laplacian, pixels
 
 
@@ -34,12 +33,10 @@ class PsfTest:
 
     variance: float  # pixels^2: by how much the PSF's is larger than assumed, to first order
     gain: float  # of chi-square and priors, were it so
-    share: float  # of what chi-square exceeds noise by, at least of MIN_EXCESS
 
-    @property
-    def flag(self) -> str:
-        """WIDER or NARROWER, "" where nothing speaks against the PSF."""
-        if not (self.gain > MIN_GAIN and self.share > MIN_SHARE):
+    def flag(self, log_bayes_factor: float) -> str:
+        """WIDER or NARROWER, "" where the width explains too little. log_bayes_factor: of further mass."""
+        if not self.gain > max(MIN_GAIN, MIN_SHARE * 2 * log_bayes_factor):
             return ""
         return WIDER if self.variance > 0 else NARROWER
 
@@ -51,11 +48,9 @@ def psf_test(lens: FlexibleLens) -> PsfTest:
     whitened = design.posterior.whiten((design.columns @ column)[:, None].double())
     information = float(column.double().square().sum() - whitened.square().sum())
     if not information > 0:
-        return PsfTest(0.0, 0.0, 0.0)
+        return PsfTest(0.0, 0.0)
     score = float(column.double() @ design.residual)
-    gain = score**2 / information
-    excess = max(lens.excess, MIN_EXCESS) * math.sqrt(2 * len(design.pixels))
-    return PsfTest(score / information, gain, gain / excess)
+    return PsfTest(score / information, score**2 / information)
 
 
 def _column(lens: FlexibleLens) -> Tensor:

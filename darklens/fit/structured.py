@@ -182,7 +182,8 @@ def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Va
     arrays = {name: value.numpy() for name, value in changed.items()}
     arrays["log_bayes_factor"] = np.array(mass_map.log_bayes_factor(lens))
     if robust.flag[k] in ("", results.POOR):
-        arrays["flag"] = np.array(results.POOR if arrays["chi_square"] > POOR else psf_test(lens).flag)
+        of_psf = psf_test(lens).flag(float(arrays["log_bayes_factor"]))
+        arrays["flag"] = np.array(results.POOR if arrays["chi_square"] > POOR else of_psf)
     return _Part(arrays, picture.numpy(), lens.determined)
 
 

@@ -70,7 +70,7 @@ def test_the_gain_is_that_of_a_further_column():
 
 @pytest.mark.parametrize("width, flag", [(1.0, ""), (1.2, WIDER), (0.8, NARROWER)])
 def test_a_wrong_width_is_flagged(width, flag):
-    assert psf_test(smooth_lens(width)).flag == flag
+    assert psf_test(smooth_lens(width)).flag(-2.0) == flag
 
 
 def test_given_kernels_are_tested_too():
@@ -79,9 +79,14 @@ def test_given_kernels_are_tested_too():
 
     taps = gaussian_taps(SIGMA)
     gaussian = tuple(map(tuple, np.outer(taps, taps).tolist()))
-    assert psf_test(smooth_lens(1.0, psf_kernel=gaussian)).flag == ""
-    assert psf_test(smooth_lens(1.2, psf_kernel=gaussian)).flag == WIDER
-    assert psf_test(smooth_lens(0.6, psf_kernel=MOFFAT)).flag == NARROWER
+    assert psf_test(smooth_lens(1.0, psf_kernel=gaussian)).flag(-2.0) == ""
+    assert psf_test(smooth_lens(1.2, psf_kernel=gaussian)).flag(-2.0) == WIDER
+    assert psf_test(smooth_lens(0.6, psf_kernel=MOFFAT)).flag(-2.0) == NARROWER
+
+
+def test_what_mass_explains_far_better_is_no_wrong_psf():
+    test = psf_test(smooth_lens(1.2))
+    assert test.flag(test.gain) == WIDER and test.flag(3 * test.gain) == "" and test.variance > 0
 
 
 def test_a_lens_without_a_step_has_no_test():
@@ -95,5 +100,5 @@ def test_fits_have_the_flag():
     tables = recipe_dict(RECIPES["j"])
     tables["psf"]["fwhm"] *= 1.4
     image = simulate(parse_recipe(tables), "no", [0], 5).astype(float)
-    fit = fit_structured(image, SmoothModel()).fit
+    fit = fit_structured(image, SmoothModel(window=75)).fit
     assert fit.flag[0] == WIDER and fit.chi_square[0] < 1.3

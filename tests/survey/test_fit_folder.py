@@ -19,6 +19,7 @@ from darklens.simulation.draw import draw
 from darklens.simulation.psf import gaussian_taps
 from darklens.simulation.recipes import RECIPES, changed
 from darklens.simulation.render import simulate
+from darklens.survey import lens_fit
 from darklens.survey.fit_folder import FitOptions, fit_columns, fit_folder
 from darklens.survey.lens_fit import LensImage, fit_lens
 
@@ -274,6 +275,14 @@ def test_the_strongest_subhalo_is_where_it_was_put(tmp_path):
     radius = values["einstein_radius"] * share**0.5
     assert values["subhalo_einstein_radius"] == pytest.approx(radius, rel=0.2)
     assert plot_lens(tmp_path, "lens", result.pictures, values, "one lens").stat().st_size > 1e4
+
+
+@pytest.mark.parametrize("flag", ["poor fit", "its PSF may be wider than assumed", "poor_fit"])
+def test_no_subhalo_is_looked_for_where_the_lens_is_not_described(flag):
+    """That took minutes, and found what the PSF had left."""
+    fitted = lens_fit.LensFit({"chi_square": 7.0}, ["broad_source", flag], ["noise measured"], None)
+    result = lens_fit._with_subhalo(fitted, object())
+    assert result.notes == ["noise measured", f"no subhalo was looked for: {flag}"] and result.values == fitted.values
 
 
 def test_more_than_noise_is_flagged():
