@@ -1,9 +1,9 @@
 """Was the PSF wider, or narrower, than a fit with a flexible source took it to be? A score test.
 
-A Gaussian that is wider by v in variance changes the image to first order by v / 2 times its Laplacian, whatever the PSF
-is: one that is too wide is one convolved with a Gaussian of negative v, so given kernels are tested as Gaussians are.
-With the columns X of the fit's last step, their priors' precisions p, and C = 1 + X^T diag(1 / p) X in units of the noise
-(`evidence`), the column z, half of the Laplacian over sigma, has
+A PSF that is convolved with a narrow Gaussian of variance v changes the image to first order by v / 2 times its
+Laplacian, and a negative v makes it narrower; so given kernels are tested as Gaussians are. With the columns X of the
+fit's last step, their priors' precisions p, and C = 1 + X^T diag(1 / p) X in units of the noise (`evidence`), the
+column z, half of the Laplacian over sigma, has
 
     G = z^T C^-1 z,   b = z^T C^-1 y,   v = b / G,   gain = b^2 / G,
 
@@ -15,7 +15,6 @@ where the width alone gains a fair share of that.
 
 import dataclasses
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -22,7 +22,7 @@ MOFFAT = tuple(map(tuple, moffat_kernel(4.0, 3.0).tolist()))
 
 
 def smooth_lens(true_width: float = 1.0, **psf) -> FlexibleLens:
-    """41 x 41 pixels of a lens with noise, its PSF so many times as wide as that of the fit, after the fit's last step."""
+    """41 x 41 pixels after the last step of a fit; the PSF is so many times as wide as the fit takes it to be."""
     model = dataclasses.replace(SmoothModel(window=41), free_centre=True, free_halo=True, **psf)
     camera = renderer(model, 41, 1, "cpu", torch.float64)
     q = torch.as_tensor(model.held())[None].clone()
