@@ -30,6 +30,10 @@ class Posterior:
     scale: Tensor  # (K,)
     precision: Tensor  # (K,) of the prior
 
+    def mean_of(self, projections: Tensor) -> Tensor:
+        """(K, B) best values for other data, by their X y (K, B)."""
+        return torch.cholesky_solve(projections * self.scale[:, None], self.factor) * self.scale[:, None]
+
     def covariance(self) -> Tensor:
         """(K, K) of the coefficients, given the data."""
         return self._covariance

@@ -250,6 +250,13 @@ def without_substructure(recipe: SimulationConfig, lenses: LensSample) -> LensSa
     return with_masses(recipe, dataclasses.replace(lenses, values=values, subhalos=none))
 
 
+def with_substructure(recipe: SimulationConfig, lenses: LensSample, substructure: LensSample) -> LensSample:
+    """The same lenses and sources, each with the subhalos and the vortex of another lens of the same redshifts."""
+    vortices = {key: v for key, v in substructure.values.items() if key.startswith("vortex.")}
+    values = lenses.values | vortices
+    return with_masses(recipe, dataclasses.replace(substructure, values=values))
+
+
 def tnfw_parameters(lenses: LensSample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """rs, alpha_rs, truncation radius (arcsec) of the subhalos, (B, S); padding is massless."""
     s, z = lenses.subhalos, [lenses[f"lens.{key}"][:, None] for key in ("z_lens", "z_source")]
