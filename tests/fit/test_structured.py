@@ -146,3 +146,16 @@ def test_an_empty_image_is_no_lens():
     structured = fit_structured(np.zeros((1, 60, 60)), SmoothModel(window=60))
     assert np.isnan(structured.log_bayes_factor).all() and structured.fit.flag[0] != ""
     assert LEVELS[0].spacing > LEVELS[-1].spacing
+
+
+def test_residuals_of_other_data_are_those_of_the_linear_problem(lens):
+    """The data of the step itself give its residual again; a change of the data within the columns leaves nothing."""
+    generator = torch.Generator().manual_seed(1)
+    lens.data = lens.image() + torch.randn(41, 41, generator=generator, dtype=torch.float64) / 20
+    lens.step(adapt=False)
+    design = lens.design
+    change = torch.zeros_like(lens.data).flatten()
+    change[design.pixels] = 3 * (design.columns[-1] / design.weight)  # a brighter sky, whose prior is flat
+    same, brighter = lens.residuals_of(torch.stack((lens.data, lens.data + change.view_as(lens.data))))
+    assert torch.allclose(same.flatten()[design.pixels], design.residual, atol=1e-9)
+    assert torch.allclose(brighter.flatten()[design.pixels], design.residual, atol=1e-7)

@@ -212,3 +212,14 @@ def test_tails_of_normal_priors_stay_within_the_limits_of_subhalos(key, prior, l
         assert values.min() == limits[0] and inside(values, limits)
     else:
         assert (~used.any(1)).any() and used.any(1).any()
+
+
+def test_a_lens_takes_the_substructure_of_another():
+    """Halo and source stay; the vortex's mass comes out of the halo's."""
+    lenses, vortices = (draw.draw(RECIPES["j_sources"], name, 3, "train", range(2)) for name in ("no", "vort"))
+    sample = draw.with_substructure(RECIPES["j_sources"], lenses, vortices)
+    for key in ("lens.axis_ratio", "source.x", "structure.seed", "image.y", "lens.total_mass"):
+        assert (sample[key] == lenses[key]).all()
+    assert (sample["vortex.mass"] == vortices["vortex.mass"]).all()
+    assert (sample["substructure.mass"] == vortices["vortex.mass"]).all()
+    assert (sample["halo.einstein_radius"] < lenses["halo.einstein_radius"]).all()
