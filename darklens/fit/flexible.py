@@ -318,6 +318,10 @@ class FlexibleLens:
         residuals[:, design.pixels] = weighted - (means.T.to(design.columns.dtype) @ design.columns).double()
         return residuals.view_as(data)
 
+    def residual(self) -> Tensor:
+        """(S, S) float64 of the present place, in standard deviations; without further columns."""
+        return (self.data - self.image() - self.sky) * self.weight
+
     def image(self) -> Tensor:
         """(S, S) float64 the source's, without sky and further columns."""
         light = self.source.light(*self.rays())[0]

@@ -32,7 +32,7 @@ from darklens.fit.settings import RENAMED, ModelSettings
 # The last columns of `Fit.table`: of a model with a Sersic source, with a flexible one
 FIT_COLUMNS = {
     "sersic": ("chi_square", "residual_significance", "noise_correlation", "noise_scale", "flag"),
-    "flexible": ("chi_square", "log_bayes_factor", "noise_correlation", "noise_scale", "flag"),
+    "flexible": ("chi_square", "residual_significance", "log_bayes_factor", "noise_correlation", "noise_scale", "flag"),
 }
 NAMES = BASE.names  # of the parameters of a model without further components
 

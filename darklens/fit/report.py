@@ -31,7 +31,9 @@ def report(
     explained = batch.explain(q, variance)
     arrays = _measured(batch, state, q, explained, variance) | _pictures(batch, explained, variance)
     arrays |= noise_columns(batch, noise, correlation)
-    arrays |= _tested(batch, q, explained, variance, arrays | {"of_noise": _uncertainty(batch, correlation)}, tests)
+    arrays |= _tested(
+        batch, q, explained, variance, arrays | {"of_noise": noise_uncertainty(batch, correlation)}, tests
+    )
     lensed = (arrays["light_chi_square"] > FAINT) & (explained.linear[:, 0] > 0)
     flag, significant = _flags(batch, state, q, arrays, lensed), np.zeros(len(q), dtype=bool)
     if tests:
@@ -77,7 +79,7 @@ def noise_columns(batch: Batch, noise: Variance, correlation: Correlation) -> di
     }
 
 
-def _uncertainty(batch: Batch, correlation: Correlation) -> Tensor:
+def noise_uncertainty(batch: Batch, correlation: Correlation) -> Tensor:
     """(B, 2, 2) covariance of the noise's level and width; a level that was given has none."""
     covariance = correlation.covariance.clone()
     if not isinstance(batch.noise, MeasuredNoise):

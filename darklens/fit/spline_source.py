@@ -30,7 +30,7 @@ class Level:
 
 
 LEVELS = (  # the finest two only where the signal pays
-    Level(0.16, 1.8, 0.3, 300),
+    Level(0.16, 1.8, 0.3, 420),
     Level(0.08, 1.8, 1.0, 300),
     Level(0.04, 1.8, 2.5, 300),
     Level(0.02, 1.8, 6.0, 260),
@@ -85,10 +85,11 @@ class SplineSource:
 
     def refined(self, levels: int, u: Tensor, v: Tensor, weight: Tensor, *, nodes: float = 1.0) -> "SplineSource":
         """Coefficients on so many levels, where the rays u, v (n,), each of a weight (1 / variance of the data), show
-        light; those that there were keep their values. nodes: times each level's limit."""
+        light; those that there were keep their values. nodes: times each level's limit, and that much less signal earns
+        one."""
         lattices, start = [], 0
         for level in reversed(LEVELS[:levels]):
-            level = dataclasses.replace(level, limit=round(nodes * level.limit))
+            level = dataclasses.replace(level, limit=round(nodes * level.limit), signal=level.signal / nodes)
             lattice = self._lattice(level, start, u, v, weight)
             start += int(lattice.chosen.sum())
             lattices.append(lattice)

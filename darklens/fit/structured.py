@@ -25,16 +25,17 @@ from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.noise import Variance
 from darklens.fit.psf_width import psf_test
-from darklens.fit.report import POOR, noise_columns
+from darklens.fit.report import POOR, noise_columns, noise_uncertainty
 from darklens.fit.result import Fit
 from darklens.fit.run import Inputs, check_inputs, fit, plain_arithmetic
 from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
+from darklens.fit.structured_significance import structured_significance
 from darklens.fit.window import as_images
 
 SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic converges
 BINNING = 3  # pixels a bin, each way, while coarse lattices find the lens
 COARSE_STEPS = 15  # at most, then: they cost little
-EXCESS, MORE_NODES = 1.0, 2.0  # standard deviations of chi-square above which so many times the coefficients are used
+EXCESS, MORE_NODES = 2.0, 2.0  # standard deviations above noise, from where so many times the coefficients are used
 MORE_STEPS = 2  # at most, then
 PICTURE = 101  # pixels of the source's picture
 
@@ -88,7 +89,7 @@ def fit_structured(
         robust = _changed(robust, measured)
         parts = []
         for k, lens in enumerate(started):
-            parts.append(_finished(batch, robust, lens, variance, k))
+            parts.append(_finished(batch, robust, lens, (variance, correlation), k))
             if lens is not None and not lenses:
                 lens.forget()
     return dataclasses.replace(_joined(robust, parts), lenses=tuple(started) if lenses else ())
@@ -153,21 +154,25 @@ class _Part:
     determined: float = np.nan
 
 
-def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Variance, k: int) -> _Part:
+def _finished(
+    batch: Batch, robust: Fit, lens: FlexibleLens | None, noise: tuple[Variance, Correlation], k: int
+) -> _Part:
     """The lens with all lattices, under the noise as measured; flagged where their equations cannot be solved."""
     failed = _Part({} if robust.flag[k] else {"flag": np.array(results.NOT_CONVERGED)})
     if lens is None:
         return failed
-    good = batch.window.good[k]
+    good, (variance, correlation) = batch.window.good[k], noise
     lens.weight = torch.where(good, variance.pixels[k].double().rsqrt(), 0.0)
+    measured = float(correlation.width[k]), noise_uncertainty(batch, correlation)[k]
     try:
         lens.run(len(LEVELS), hold=True)
-        if lens.excess > EXCESS:
+        significance = structured_significance(lens, *measured)
+        if max(lens.excess, significance) > EXCESS:
             lens.run(len(LEVELS), hold=True, steps=MORE_STEPS, nodes=MORE_NODES)
+            significance = structured_significance(lens, *measured)
     except torch.linalg.LinAlgError:
         return failed
-    scale, image = batch.window.scale[k], lens.image() + lens.sky
-    residual = (batch.window.data[k] - image) * lens.weight
+    scale, image, residual = batch.window.scale[k], lens.image() + lens.sky, lens.residual()
     changed = {
         "parameters": lens.q[0],
         "covariance": _covariance(robust, lens, k),
@@ -180,6 +185,7 @@ def _finished(batch: Batch, robust: Fit, lens: FlexibleLens | None, variance: Va
     }
     picture = lens.source.picture(PICTURE, batch.model.pixel_scale / 4) * scale
     arrays = {name: value.numpy() for name, value in changed.items()}
+    arrays["residual_significance"] = np.array(significance)
     arrays["log_bayes_factor"] = np.array(mass_map.log_bayes_factor(lens))
     if robust.flag[k] in ("", results.POOR):
         of_psf = psf_test(lens).flag(float(arrays["log_bayes_factor"]))
