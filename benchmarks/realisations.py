@@ -1,13 +1,14 @@
 """Views of many realisations of a lens, other noise and other substructure, by the linear problem of one fit.
 
-    python benchmarks/realisations.py views OUT --lenses 800 --model j_sources       # OUT/00000.npz, one a lens
-    python benchmarks/realisations.py train OUT --epochs 3                           # OUT/network.pt
+    python benchmarks/realisations.py views OUT --lenses 300                     # OUT/00000.npy, one a lens
+    python benchmarks/realisations.py views SMOOTH --lenses 60 --model j
+    python benchmarks/realisations.py train OUT SMOOTH --epochs 3                # OUT/best-model-parameters.pt
 
 A flexible source takes seconds to fit; what its last linear problem leaves of another image of the same lens takes
 milliseconds. Such residuals are those of one Gauss-Newton step: they keep a little more of strong substructure than the
 fits have. A network that has learned them is trained on in a few passes over fits:
 
-    python main.py --mode Train --data_dir js --view flexible --weights OUT/network.pt
+    python main.py --mode Train --data_dir js --view flexible --weights OUT/best-model-parameters.pt
 
 Each lens gives as many images of each class; validation is by lenses that were not trained on. An interrupted call
 goes on where it stopped. Run it with OMP_NUM_THREADS=1.
@@ -31,6 +32,7 @@ from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.structured import fit_structured
 from darklens.fit.window import Window, as_images, middle
+from darklens.machine import choose_precision
 from darklens.simulation.draw import LensSample, draw, generator, stream, with_substructure
 from darklens.simulation.noise import add_noise
 from darklens.simulation.recipes import CLASSES, RECIPES, SimulationConfig
@@ -115,9 +117,9 @@ def make_views(args: argparse.Namespace) -> None:
     config = RECIPES[args.model]
     model = dataclasses.replace(smooth_model(config), window=SIZE, source="flexible")
     realisations = Realisations(config, model, args.images)
-    args.out.mkdir(parents=True, exist_ok=True)
+    args.folders[0].mkdir(parents=True, exist_ok=True)
     for number in range(args.first, args.first + args.lenses):
-        path = args.out / f"{number:05d}.npy"
+        path = args.folders[0] / f"{number:05d}.npy"
         if path.exists():
             continue
         views = realisations.views(number)
@@ -128,32 +130,38 @@ def make_views(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train the network of --weights on the views."""
-    files = [file for file in sorted(args.out.glob("*.npy")) if np.load(file, mmap_mode="r").size]
+    files = [[file for file in sorted(folder.glob("*.npy")) if np.load(file).size] for folder in args.folders]
     classifier = saved.load_model(saved.find_weights(args.weights))
     model = dataclasses.replace(smooth_model(RECIPES[args.model]), window=SIZE, source="flexible")
     classifier.preprocess = dataclasses.replace(classifier.preprocess, view="flexible", smooth_model=model)
-    splits = {"train": files[len(files) // VAL :], "val": files[: len(files) // VAL]}
+    splits = {
+        "train": [file for each in files for file in each[len(each) // VAL :]],
+        "val": [file for each in files for file in each[: len(each) // VAL]],
+    }
+    precision = choose_precision(None, torch.device("cpu"))
+    recipe = choose_recipe("fast", epochs=args.epochs, lr=args.lr)
     batches = {}
     for name, parts in splits.items():
-        source = ViewFiles(args.out, parts)
-        folder = LensFolder(args.out, tuple(CLASSES), 1, SIZE, {})
+        source = ViewFiles(args.folders[0], parts)
+        folder = LensFolder(args.folders[0], tuple(CLASSES), 1, SIZE, {}, 0)
         split = Split(name, source, source.labels)
-        batches[name] = Batches(split, folder, classifier.preprocess, 64, train=name == "train", workers=0)
-    recipe = choose_recipe("fast", epochs=args.epochs, lr=args.lr)
-    Trainer(classifier, batches["train"], batches["val"], recipe, args.out, log=print, precision="bf16").fit()
+        batches[name] = Batches(
+            split, folder, classifier.preprocess, recipe.batch_size, train=name == "train", workers=0
+        )
+    Trainer(classifier, batches["train"], batches["val"], recipe, args.folders[0], log=print, precision=precision).fit()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("views", "train"))
-    parser.add_argument("out", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", help="of the views; the network goes into the first")
     parser.add_argument("--model", default="j_sources", help="recipe (j_sources)")
     parser.add_argument("--lenses", type=int, default=800)
     parser.add_argument("--first", type=int, default=0, help="number of the first lens (0)")
     parser.add_argument("--images", type=int, default=20, help="of each class, a lens (20)")
     parser.add_argument("--weights", default="compact-j", help="where the network starts")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, help="learning rate (that of the recipe fast)")
     args = parser.parse_args()
     (make_views if args.stage == "views" else train)(args)
 

@@ -102,7 +102,7 @@ def fit_arrays(
     start: (n, P) or (P,) the free parameters, `model.names`, to start from; None: found in the images.
     model: what is assumed and what is free; None: as in Models F and J. fields: fields of `SmoothModel` that differ
     from it, `darklens.fit(images, pixel_scale=0.1, free_centre=True)`. source="flexible" fits splines about the Sersic,
-    in a second or more a lens: `table()` then has `log_bayes_factor` instead of `residual_significance`.
+    in a second or more a lens: `table()` then has `log_bayes_factor`, too.
     workers: processes (None: one a core). Up to 64 images (8 with a flexible source) are fitted in this process; a
     script that fits more needs `if __name__ == "__main__":`.
     progress: called with the number of images done since the last call.

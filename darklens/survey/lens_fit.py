@@ -218,7 +218,7 @@ def _fit_flexible(result: Fit, image: LensImage, known_noise: bool) -> Structure
 
 
 def _of_structured(structured: StructuredFit, image: LensImage, notes: list[str], pictures: bool) -> LensFit:
-    """As of a Sersic source, with the Bayes factor of further mass instead of the residual's significance."""
+    """As of a Sersic source, with the Bayes factor of further mass beside the residual's significance."""
     fitted = _of_smooth(structured.fit, image, notes, pictures)
     if fitted.pictures is None:
         return fitted

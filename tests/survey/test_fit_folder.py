@@ -296,7 +296,7 @@ def test_more_than_noise_is_flagged():
 def test_a_flexible_source_gives_a_bayes_factor():
     images, truth = lenses()
     result = fit_lens(LensImage(images[0], SCALE, None, PSF), "none", pictures=True, source="flexible")
-    assert float(result.values["log_bayes_factor"]) < 10 and "residual_significance" not in result.values
+    assert float(result.values["log_bayes_factor"]) < 10 and float(result.values["residual_significance"]) < 3
     assert float(result.values["chi_square"]) == pytest.approx(1, abs=0.06)
     assert (
         result.pictures.source.shape == (101, 101)
