@@ -16,6 +16,7 @@ CONSTANT, NO_LENS, NOT_CONVERGED, AT_BOUND, UNDETERMINED, POOR = (
     "not determined",
     "poor fit",
 )
+STRUCTURED = "its source may have structure"
 FLAG_TYPE = "<U48"  # holds every flag
 
 

@@ -15,6 +15,7 @@ from darklens.fit.model import SmoothModel
 from darklens.fit.report import FAINT, POOR, report
 from darklens.fit.result import Fit
 from darklens.fit.solver import State
+from darklens.fit.source_test import flag_structure
 from darklens.fit.window import as_images
 
 LOOSE, TIGHT = 3e-3, 1e-5  # distance to the minimum in chi-square: before and after the noise is measured again
@@ -43,9 +44,9 @@ def fit(
     mask: (B, H, W) or (H, W), True where a pixel must not count; pixels that aren't finite never do.
     batch: images at once (None: 16 on a CPU, 512 elsewhere).
     pictures: False leaves out `image` and `deviation`, two thirds of the result's memory.
-    score_test: False leaves out the test of what is held (score.py), and of what the residual holds beyond noise
-    (significance.py), a third of the time: no flag comes of the first, and `refit_flagged` has no effect; the second,
-    `residual_significance`, is not a number.
+    score_test: False leaves out the tests of what is held (score.py), of the source's structure (source_test.py), and
+    of what the residual holds beyond noise (significance.py), a third of the time: no flag comes of the first two, and
+    `refit_flagged` has no effect; the third, `residual_significance`, is not a number.
 
     Raises ValueError for images that aren't square, or a start or noise of another shape. An image that can't be
     fitted raises nothing: its `flag` says why, and its residual is finite. An image's company changes its residual by
@@ -129,6 +130,8 @@ def _fit_batch(images: Tensor, model: SmoothModel, inputs: Inputs, dtype: torch.
         refit = _fit_batch(images[rows], freed, restart, dtype, score_test)
         better = (refit.good | np.isin(refit.flag, list(scores.TESTS))) & (refit.chi_square < fits.chi_square[rows])
         results.replace(fits, rows[better], refit, better)
+    if score_test:
+        flag_structure(batch, fits)
     return fits
 
 

@@ -21,6 +21,7 @@ from darklens.fit import noise as noises
 from darklens.fit import result as results
 from darklens.fit.batch import Batch, prepare
 from darklens.fit.correlation import Correlation
+from darklens.fit.fitted_lens import fitted_lens
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.noise import Variance
@@ -28,7 +29,7 @@ from darklens.fit.psf_width import psf_test
 from darklens.fit.report import POOR, noise_columns, noise_uncertainty
 from darklens.fit.result import Fit
 from darklens.fit.run import Inputs, check_inputs, fit, plain_arithmetic
-from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
+from darklens.fit.spline_source import COARSE, LEVELS
 from darklens.fit.structured_significance import structured_significance
 from darklens.fit.window import as_images
 
@@ -112,10 +113,7 @@ def _lenses(batch: Batch, robust: Fit) -> list[FlexibleLens | None]:
         if robust.flag[k] in (results.CONSTANT, results.NO_LENS):
             lenses.append(None)
             continue
-        q = torch.as_tensor(robust.parameters[k : k + 1]).clone()
-        source = SplineSource(batch.model.table.named(q), float(robust.amplitude[k] / batch.window.scale[k]))
-        further = torch.zeros(0, batch.data[k].numel())
-        lens = FlexibleLens(batch.solver.renderer, q, batch.window.data[k], weight[k], source, further)
+        lens = fitted_lens(batch, robust, k, weight[k])
         try:
             _start(lens)
         except torch.linalg.LinAlgError:
