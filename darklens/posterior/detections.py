@@ -12,7 +12,13 @@ number, dN / dm ~ m^slope, uniform over a disc, so that a lens has f times
 detectable ones on average, and a detection with probability 1 - exp(-f n - a), a false alarms a lens. The likelihood is
 the product over lenses with and without one (Vegetti et al. 2014, MNRAS 442, 2017; Ritondale et al. 2019, MNRAS 485,
 2179). It takes one subhalo at a time: many faint ones that only together are seen raise what it finds.
+
+A flexible source that was fitted to the image with its subhalo, its prior too, has taken over part of it, so that the
+map holds r sqrt(e) of it with r below 1. Subhalos injected into simulated lenses say how r is distributed, and the
+probability is the mean of Phi(r sqrt(e) - T).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import norm
@@ -28,12 +34,19 @@ LEAST = 1e-12  # delta chi-square of a place where nothing is seen
 
 
 def detectable(
-    maps: DetectionMap, cell: float, subhalos: Subhalos, total_mass: np.ndarray, *, threshold: float = THRESHOLD
+    maps: DetectionMap,
+    cell: float,
+    subhalos: Subhalos,
+    total_mass: np.ndarray,
+    *,
+    threshold: float = THRESHOLD,
+    responses: Sequence[float] = (1.0,),
 ) -> np.ndarray:
     """(B,) subhalos that are seen in each lens on average, over the mass fraction.
 
     maps: on a grid of cells of `cell` arcsec^2, for two masses or more. subhalos: their masses, slope and the outer
-    radius of the disc on which they lie uniformly. total_mass: (B,) Msun. Raises ValueError for a single mass.
+    radius of the disc on which they lie uniformly. total_mass: (B,) Msun. responses: r, as measured by injected
+    subhalos, each as frequent as the others. Raises ValueError for a single mass.
     """
     if len(maps.masses) < 2:
         raise ValueError("a sensitivity by mass takes maps of two masses or more, not of one")
@@ -41,18 +54,18 @@ def detectable(
     mass = np.geomspace(low, high, STEPS)
     weight = mass**subhalos.slope * np.gradient(mass)
     inside = np.hypot(*maps.positions.T) <= subhalos.radius[1]
-    seen = np.array([_places_seen(maps.masses, of_lens[:, inside], mass, threshold) for of_lens in maps.expected])
+    root = (np.sqrt(_expected(maps.masses, of_lens[:, inside], mass)) for of_lens in maps.expected)
+    seen = np.array([sum(norm.cdf(r * e - threshold).sum(0) for r in responses) / len(responses) for e in root])
     area = np.pi * subhalos.radius[1] ** 2
     return np.asarray(total_mass) / mean_mass(low, high, subhalos.slope) * cell / area * (seen @ weight) / weight.sum()
 
 
-def _places_seen(masses: np.ndarray, expected: np.ndarray, mass: np.ndarray, threshold: float) -> np.ndarray:
-    """(K,) number of places where a subhalo of each mass (K,) is seen, from maps (M, G): log-log lines through them."""
+def _expected(masses: np.ndarray, expected: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """(G, K) delta chi-square of subhalos of masses (K,) from maps (M, G): log-log lines through them."""
     x, y = np.log(masses), np.log(np.maximum(expected, LEAST)).T  # (M,), (G, M)
     slope = np.diff(y, axis=1) / np.diff(x)
     k = np.clip(np.searchsorted(x, np.log(mass)) - 1, 0, len(x) - 2)
-    between = y[:, k] + slope[:, k] * (np.log(mass) - x[k])  # (G, K)
-    return norm.cdf(np.exp(between / 2) - threshold).sum(0)
+    return np.asarray(np.exp(y[:, k] + slope[:, k] * (np.log(mass) - x[k])))
 
 
 def fraction_likelihood(

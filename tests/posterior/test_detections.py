@@ -40,6 +40,16 @@ def test_detectable_numbers_are_those_of_drawn_subhalos():
         assert numbers[k] == pytest.approx(total[k] / mean_mass(*SUBHALOS.mass, SUBHALOS.slope) * share, rel=0.05)
 
 
+def test_subhalos_of_which_the_source_has_taken_half_are_seen_as_by_a_quarter_of_the_map():
+    sensitivity, total = maps(2), np.full(2, 3e11)
+    quarter = DetectionMap(PLACES, MASSES, sensitivity.expected / 4, sensitivity.observed)
+    whole, half = (detectable(each, CELL, SUBHALOS, total) for each in (sensitivity, quarter))
+    halved = detectable(sensitivity, CELL, SUBHALOS, total, responses=[0.5])
+    both = detectable(sensitivity, CELL, SUBHALOS, total, responses=[1.0, 0.5])
+    np.testing.assert_allclose(halved, half)
+    np.testing.assert_allclose(both, (whole + half) / 2)
+
+
 def test_likelihood_is_that_of_its_formula():
     likelihood = fraction_likelihood(np.array([2.0, 5.0]), np.array([True, False]), FINE, false_alarms=0.01)
     f = 10**FINE
