@@ -130,7 +130,7 @@ def make_views(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train the network of --weights on the views."""
-    files = [[file for file in sorted(folder.glob("*.npy")) if np.load(file).size] for folder in args.folders]
+    files = [[file for file in sorted(folder.glob("[0-9]*.npy")) if np.load(file).size] for folder in args.folders]
     classifier = saved.load_model(saved.find_weights(args.weights))
     model = dataclasses.replace(smooth_model(RECIPES[args.model]), window=SIZE, source="flexible")
     classifier.preprocess = dataclasses.replace(classifier.preprocess, view="flexible", smooth_model=model)

@@ -30,6 +30,7 @@ KINDS = {  # [source.structure] of each
     "galaxies": recipe_dict(RECIPES["hst_sky"])["source"]["structure"],
 }
 SEED = 11
+LEVEL_LN_B, LEVEL_SIGMA = math.log(100), 2.326  # that 1% of smooth lenses exceed at most, and exceed
 ZERO_POINT = 25.0  # any: the source has the counts of Model J
 
 
@@ -91,11 +92,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="lenses a class (20)")
     parser.add_argument("--picture", help="file for a picture of the first lens of each class")
     args = parser.parse_args()
-    config, log_b, shown = recipe(args.kind, args.stamps), {}, []
+    config, log_b, levels, shown = recipe(args.kind, args.stamps), {}, {}, []
     for name in CLASSES:
         images = simulate(config, name, range(args.count), SEED).astype(float)
         structured, sersic, seconds = measure(images)
-        log_b[name] = structured.log_bayes_factor
+        log_b[name], levels[name] = structured.log_bayes_factor, structured.fit.residual_significance
         shown.append((images[0], structured))
         low, middle, high = np.quantile(log_b[name], (0.1, 0.5, 0.9))
         print(
@@ -104,9 +105,13 @@ def main() -> None:
             f"{1 - np.median(structured.determined / structured.fit.pixels):.3f}); {seconds:.2f} s a lens",
             flush=True,
         )
-    values = np.concatenate([log_b[name] for name in CLASSES])
     labels = np.repeat([name != "no" for name in CLASSES], args.count)
-    print(f"AUC of `no` against the rest {roc_auc_score(labels, values):.4f}, {args.count} lenses a class")
+    auc, of_residual = (roc_auc_score(labels, np.concatenate(list(of.values()))) for of in (log_b, levels))
+    print(f"AUC of `no` against the rest: ln B {auc:.4f}, residual {of_residual:.4f}, {args.count} lenses a class")
+    for name in CLASSES:
+        by_mass, by_residual = log_b[name] > LEVEL_LN_B, levels[name] > LEVEL_SIGMA
+        both = (by_mass & by_residual).sum()
+        print(f"{name:7} above the level of 1%: ln B {by_mass.sum()}, residual {by_residual.sum()}, both {both}")
     if args.picture:
         images = np.stack([image for image, _ in shown])
         draw(args.picture, images, fit_structured(images))
