@@ -9,6 +9,8 @@ from darklens.data.outputs import check_output
 from darklens.survey.parts import part_name
 from darklens.survey.predict import predict_folder
 
+STRUCTURED_SOURCES = "compact-j_sources"  # the network for them that comes with the program
+
 
 def predict(settings: Settings) -> None:
     """Classify images without labels, one row of a table a file."""
@@ -28,6 +30,11 @@ def predict(settings: Settings) -> None:
     options |= {"part": part, "embeddings": embeddings, "page": page}
     counts = predict_folder(classifier, settings.data_dir, output, **options)
     print(counts.summary())
+    if counts.structured:
+        print(
+            f"sources with structure: {counts.structured} images may have them; --weights {STRUCTURED_SOURCES} fits "
+            "such sources, in seconds an image"
+        )
     if classifier.novelty is None:
         print("no novelty scores: this network was saved without them (by the original, or before training had ended)")
     files = {"predictions": output, "embeddings": embeddings, "page": page}

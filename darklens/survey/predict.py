@@ -55,7 +55,8 @@ class Counts(NamedTuple):
 
     rows_before: how many of them had been in the table before, of a part that was killed. unused: columns of the list
     that are for a fit, of a network without one; misspelt: columns that are not read, and those that seem to be meant.
-    fitted: telescopes' images of which the network is not meant to say a class.
+    fitted: telescopes' images of which the network is not meant to say a class. structured: whose source may have
+    structure that the fit of a Sersic profile leaves.
     """
 
     classified: int
@@ -66,11 +67,12 @@ class Counts(NamedTuple):
     unused: tuple[str, ...] = ()
     misspelt: tuple[tuple[str, str], ...] = ()
     fitted: int = 0
+    structured: int = 0
 
     @classmethod
     def of(cls, tally: Tally, survey: Catalogue, rows_before: int, unused: tuple[str, ...]) -> Counts:
         counts = tally.classified, tally.flagged, tally.rejected, survey.skipped
-        return cls(*counts, rows_before, unused, survey.misspelt, tally.fitted)
+        return cls(*counts, rows_before, unused, survey.misspelt, tally.fitted, tally.structured)
 
     def summary(self) -> str:
         """One line for people."""

@@ -17,6 +17,7 @@ from darklens.classifier.classifier import Classifier, last_linear
 from darklens.data.image import open_file
 from darklens.data.npy import read_header
 from darklens.errors import DataError, UsageError
+from darklens.fit.result import STRUCTURED
 from darklens.storage.files import cannot_write, replacing
 from darklens.survey.items import Item
 
@@ -28,7 +29,8 @@ def table_columns(classifier: Classifier, listed: Sequence[str] = (), source: st
 
 @dataclass
 class Tally:
-    """Rows of a table: with an answer, those among them with a flag, rejected; fitted, though without a class.
+    """Rows of a table: with an answer, those among them with a flag, rejected; fitted, though without a class; whose
+    source may have structure.
 
     answer: the column that is full where there is one.
     """
@@ -37,6 +39,7 @@ class Tally:
     flagged: int = 0
     rejected: int = 0
     fitted: int = 0
+    structured: int = 0
     answer: str = "class"
 
     def count(self, row: Mapping[str, str]) -> None:
@@ -47,6 +50,7 @@ class Tally:
         self.fitted += fitted
         self.rejected += not (answered or fitted)
         self.flagged += bool(answered and row["flag"])
+        self.structured += STRUCTURED in row["flag"]
 
 
 class TableWriter:

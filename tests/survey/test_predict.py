@@ -25,6 +25,7 @@ from darklens.networks.equivariant import build_network
 from darklens.survey.image_files import find_pictures
 from darklens.survey.items import SurveyReader
 from darklens.survey.predict import Counts, predict_folder
+from darklens.survey.tables import Tally
 
 CLASSES = ["no", "sphere", "vort"]
 P, CALIBRATED = [f"p_{name}" for name in CLASSES], [f"calibrated_{name}" for name in CLASSES]
@@ -91,7 +92,7 @@ def test_batch_size_and_workers_do_not_matter(classifier, survey):
     columns, found = [*P, *CALIBRATED, "novelty"], []
     for batch_size, workers in ((1, 1), (5, 3), (64, 0)):
         counts, rows = run(classifier, survey, batch_size=batch_size, workers=workers)
-        assert counts[:1] + counts[2:] == (12, 1, 0, 0, (), (), 0) and rows[0]["file"] == "0 broken.npy"
+        assert counts[:1] + counts[2:] == (12, 1, 0, 0, (), (), 0, 0) and rows[0]["file"] == "0 broken.npy"
         found.append(numbers(rows[1:], columns))
     for other in found[1:]:
         np.testing.assert_allclose(other[:, :-1], found[0][:, :-1], atol=1e-5)
@@ -107,7 +108,7 @@ def test_without_temperature_and_novelty_their_cells_are_empty(survey):
     model = new()
     model.temperature = None
     counts, rows = run(model, survey)
-    assert counts == (12, 0, 0, 0, 0, (), (), 0)
+    assert counts == (12, 0, 0, 0, 0, (), (), 0, 0)
     assert {row[column] for row in rows for column in (*CALIBRATED, "novelty", "flag")} == {""}
     np.testing.assert_allclose(numbers(rows, P).sum(1), 1, atol=3e-6)
 
@@ -161,7 +162,7 @@ def test_every_file_gets_a_row(classifier, survey):
         assert cells == {""} if not classified else "" not in cells
         assert str(survey) not in found[name]["flag"]
     flagged = sum(bool(row["flag"]) for row in rows if row["class"])
-    assert counts == (15, flagged, 8, 0, 0, (), (), 0)
+    assert counts == (15, flagged, 8, 0, 0, (), (), 0, 0)
     assert "120 NaN pixels" in found["border.npy"]["note"]
     assert float(found["static.npy"]["novelty"]) > 1 and "unlike" not in found["02.npy"]["flag"]
 
@@ -217,7 +218,7 @@ def test_three_channels(survey, tmp_path):
     np.save(folder / "grey.npy", image)
     np.save(folder / "rgb.npy", np.stack([image, image // 2, image // 3], -1))
     counts, rows = run(new(channels=3), folder)
-    assert counts == (1, 0, 1, 0, 0, (), (), 0)
+    assert counts == (1, 0, 1, 0, 0, (), (), 0, 0)
     assert "expected 3 channel(s)" in rows[0]["flag"] and rows[1]["class"]
 
 
@@ -481,3 +482,10 @@ def test_a_constant_window_is_flagged_whatever_is_around_it(classifier, tmp_path
     np.save(folder / "x.npy", image)
     _, (row,) = run(classifier, folder)
     assert predictions.CONSTANT in row["flag"]
+
+
+def test_sources_with_structure_are_counted():
+    tally = Tally()
+    for flag in ("", "smooth lens: its source may have structure; unlike training data"):
+        tally.count({"class": "no", "flag": flag})
+    assert (tally.classified, tally.flagged, tally.structured) == (2, 1, 1)
