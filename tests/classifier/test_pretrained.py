@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ from darklens.simulation import recipes, render
 
 FOLDER = ROOT / "darklens" / "pretrained"
 NETWORKS = sorted(FOLDER.glob("*.pt"))
-BETTER_THAN = {"f": 0.94, "j": 0.94, "wide": 0.85}  # accuracy on images drawn here; guessing has a third
+BETTER_THAN = {
+    "f": 0.94,
+    "j": 0.94,
+    "wide": 0.85,
+    "j_sources": 0.6,
+}  # accuracy on images drawn here; guessing has a third
+FLEXIBLE = {"compact-j_sources"}  # whose fits take seconds
+MEASURED = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in FLEXIBLE), id=path.stem) for path in NETWORKS]
 
 
 def test_every_network_has_a_card_and_every_card_a_network():
@@ -34,17 +42,22 @@ def test_card_is_of_this_file(path):
         assert re.search(rf"^## {heading}$", card, re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MEASURED)
 def test_knows_lenses_it_never_saw(path):
     model, kind = load_model(path), path.stem.split("-")[1]
-    assert right(model, recipes.RECIPES[kind], 30) > BETTER_THAN[kind]
+    assert right(model, recipes.RECIPES[kind], _count(path, 30)) > BETTER_THAN[kind]
 
 
-@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MEASURED)
 def test_an_elliptical_halo_is_no_substructure(path):
     """The fit that is tested for it sets the halo's axis ratio free."""
     recipe = recipes.changed(recipes.RECIPES["j"], {"lens.axis_ratio": 0.8, "lens.angle": [0, 360]})
-    assert right(load_model(path), recipe, 12) > 0.8
+    assert right(load_model(path), recipe, _count(path, 12)) > (0.6 if path.stem in FLEXIBLE else 0.8)
+
+
+def _count(path: Path, count: int) -> int:
+    """Lenses a class."""
+    return 5 if path.stem in FLEXIBLE else count
 
 
 def right(model: Classifier, recipe: recipes.SimulationConfig, count: int) -> float:
