@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from darklens.fit.observed.result import ObservedFit
-from darklens.fit.observed.run import SOURCES, fit_observed
+from darklens.fit.observed.run import fit_observed
+from darklens.fit.settings import SOURCES
 
 OTHERS = {  # published Einstein radii in arcsec of the lenses that aren't in the SLACS table
     "jwst_cosmos_web/J095921p02063_F277W": 0.707,
