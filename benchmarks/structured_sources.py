@@ -75,7 +75,12 @@ def draw(path: str, images: np.ndarray, structured: StructuredFit) -> None:
     ):
         for axis, picture in zip(row, (image, source, before, after), strict=True):
             residual = picture is before or picture is after
-            style = {"cmap": "RdBu_r", "vmin": -5, "vmax": 5} if residual else {"cmap": "inferno"}
+            light = {
+                "cmap": "inferno",
+                "vmin": min(0.0, np.quantile(picture, 0.01)),
+                "vmax": np.quantile(picture, 0.999),
+            }
+            style = {"cmap": "RdBu_r", "vmin": -5, "vmax": 5} if residual else light
             axis.imshow(picture, **style)
             axis.set(xticks=[], yticks=[])
         row[3].set_xlabel(f"ln B = {log_b:.0f}")
