@@ -64,6 +64,16 @@ class Design:
         """(N,) float64, in standard deviations."""
         return self.data - (self.columns.T @ self.posterior.mean.to(self.columns.dtype)).double()
 
+    @property
+    def determined(self) -> float:
+        """How many numbers the data determine: chi-square expects as much less than pixels."""
+        return float(evidence.well_determined(self.posterior).sum())
+
+    @property
+    def excess(self) -> float:
+        """Chi-square above what noise leaves."""
+        return float(self.residual.square().sum()) - len(self.data) + self.determined
+
 
 @dataclasses.dataclass
 class FlexibleLens:
@@ -102,13 +112,12 @@ class FlexibleLens:
     @property
     def determined(self) -> float:
         """How many numbers the data of the last step determine: chi-square expects as much less than pixels."""
-        return float(evidence.well_determined(self.design.posterior).sum())
+        return self.design.determined
 
     @property
     def excess(self) -> float:
         """By how many standard deviations chi-square of the last step exceeds what noise leaves of it."""
-        residual = self.design.residual
-        return (float(residual.square().sum()) - len(residual) + self.determined) / math.sqrt(2 * len(residual))
+        return self.design.excess / math.sqrt(2 * len(self.design.data))
 
     def forget(self) -> None:
         """Let the linear problem of the last step go, which is most of a lens's memory."""
@@ -165,7 +174,7 @@ class FlexibleLens:
         """One Gauss-Newton step of everything; adapt: the prior too; move: the lens too (None: as the prior). How far
         the lens wants to go, in standard deviations."""
         brightness = self.source.node_brightness()
-        self._design = self.held_problem((self.source.shares * brightness).square().reciprocal())
+        self._design = self.held_problem(self.source.precision(brightness))
         posterior, count = self._design.posterior, len(brightness)
         if adapt:
             determined = evidence.well_determined(posterior)[:count]

@@ -61,7 +61,9 @@ def fit(
     with plain_arithmetic(device):
         for i in range(0, max(len(images), 1), batch):
             rows = slice(i, i + batch)
-            part = _fit_batch(images[rows], model, inputs[rows], dtype, score_test)
+            prepared, part = _fit_batch(images[rows], model, inputs[rows], dtype, score_test)
+            if score_test:
+                flag_structure(prepared, part)
             empty = np.zeros((len(part), 0, 0), dtype=np.float32)
             fits.append(part if pictures else dataclasses.replace(part, image=empty, deviation=empty))
     return results.join(fits)
@@ -115,8 +117,10 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _fit_batch(images: Tensor, model: SmoothModel, inputs: Inputs, dtype: torch.dtype, score_test: bool) -> Fit:
-    """The fit of one batch; with `refit_flagged` those whose centre or halo is flagged for good once more, these free.
+def _fit_batch(
+    images: Tensor, model: SmoothModel, inputs: Inputs, dtype: torch.dtype, score_test: bool
+) -> tuple[Batch, Fit]:
+    """One batch and its fit; with `refit_flagged` those whose centre or halo is flagged for good once more, these free.
 
     Such a fit keeps its flag. It has the covariance of the parameters that `model` frees, marginalised over the others.
     """
@@ -127,12 +131,10 @@ def _fit_batch(images: Tensor, model: SmoothModel, inputs: Inputs, dtype: torch.
         if len(rows) == 0:
             continue
         restart = dataclasses.replace(inputs[rows], start=fits.parameters[rows][:, list(freed.free)])
-        refit = _fit_batch(images[rows], freed, restart, dtype, score_test)
+        _, refit = _fit_batch(images[rows], freed, restart, dtype, score_test)
         better = (refit.good | np.isin(refit.flag, list(scores.TESTS))) & (refit.chi_square < fits.chi_square[rows])
         results.replace(fits, rows[better], refit, better)
-    if score_test:
-        flag_structure(batch, fits)
-    return fits
+    return batch, fits
 
 
 def _fit_once(batch: Batch, score_test: bool) -> tuple[Fit, np.ndarray]:

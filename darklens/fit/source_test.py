@@ -8,18 +8,14 @@ noise leaves before, and E' with the two coarse lattices, the share is 1 - E' / 
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from darklens.fit import evidence
 from darklens.fit import result as results
 from darklens.fit.batch import Batch
-from darklens.fit.fitted_lens import fitted_lens
-from darklens.fit.flexible import FlexibleLens
+from darklens.fit.fitted_lens import BINNING, fitted_lens
 from darklens.fit.result import Fit
 from darklens.fit.spline_source import COARSE
 from darklens.fit.window import binned
 
-BINNING = 3  # pixels a bin, each way
 LIMITS = (1.35, 0.8), (3.0, 0.67)  # chi-square a pixel, share: of the weaker residuals splines explain more anyway
 MIN_WINDOW = 45  # pixels
 
@@ -47,14 +43,8 @@ def structure_share(batch: Batch, fits: Fit, row: int) -> float:
     misfit = torch.as_tensor(fits.residual[row]).double() * deviation
     before, _ = binned(misfit[None], (weight > 0)[None], BINNING)
     before = (before[0] * bins.weight).square().sum() - (bins.weight > 0).sum()
+    bins.refine(COARSE)
     try:
-        return float(1 - _excess_with_splines(bins) / before)
+        return float(1 - bins.held_problem(bins.source.precision(bins.source.node_brightness())).excess / before)
     except torch.linalg.LinAlgError:
         return 0.0
-
-
-def _excess_with_splines(bins: FlexibleLens) -> Tensor:
-    """Chi-square above what noise leaves, with coarse lattices under their first prior."""
-    bins.refine(COARSE)
-    design = bins.held_problem((bins.source.shares * bins.source.node_brightness()).square().reciprocal())
-    return design.residual.square().sum() - len(design.data) + evidence.well_determined(design.posterior).sum()

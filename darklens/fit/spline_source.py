@@ -83,6 +83,10 @@ class SplineSource:
             light[lattice.column[lattice.chosen]] = self.brightness(lattice)[lattice.chosen]
         return light.clamp(min=FAINT * float(light.max()) if len(light) else 0.0)
 
+    def precision(self, brightness: Tensor) -> Tensor:
+        """(K,) of the coefficients' prior; brightness: (K,) that of `node_brightness`."""
+        return (self.shares * brightness).square().reciprocal()
+
     def refined(self, levels: int, u: Tensor, v: Tensor, weight: Tensor, *, nodes: float = 1.0) -> "SplineSource":
         """Coefficients on so many levels, where the rays u, v (n,), each of a weight (1 / variance of the data), show
         light; those that there were keep their values. nodes: times each level's limit, and that much less signal earns

@@ -21,7 +21,7 @@ from darklens.fit import noise as noises
 from darklens.fit import result as results
 from darklens.fit.batch import Batch, prepare
 from darklens.fit.correlation import Correlation
-from darklens.fit.fitted_lens import fitted_lens
+from darklens.fit.fitted_lens import BINNING, fitted_lens
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.noise import Variance
@@ -34,7 +34,6 @@ from darklens.fit.structured_significance import structured_significance
 from darklens.fit.window import as_images
 
 SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic converges
-BINNING = 3  # pixels a bin, each way, while coarse lattices find the lens
 COARSE_STEPS = 15  # at most, then: they cost little
 EXCESS, MORE_NODES = 2.0, 2.0  # standard deviations above noise, from where so many times the coefficients are used
 MORE_STEPS = 2  # at most, then
@@ -170,7 +169,8 @@ def _finished(
             significance = structured_significance(lens, *measured)
     except torch.linalg.LinAlgError:
         return failed
-    scale, image, residual = batch.window.scale[k], lens.image() + lens.sky, lens.residual()
+    scale, image = batch.window.scale[k], lens.image() + lens.sky
+    residual = (batch.window.data[k] - image) * lens.weight
     changed = {
         "parameters": lens.q[0],
         "covariance": _covariance(robust, lens, k),
