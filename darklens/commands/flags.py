@@ -64,8 +64,8 @@ def build_parser(manual: str = "", prog: str = "main.py") -> Parser:
         "--simulate",
         **typed("simulate", "RECIPE"),
         help="train on lenses drawn and rendered on the fly, never the same twice (validated on DIR, or "
-        "simulated_RECIPE): f, j, wide, j_wide, j_sources, euclid, hst, rubin, euclid_sky, hst_sky, rubin_sky, jwst, "
-        "i, ii, iii, or a .toml file",
+        "simulated_RECIPE): f, j, wide, j_wide, j_sources, wide_sources, euclid, hst, rubin, euclid_sky, "
+        "hst_sky, rubin_sky, jwst, i, ii, iii, or a .toml file",
     )
     add("--epoch_images", **typed("epoch_images", "K"), help="with --simulate: images to the epoch (12000)")
     add("--demo", **switch, help="simulate a small Model F set in images_demo, train a compact D4 network, test it")

@@ -9,9 +9,9 @@
     python simulate.py --model j --published --out dataset       # float64 (1, 150, 150) from 0 to 1
 
 Recipes of the package: f and j (DeepLense's Models F and J), wide (what holds both and lies around them), euclid, hst,
-rubin, with galaxies as they are j_sources, euclid_sky, hst_sky, rubin_sky, jwst, and i, ii, iii (DeepLense's Models I
-to III); darklens/simulation/presets has them with their sources, and they serve as examples and as `base = "..."` of
-others.
+rubin, with galaxies as they are j_sources, wide_sources, euclid_sky, hst_sky, rubin_sky, jwst, and i, ii, iii
+(DeepLense's Models I to III); darklens/simulation/presets has them with their sources, and they serve as examples and
+as `base = "..."` of others.
 
 Images are one `.npy` each, in `OUT/{train,val,test}/CLASS/`: uint16 counts, or float32 where a recipe's pixels aren't
 whole counts. `OUT/manifest.json` holds the recipe, seed, versions and the SHA-256 of each image;
