@@ -24,10 +24,11 @@ import torch
 from darklens.classifier import saved
 from darklens.data.batches import Batches
 from darklens.data.folder import LensFolder, Split
-from darklens.data.residual import view_of_residual
+from darklens.data.residual import TAPS, view_of_residual
 from darklens.data.source import ImageSource, Pixels
 from darklens.fit.assumptions import smooth_model
 from darklens.fit.batch import prepare
+from darklens.fit.correlation import smoothed_deviation
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.structured import fit_structured
@@ -74,18 +75,20 @@ class Realisations:
     def views(self, number: int) -> np.ndarray | None:
         """(classes, images, SIZE, SIZE) float16 of a lens; None where its smooth image could not be fitted."""
         smooth = self.images_of(number, "no")[:1].astype(float)
-        structured = fit_structured(smooth, self.model, lenses=True)
+        structured = fit_structured(smooth, self.model, lenses=True, view_only=True)
         lens = structured.lenses[0]
         if lens is None or structured.fit.flag[0]:
             return None
         window = prepare(as_images(smooth, torch.device("cpu")), structured.fit.model).window
-        return np.stack([self._class_views(lens, window, self.images_of(number, name)) for name in CLASSES])
+        width = float(structured.fit.noise_width[0])
+        return np.stack([self._class_views(lens, window, width, self.images_of(number, name)) for name in CLASSES])
 
     @staticmethod
-    def _class_views(lens: FlexibleLens, window: Window, images: np.ndarray) -> np.ndarray:
+    def _class_views(lens: FlexibleLens, window: Window, width: float, images: np.ndarray) -> np.ndarray:
         data = middle(as_images(images.astype(float), torch.device("cpu")), lens.data.shape[-1])
         data = (data - window.background) / window.scale  # the unit of the fit
-        return view_of_residual(lens.residuals_of(data), SIZE)[:, 0].half().numpy()
+        deviation = smoothed_deviation(TAPS[data.shape[-1] % 2], width)
+        return view_of_residual(lens.residuals_of(data) / deviation, SIZE)[:, 0].half().numpy()
 
 
 class ViewFiles(ImageSource):

@@ -26,7 +26,7 @@ from darklens.fit.by_source import fit_by_source
 from darklens.fit.correlation import smoothed_deviation
 
 VIEWS = ("image", "residual", "both", "flexible")
-VIEW_VERSIONS = {"sersic": 2, "flexible": 3}  # by the source: raise one whenever the same image gives another view
+VIEW_VERSIONS = {"sersic": 2, "flexible": 4}  # by the source: raise one whenever the same image gives another view
 CLIP = 15.0  # standard deviations of the smoothed noise; what differs by more is no longer told apart
 SCALE = 3.0  # standard deviations that become 1
 TAPS = {  # binomial kernels of variance 3/4 pixel, half a PSF's: for an even and for an odd image
@@ -81,7 +81,7 @@ def view_of(fits: Fit, crop: int, device: str | torch.device = "cpu") -> Tensor:
 
     In standard deviations of the smoothed noise, which are larger where the fit has found the noise correlated.
     """
-    residual = torch.as_tensor(fits.residual, device=device)
+    residual = torch.as_tensor(fits.view_residual, device=device)
     taps = TAPS[residual.shape[-1] % 2]
     deviations = [smoothed_deviation(taps, width) for width in fits.noise_width.tolist()]
     return view_of_residual(residual / residual.new_tensor(deviations)[:, None, None], crop)

@@ -23,11 +23,11 @@ def fit_by_source(
 ) -> Fit:
     """`fit`, or with `model.source` "flexible" the fit of `fit_structured`, which has a `log_bayes_factor`.
 
-    Arguments and errors as of `fit`; a flexible source takes no notice of start and score_test: it needs no start near
-    the truth, and frees what the score test would ask about.
+    Arguments and errors as of `fit`; a flexible source takes no notice of start: it needs none near the truth. It frees
+    what the score test would ask about; without score_test, it leaves out its own tests.
     """
     if model is None or model.source == "sersic":
         return fit(images, model, start=start, noise=noise, mask=mask, pictures=pictures, score_test=score_test)
-    result = fit_structured(images, model, noise=noise, mask=mask).fit
+    result = fit_structured(images, model, noise=noise, mask=mask, view_only=not score_test).fit
     empty = np.zeros((len(result), 0, 0), dtype=np.float32)
     return result if pictures else dataclasses.replace(result, image=empty, deviation=empty)

@@ -114,7 +114,7 @@ def _pictures(batch: Batch, explained: Explained, variance: Tensor) -> dict[str,
         "deviation": deviation * scale,
     }
     pictures = {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
-    return pictures | {"mask": ~window.good}
+    return pictures | {"view_residual": pictures["residual"], "mask": ~window.good}
 
 
 def _flags(batch: Batch, state: State, q: Tensor, arrays: dict[str, Tensor], lensed: Tensor) -> np.ndarray:

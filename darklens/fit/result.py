@@ -44,6 +44,7 @@ class Fit:
     flag: np.ndarray  # (B,) str, "" where all is well
     mask: np.ndarray  # (B, S, S) bool, True where a pixel did not count
     residual: np.ndarray  # (B, S, S) data minus model in standard deviations; 0 where masked
+    view_residual: np.ndarray  # (B, S, S) the one that networks see: of a flexible source under its stiff prior
     image: np.ndarray  # (B, S, S) the model, sky included, in the image's units
     deviation: np.ndarray  # (B, S, S) standard deviation of a pixel in the image's units
 

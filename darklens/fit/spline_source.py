@@ -37,7 +37,8 @@ LEVELS = (  # the finest two only where the signal pays
 )
 COARSE = 2  # levels that find the lens
 SHARE = 0.3  # of the brightness, to begin with: a prior's standard deviation
-SHARES = 1e-3, 3.0  # between which it stays
+LEAST_SHARE = 1e-3
+STIFF, LOOSE = 0.5, 3.0  # the largest share of a stiff prior, which leaves mass its residual, and of a loose one
 FAINT = 0.01  # of the peak: what the brightness counts as where there is less
 
 
@@ -50,6 +51,7 @@ class SplineSource:
     lattices: tuple[Lattice, ...] = ()  # the finest first
     coefficients: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     shares: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))  # (K,)
+    largest_share: float = STIFF
 
     def sersic(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The Sersic of amplitude 1 at u, v (n,), and its slopes."""
@@ -121,7 +123,9 @@ class SplineSource:
                 top, bottom = (lattice.spread(values) for values in (squares, determined))
                 mean = top.sum() / bottom.sum().clamp(min=1e-3)
                 ratio = (_summed(top) + mean) / (_summed(bottom) + 1)
-                shares[lattice.column[lattice.chosen]] = ratio[lattice.chosen].sqrt().clamp(*SHARES)
+                shares[lattice.column[lattice.chosen]] = (
+                    ratio[lattice.chosen].sqrt().clamp(LEAST_SHARE, self.largest_share)
+                )
         return dataclasses.replace(self, shares=shares)
 
     def picture(self, size: int, scale: float) -> Tensor:

@@ -29,14 +29,15 @@ from darklens.fit.psf_width import psf_test
 from darklens.fit.report import POOR, noise_columns, noise_uncertainty
 from darklens.fit.result import Fit
 from darklens.fit.run import Inputs, check_inputs, fit, plain_arithmetic
-from darklens.fit.spline_source import COARSE, LEVELS
+from darklens.fit.spline_source import COARSE, LEVELS, LOOSE
 from darklens.fit.structured_significance import structured_significance
 from darklens.fit.window import as_images
 
 SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic converges
 COARSE_STEPS = 15  # at most, then: they cost little
-EXCESS, MORE_NODES = 2.0, 2.0  # standard deviations above noise, from where so many times the coefficients are used
-MORE_STEPS = 2  # at most, then
+EXCESS = 2.0  # standard deviations above noise, from where the prior is loosened
+ODDS = 1.0  # ln B, from where it is, too
+MORE_NODES, MORE_STEPS = 2.0, 2  # so many times the coefficients then, and at most so many steps
 PICTURE = 101  # pixels of the source's picture
 
 
@@ -62,10 +63,12 @@ def fit_structured(
     noise: np.ndarray | Tensor | str | None = None,
     mask: np.ndarray | Tensor | None = None,
     lenses: bool = False,
+    view_only: bool = False,
 ) -> StructuredFit:
     """Fit images (B, H, W) as `fit` does, with the same arguments and errors, and a source with structure.
 
-    lenses: keep them for `detect_structured`; 70 to 170 MB each.
+    lenses: keep them for `detect_structured`; 70 to 170 MB each. view_only: nothing but the stiff prior's fit, in half
+    of the time, without a Bayes factor and the tests.
     """
     model = dataclasses.replace(model or SmoothModel(), source="flexible")
     images = as_images(images, torch.device("cpu"))
@@ -89,7 +92,7 @@ def fit_structured(
         robust = _changed(robust, measured)
         parts = []
         for k, lens in enumerate(started):
-            parts.append(_finished(batch, robust, lens, (variance, correlation), k))
+            parts.append(_finished(batch, robust, lens, (variance, correlation), k, view_only))
             if lens is not None and not lenses:
                 lens.forget()
     return dataclasses.replace(_joined(robust, parts), lenses=tuple(started) if lenses else ())
@@ -151,8 +154,40 @@ class _Part:
     determined: float = np.nan
 
 
+@dataclasses.dataclass(frozen=True)
+class _Tests:
+    """What shows that a lens is not the whole of its image; NaN where that was not asked."""
+
+    significance: float = np.nan
+    log_bayes_factor: float = np.nan
+    psf: str = ""
+
+    @classmethod
+    def of(cls, lens: FlexibleLens, noise: tuple[float, Tensor]) -> "_Tests":
+        """noise: as of `structured_significance`."""
+        log_b = mass_map.log_bayes_factor(lens)
+        return cls(structured_significance(lens, *noise), log_b, psf_test(lens).flag(log_b))
+
+
+def _tested(lens: FlexibleLens, noise: tuple[float, Tensor]) -> _Tests:
+    """The tests of a lens under the stiff prior, or where one of these shows more than noise, under a loose one with
+    more coefficients: what mass seems to do a sharp source can do, too."""
+    if lens.excess < EXCESS:
+        tests = _Tests.of(lens, noise)
+        if tests.significance < EXCESS and tests.log_bayes_factor < ODDS and not tests.psf:
+            return tests
+    lens.source = dataclasses.replace(lens.source, largest_share=LOOSE)
+    lens.run(len(LEVELS), hold=True, steps=MORE_STEPS, nodes=MORE_NODES)
+    return _Tests.of(lens, noise)
+
+
 def _finished(
-    batch: Batch, robust: Fit, lens: FlexibleLens | None, noise: tuple[Variance, Correlation], k: int
+    batch: Batch,
+    robust: Fit,
+    lens: FlexibleLens | None,
+    noise: tuple[Variance, Correlation],
+    k: int,
+    view_only: bool,
 ) -> _Part:
     """The lens with all lattices, under the noise as measured; flagged where their equations cannot be solved."""
     failed = _Part({} if robust.flag[k] else {"flag": np.array(results.NOT_CONVERGED)})
@@ -163,10 +198,8 @@ def _finished(
     measured = float(correlation.width[k]), noise_uncertainty(batch, correlation)[k]
     try:
         lens.run(len(LEVELS), hold=True)
-        significance = structured_significance(lens, *measured)
-        if max(lens.excess, significance) > EXCESS:
-            lens.run(len(LEVELS), hold=True, steps=MORE_STEPS, nodes=MORE_NODES)
-            significance = structured_significance(lens, *measured)
+        stiff = lens.residual()
+        tests = _Tests() if view_only else _tested(lens, measured)
     except torch.linalg.LinAlgError:
         return failed
     scale, image = batch.window.scale[k], lens.image() + lens.sky
@@ -178,16 +211,16 @@ def _finished(
         "sky": batch.window.background[k] + lens.sky * scale,
         "chi_square": residual.square().sum() / good.sum().clamp(min=1),
         "residual": residual.float(),
+        "view_residual": stiff.float(),
         "image": (batch.window.background[k] + scale * image).float(),
         "deviation": (variance.pixels[k].double().sqrt() * scale).float(),
     }
     picture = lens.source.picture(PICTURE, batch.model.pixel_scale / 4) * scale
     arrays = {name: value.numpy() for name, value in changed.items()}
-    arrays["residual_significance"] = np.array(significance)
-    arrays["log_bayes_factor"] = np.array(mass_map.log_bayes_factor(lens))
+    arrays["residual_significance"] = np.array(tests.significance)
+    arrays["log_bayes_factor"] = np.array(tests.log_bayes_factor)
     if robust.flag[k] in ("", results.POOR):
-        of_psf = psf_test(lens).flag(float(arrays["log_bayes_factor"]))
-        arrays["flag"] = np.array(results.POOR if arrays["chi_square"] > POOR else of_psf)
+        arrays["flag"] = np.array(results.POOR if arrays["chi_square"] > POOR else tests.psf)
     return _Part(arrays, picture.numpy(), lens.determined)
 
 

@@ -9,7 +9,7 @@ import torch
 from darklens.fit import SmoothModel, fit
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.renderer import renderer
-from darklens.fit.spline_source import LEVELS, SplineSource
+from darklens.fit.spline_source import LEVELS, LOOSE, STIFF, SplineSource
 from darklens.fit.structured import fit_structured
 from darklens.simulation.draw import draw
 from darklens.simulation.recipe_file import parse_recipe, recipe_dict
@@ -132,6 +132,24 @@ def test_clumps_do_not_make_the_halo_elliptical():
 @pytest.mark.slow
 def test_a_vortex_is_told_behind_a_clumpy_source(structured):
     assert structured.log_bayes_factor[2:].min() > 20
+
+
+@pytest.mark.slow
+def test_the_view_keeps_more_of_a_vortex_than_a_loose_prior_leaves(lenses, structured):
+    kept, left = (each.astype(float) for each in (structured.fit.view_residual, structured.fit.residual))
+    assert ((kept[2:] ** 2).sum((1, 2)) > (left[2:] ** 2).sum((1, 2)) + 50).all()
+    np.testing.assert_allclose((left**2).sum((1, 2)) / structured.fit.pixels, structured.fit.chi_square, rtol=1e-4)
+    view = fit_structured(lenses[1, :1], view_only=True).fit
+    np.testing.assert_allclose(view.view_residual, structured.fit.view_residual[2:3], atol=1e-3)
+    assert np.isnan([view.log_bayes_factor, view.residual_significance]).all()
+
+
+def test_the_prior_is_stiff_until_it_is_loosened(lens):
+    """Coefficients of ten times the brightness ask for shares of 10."""
+    ones = torch.ones_like(lens.source.shares)
+    assert (lens.source.with_shares(100 * ones, ones).shares == STIFF).all()
+    loose = dataclasses.replace(lens.source, largest_share=LOOSE)
+    assert (loose.with_shares(100 * ones, ones).shares == LOOSE).all()
 
 
 @pytest.mark.slow
