@@ -5,6 +5,7 @@ probabilities = classifier.predict(images)      # images: (n, H, W), counts or a
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,7 +39,8 @@ class Classifier:
 
     temperature: of the calibrated probabilities; record: how it was trained; novelty: what tells images unlike the
     training data; inference: the posterior of how much dark matter there is; outliers: what tells images whose class is
-    not to be trusted. None where unknown.
+    not to be trusted. None where unknown. structured: the network that answers for images whose sources have structure
+    (`with_structured`); no part of a checkpoint.
     """
 
     network: nn.Module
@@ -50,6 +52,22 @@ class Classifier:
     novelty: Novelty | None = None
     inference: Inference | None = None
     outliers: OutlierDetector | None = None
+    structured: "Classifier | None" = None
+
+    def with_structured(self, other: "Classifier") -> "Classifier":
+        """This network, and another that answers where the source of an image has structure.
+
+        An image whose fit is flagged and leaves more than noise is fitted again with a flexible source, in seconds;
+        where that describes it, class, probabilities and the lens's columns are of that fit and of `other`, and
+        `log_bayes_factor` has a number. Raises UsageError unless `other` sees residuals of a flexible source, and
+        both the same classes, pixel scale and window, of a Sersic source's residuals in this one.
+        """
+        mine, its = self.preprocess, other.preprocess
+        if mine.view != "residual" or its.view != "flexible":
+            raise UsageError(f"expected networks of the views residual and flexible, found {mine.view}, {its.view}")
+        if (self.classes, self.pixel_scale, mine.window) != (other.classes, other.pixel_scale, its.window):
+            raise UsageError("the network for sources with structure has other classes, pixels or another window")
+        return dataclasses.replace(self, structured=other)
 
     @property
     def kind(self) -> str:
@@ -94,6 +112,7 @@ class Classifier:
     def columns_with(self, source: str) -> list[str]:
         """The columns of `classify` with this source."""
         model, outliers = self.preprocess.smooth_model, self.outliers is not None
+        source = "flexible" if self.structured else source
         return columns_of(self.classes, model, self.inference, outliers=outliers, source=source)
 
     def predictor(self, precision: str = "fp32", device: str | torch.device | None = None) -> Predictor:
@@ -102,6 +121,11 @@ class Classifier:
         observe = self.observer(precision, device, hooks)
         scores = self.novelty, self.inference, hooks, self.outliers
         return Predictor(observe, self.classes, self.temperature, *scores)
+
+    def predictors(self, precision: str = "fp32", device: str | torch.device | None = None) -> dict[str, Predictor]:
+        """Those of this network and of `structured`, by the source of the fits that each sees."""
+        each = {"sersic": self.predictor(precision, device)}
+        return each | ({"flexible": self.structured.predictor(precision, device)} if self.structured else {})
 
     def classify(
         self,
@@ -123,14 +147,16 @@ class Classifier:
             the pixel has no weight. None: measured in the image.
         mask : (n, H, W) or (H, W), True where a pixel does not count.
         psf : (n, k, k) or (k, k), the kernel at the images' pixel scale. None: that of the training images.
-        source : "flexible" has the column `log_bayes_factor`, of a fit with a flexible source, in seconds a lens.
+        source : "flexible" has the column `log_bayes_factor`, of a fit with a flexible source, in seconds a lens; of
+            all images, where `with_structured` has it of those that need it.
 
         Each of the first three may be a list of arrays, one an image. Raises DataError for what doesn't fit the images,
         UsageError for one of the four with a network that sees images, not fits.
         """
-        predictor, sides = self.predictor(precision), Sides(noise, mask, psf)
-        options = ImageOptions(self.preprocess, self.channels, batch_size, source)
-        return as_table(classify_images(predictor, images, sides, options), self.columns_with(source))
+        predictors, sides = self.predictors(precision), Sides(noise, mask, psf)
+        structured = self.structured.preprocess if self.structured else None
+        options = ImageOptions(self.preprocess, self.channels, batch_size, source, structured)
+        return as_table(classify_images(predictors, images, sides, options), self.columns_with(source))
 
     def classify_residual(
         self, residual: np.ndarray | Tensor | Fit, batch_size: int = 64, precision: str = "fp32"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from darklens.classifier.by_source import Seen, predict_by_source
 from darklens.classifier.fit_input import FitInput, Kernel, fill_weightless, fit_flags, fit_inputs, fit_rows
 from darklens.classifier.predictions import CONSTANT, FILLED, Prediction, Predictor
 from darklens.data.arrays import Images, plain_array, single_images
@@ -41,17 +42,20 @@ class ImageSides(NamedTuple):
 
 
 class ImageOptions(NamedTuple):
-    """How images become what a network sees: of so many channels, so many at a time; source: as of `fit_inputs`."""
+    """How images become what a network sees: of so many channels, so many at a time; the rest: as of `fit_inputs`."""
 
     preprocess: Preprocess
     channels: int
     batch_size: int
     source: str = "sersic"
+    structured: Preprocess | None = None
 
 
-def classify_images(predictor: Predictor, images: Images, sides: Sides, options: ImageOptions) -> list[Prediction]:
-    """See `Classifier.classify`."""
-    preprocess, channels, batch_size, source = options
+def classify_images(
+    predictors: Mapping[str, Predictor], images: Images, sides: Sides, options: ImageOptions
+) -> list[Prediction]:
+    """See `Classifier.classify`; predictors: by the source of the fits that they see."""
+    preprocess, channels, batch_size, source, _ = options
     if preprocess.smooth_model is None and any(side is not None for side in sides):
         raise UsageError("noise, mask and psf are for networks that see what a fit leaves; this one sees the image")
     check_source(source, preprocess)
@@ -64,7 +68,7 @@ def classify_images(predictor: Predictor, images: Images, sides: Sides, options:
             _read(preprocess.window, channels, f"image {n}", arrays[n], ImageSides(*(side[n] for side in each)))
             for n in numbers
         ]
-        predictions += predictor(*_look(preprocess, rows, predictor.outliers is not None, source))
+        predictions += _classify(predictors, rows, options)
     return predictions
 
 
@@ -76,18 +80,22 @@ def check_source(source: str, preprocess: Preprocess) -> None:
         raise UsageError("source is for networks that see what a fit leaves; this one sees the image")
 
 
-def _look(
-    preprocess: Preprocess, rows: Sequence[tuple[Picture, FitInput]], figures: bool, source: str
-) -> tuple[torch.Tensor, list[dict[str, float]], list[list[str]], list[dict[str, float]]]:
-    """What a network is shown of pictures (B, C, S, S), rows of their smooth lenses, flags, figures if asked for."""
+def _classify(
+    predictors: Mapping[str, Predictor], rows: Sequence[tuple[Picture, FitInput]], options: ImageOptions
+) -> list[Prediction]:
+    """Of checked pictures, and what a fit is given of each."""
+    preprocess, figures = options.preprocess, predictors["sersic"].outliers is not None
     flags = [_flags(picture, preprocess.window) for picture, _ in rows]
     if preprocess.smooth_model is None:
         views = [preprocess(torch.from_numpy(picture.pixels)[None])[0] for picture, _ in rows]
-        return torch.stack(views), [{}] * len(rows), flags, []
-    fits = fit_inputs(preprocess, [fit_input for _, fit_input in rows], figures=figures, source=source)
-    flags = [[*image_flags, *fit_flags(fit.flag)] for image_flags, fit in zip(flags, fits, strict=True)]
-    residuals = torch.from_numpy(np.stack([fit.view for fit in fits]))
-    return residuals, [fit.row for fit in fits], flags, [fit.figures for fit in fits]
+        return predictors["sersic"](torch.stack(views), [{}] * len(rows), flags)
+    inputs = [fit_input for _, fit_input in rows]
+    fits = fit_inputs(preprocess, inputs, figures=figures, source=options.source, structured=options.structured)
+    images = [
+        Seen(fit.view, fit.row, [*image_flags, *fit_flags(fit.flag)], fit.figures, fit.source)
+        for image_flags, fit in zip(flags, fits, strict=True)
+    ]
+    return predict_by_source(predictors, images)
 
 
 def classify_residuals(
@@ -181,7 +189,7 @@ def _scale_flags(fit: Fit, preprocess: Preprocess) -> list[str]:
 
 def _residual_array(residual: np.ndarray | torch.Tensor | Fit, crop: int) -> np.ndarray:
     """(n, S, S) float32 about the middle, S the network's window or one pixel more, as odd or even as the residual."""
-    array = plain_array("residual", residual.residual if isinstance(residual, Fit) else residual)
+    array = plain_array("residual", residual.view_residual if isinstance(residual, Fit) else residual)
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.dtype.kind not in "uif" or min(array.shape[1:]) < crop:
         raise DataError(f"residual: expected (n, H, W) of {crop} pixels or more a side, found {array.shape}")

@@ -16,9 +16,12 @@ from darklens.classifier.predictions import fit_columns
 from darklens.data.checks import central
 from darklens.data.transforms import Preprocess
 from darklens.fit import Fit, SmoothModel
+from darklens.fit.result import CONSTANT, NO_LENS, NOT_CONVERGED, POOR
 from darklens.page.strip import Pictures, Strip, draw_strip
 
 Kernel = tuple[tuple[float, ...], ...]
+MISFIT = 1.35  # chi-square a pixel, above which a flagged fit is made again with a flexible source
+NO_FIT, UNUSABLE = (CONSTANT, NO_LENS), (CONSTANT, NO_LENS, NOT_CONVERGED, POOR)  # flags
 
 
 class FitInput(NamedTuple):
@@ -40,6 +43,7 @@ class Fitted(NamedTuple):
     """What a network is shown of an image (C, S, S), the row of its smooth lens, and the fit's flag or nothing.
 
     figures: for a detector of outliers; strip: image, smooth lens and residual for a page; where they were asked for.
+    source: of the fit, and so which network is meant.
     """
 
     view: np.ndarray
@@ -47,6 +51,7 @@ class Fitted(NamedTuple):
     flag: str
     figures: dict[str, float]
     strip: Strip | None = None
+    source: str = "sersic"
 
 
 def fit_inputs(
@@ -56,11 +61,14 @@ def fit_inputs(
     figures: bool = False,
     strips: bool = False,
     source: str = "sersic",
+    structured: Preprocess | None = None,
 ) -> list[Fitted]:
     """Views and rows of all inputs, in order; the network's PSF where an image has none of its own.
 
     figures: with those of `image_figures`, of images without a noise map. strips: with the pictures of a page. source:
-    "flexible" has the `log_bayes_factor` of such a fit in the rows, whatever the view is of.
+    "flexible" has the `log_bayes_factor` of such a fit in the rows, whatever the view is of. structured: of a network
+    for sources with structure: where a fit is flagged and leaves more than noise, and one with a flexible source
+    describes the image, the view is of that one, and the row has the columns of the other.
     """
     also_flexible = source == "flexible" and preprocess.view != "flexible"
     results: list[Fitted | None] = [None] * len(inputs)
@@ -70,9 +78,26 @@ def fit_inputs(
         alike = _fit_alike(preprocess, [inputs[n] for n in numbers], figures, strips)
         if also_flexible:
             _add_bayes_factors(preprocess, [inputs[n] for n in numbers], alike)
+        if structured is not None:
+            alike = _with_structure(structured, [inputs[n] for n in numbers], alike, strips)
         for number, result in zip(numbers, alike, strict=True):
             results[number] = result
     return [result for result in results if result is not None]
+
+
+def _with_structure(
+    preprocess: Preprocess, inputs: Sequence[FitInput], fitted: Sequence[Fitted], strips: bool
+) -> list[Fitted]:
+    """The fits of one kind, with a flexible source where a Sersic profile is not enough, and that is."""
+    results = list(fitted)
+    flagged = [number for number, fit in enumerate(fitted) if fit.flag and fit.flag not in NO_FIT]
+    chosen = [number for number in flagged if fitted[number].row["chi_square"] > MISFIT]
+    flexible = _fit_alike(preprocess, [inputs[number] for number in chosen], False, strips) if chosen else []
+    for number, fit in zip(chosen, flexible, strict=True):
+        if fit.flag not in UNUSABLE:
+            row = {name: fit.row.get(name, math.nan) for name in [*fitted[number].row, "log_bayes_factor"]}
+            results[number] = fit._replace(row=row, source="flexible")
+    return results
 
 
 def _fit_alike(preprocess: Preprocess, inputs: Sequence[FitInput], figures: bool, strips: bool) -> list[Fitted]:

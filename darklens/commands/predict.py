@@ -3,20 +3,24 @@
 from pathlib import Path
 
 from darklens import machine
+from darklens.classifier import saved
+from darklens.classifier.classifier import Classifier
 from darklens.commands.flags import Settings
 from darklens.commands.network import network_of
 from darklens.data.outputs import check_output
+from darklens.runs.trained import TrainedNetwork
 from darklens.survey.parts import part_name
 from darklens.survey.predict import predict_folder
 
 STRUCTURED_SOURCES = "compact-j_sources"  # the network for them that comes with the program
+NAMING = {"test_time", "weights"}
 
 
 def predict(settings: Settings) -> None:
     """Classify images without labels, one row of a table a file."""
     trained = network_of(settings)
-    classifier = trained.classifier
-    if not {"test_time", "weights"} & settings.explicit:
+    classifier = _with_structured(settings, trained)
+    if not NAMING & settings.explicit:
         print(f"network: {settings.weights}, which comes with the program; --test_time or --weights name another")
     check_output("--output", settings.output, None, trained.path)
     if settings.page:
@@ -31,16 +35,29 @@ def predict(settings: Settings) -> None:
     counts = predict_folder(classifier, settings.data_dir, output, **options)
     print(counts.summary())
     if counts.structured:
-        print(
-            f"sources with structure: {counts.structured} images may have them; --weights {STRUCTURED_SOURCES} fits "
-            "such sources, in seconds an image"
-        )
+        print(_of_structured(counts.structured, classifier))
     if classifier.novelty is None:
         print("no novelty scores: this network was saved without them (by the original, or before training had ended)")
     files = {"predictions": output, "embeddings": embeddings, "page": page}
     print(", ".join(f"{name}: {file}" for name, file in files.items() if file))
     if page and counts.rows_before:
         print(f"the page is without the {counts.rows_before} rows that were there before: their pictures are not kept")
+
+
+def _with_structured(settings: Settings, trained: TrainedNetwork) -> Classifier:
+    """The network; of those that come with the program also the one for structured sources, if none was named."""
+    if (NAMING | {"source", "embeddings"}) & settings.explicit:
+        return trained.classifier
+    return trained.classifier.with_structured(saved.load_model(saved.find_weights(STRUCTURED_SOURCES), trained.device))
+
+
+def _of_structured(count: int, classifier: Classifier) -> str:
+    if classifier.structured:
+        return f"sources with structure: {count} images, fitted again with such a source; class by {STRUCTURED_SOURCES}"
+    return (
+        f"sources with structure: {count} images may have them; --weights {STRUCTURED_SOURCES} fits such sources, in "
+        "seconds an image"
+    )
 
 
 def _part(settings: Settings) -> tuple[tuple[int, int] | None, str | Path, str | Path | None, str | Path | None]:

@@ -45,7 +45,8 @@ def add_flags(parser: argparse.ArgumentParser, switch: dict) -> None:
         "--source",
         choices=SOURCES,
         help="a Sersic profile; flexible, splines about it, and the Bayes factor of mass "
-        "that a smooth lens lacks, with Predict beside what the network sees (sersic)",
+        "that a smooth lens lacks, with Predict beside what the network sees (sersic; Predict without a named network "
+        "goes on to flexible where a fit fails)",
     )
     add = parser.add_argument_group("with --mode Predict").add_argument
     add("--resample", **switch, help="bring images of another pixel scale to the network's; flux is conserved (False)")

@@ -28,6 +28,7 @@ from darklens.survey.telescope import fit_telescope, knows_galaxies
 OFF = 0.05  # of the network's pixel scale: what differs by more is flagged
 SAME = 0.005  # what differs by less is not resampled: a quarter of a pixel at the edge of what is seen
 SCALE_FLAGS = "pixels of", "resampled from"  # how flags begin that are of the network's pixel scale
+STRUCTURED_NOTE = "fitted again with a flexible source, class by the network for such"
 SPOILT = 0.01  # share of a new pixel's weight that pixels without a weight may have
 
 
@@ -48,9 +49,9 @@ class Reading(NamedTuple):
 class Item:
     """One image: what the network sees of it (C, S, S), or None and the reason why it was rejected.
 
-    listed: the list's other columns. fit_row: the smooth lens, where the network sees residuals. figures: for its
-    detector of outliers, if it has one. strip: pictures for a page, where there is one. prediction: what the
-    network says, once it has seen it.
+    listed: the list's other columns. fit_row: the smooth lens, where the network sees residuals; source: of its fit.
+    figures: for the network's detector of outliers, if it has one. strip: pictures for a page, where there is one.
+    prediction: what the network says, once it has seen it.
     """
 
     entry: Entry
@@ -62,6 +63,7 @@ class Item:
     scale: str = ""
     note: str = ""
     fit_row: dict[str, float] = field(default_factory=dict)
+    source: str = "sersic"
     figures: dict[str, float] = field(default_factory=dict)
     strip: Strip | None = None
     prediction: Prediction | None = None
@@ -84,6 +86,7 @@ class SurveyReader(Dataset):
         self.survey, self.preprocess, self.channels = survey, classifier.preprocess, classifier.channels
         self.reading, self.knows_galaxies = reading, knows_galaxies(classifier)
         self.figures = classifier.outliers is not None
+        self.structured = classifier.structured.preprocess if classifier.structured else None
 
     def __len__(self) -> int:
         return len(self.survey.entries)
@@ -93,10 +96,12 @@ class SurveyReader(Dataset):
         pairs = [pair for pair in zip(items, inputs, strict=True) if pair[1] is not None]
         inputs = [fit_input for _, fit_input in pairs]
         options = {"figures": self.figures, "strips": self.reading.strips}
-        fits = fit_inputs(self.preprocess, inputs, **options, source=self.reading.source)
+        fits = fit_inputs(self.preprocess, inputs, **options, source=self.reading.source, structured=self.structured)
         for (item, _), fit in zip(pairs, fits, strict=True):
             item.image, item.fit_row, item.figures, item.strip = fit.view, fit.row, fit.figures, fit.strip
-            item.flags += fit_flags(fit.flag)
+            item.flags, item.source = item.flags + fit_flags(fit.flag), fit.source
+            if fit.source == "flexible":
+                item.note = "; ".join(filter(None, (item.note, STRUCTURED_NOTE)))
         return list(items)
 
     def read(self, entry: Entry) -> tuple[Item, FitInput | None]:

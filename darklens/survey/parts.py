@@ -36,6 +36,11 @@ def part_name(path: str | Path, part: tuple[int, int]) -> Path:
 
 def origin_of(classifier: Classifier, survey: Catalogue, flags: Mapping[str, object]) -> dict[str, object]:
     """What decides the rows of a part, but for the pixels in the files: network, list and flags."""
+    return {"network": network_digest(classifier), **flags, "list": list_digest(survey)}
+
+
+def network_digest(classifier: Classifier) -> str:
+    """Of all that decides what a network says."""
     network = hashlib.sha256()
     described: list[object] = [classifier.classes, classifier.temperature, classifier.preprocess.to_dict()]
     extras = (classifier.novelty, classifier.inference)
@@ -43,7 +48,7 @@ def origin_of(classifier: Classifier, survey: Catalogue, flags: Mapping[str, obj
     network.update(repr(described).encode())
     for name, values in sorted(classifier.network.state_dict().items()):
         network.update(name.encode() + values.detach().cpu().contiguous().numpy().tobytes())
-    return {"network": network.hexdigest(), **flags, "list": list_digest(survey)}
+    return network.hexdigest()
 
 
 def list_digest(survey: Catalogue) -> str:

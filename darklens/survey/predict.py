@@ -16,7 +16,8 @@ image gets a row in a CSV table (UTF-8, RFC 4180), in order of folder and name, 
     outlier       above 1.0: like images that were changed so that the class is wrong; of networks with such a detector
     einstein_radius, shear, source_x, ... and their standard deviations ..._sd, chi_square per pixel: of the smooth
                   lens (arcsec, radians), where the network sees what it leaves of the image
-    log_bayes_factor   of further mass against none, where a flexible source was fitted
+    log_bayes_factor   of further mass against none, where a flexible source was fitted; `Classifier.with_structured`
+                  has it of those images alone whose source has structure, and their class by another network (`note`)
     CLASS_...     how much dark matter, given the class: median, 16% and 84% of its posterior, ..._above_limit the
                   probability of more than the detection limit; where the network has learned it
     flag          empty, or what to beware of, or why the file was rejected
@@ -45,7 +46,7 @@ from darklens.survey import tables
 from darklens.survey.catalogue import Catalogue, check_columns, find_survey
 from darklens.survey.items import Reading
 from darklens.survey.pages import page_writer
-from darklens.survey.parts import Part, open_part, origin_of
+from darklens.survey.parts import Part, network_digest, open_part, origin_of
 from darklens.survey.stream import NetworkRun
 from darklens.survey.tables import Tally
 
@@ -56,7 +57,7 @@ class Counts(NamedTuple):
     rows_before: how many of them had been in the table before, of a part that was killed. unused: columns of the list
     that are for a fit, of a network without one; misspelt: columns that are not read, and those that seem to be meant.
     fitted: telescopes' images of which the network is not meant to say a class. structured: whose source may have
-    structure that the fit of a Sersic profile leaves.
+    structure that the fit of a Sersic profile leaves, or that were fitted again for it.
     """
 
     classified: int
@@ -125,6 +126,8 @@ def predict_folder(
     if resample and classifier.pixel_scale is None:
         raise UsageError("--resample: this network does not say which pixel scale it was trained at")
     check_source(source, classifier.preprocess)
+    if classifier.structured and embeddings:
+        raise UsageError("--embeddings: features of two networks do not belong into one file: name one by --weights")
     survey, width = find_survey(folder, file_column), tables.feature_width(classifier)
     check_columns(folder, tables.table_columns(classifier, (), source), survey.columns)
     tables.check_embeddings(embeddings, output, folder, width)
@@ -134,6 +137,7 @@ def predict_folder(
     else:
         flags = {"part": "/".join(map(str, part)), "precision": precision, "hdu": hdu, "resample": resample}
         flags |= {"source": source} if source != "sersic" else {}
+        flags |= {"structured": network_digest(classifier.structured)} if classifier.structured else {}
         origin = origin_of(classifier, survey, {**flags, "embeddings": embeddings is not None})
         survey = survey.part(*part)
         table = open_part(Part(survey, columns, width, origin, Path(output), Path(embeddings) if embeddings else None))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from darklens import machine
+from darklens.classifier.by_source import Seen, predict_by_source
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.predictions import Predictor
 from darklens.data.reader import read_ahead
@@ -36,20 +37,20 @@ class NetworkRun:
         chunks = [np.arange(i, min(i + self.batch_size, count)) for i in range(first, count, self.batch_size)]
         workers = machine.usable_cores() if self.workers is None else self.workers
         batches = read_ahead(reader, chunks, workers if len(chunks) > 1 else 0, survey.root or ".")
-        predictor = self.classifier.predictor(self.precision, self.device)
+        predictors = self.classifier.predictors(self.precision, self.device)
         with contextlib.closing(batches):
             for items in batches:
-                _predict(predictor, items)
+                _predict(predictors, items)
                 yield items
 
 
-def _predict(predictor: Predictor, items: Sequence[Item]) -> None:
+def _predict(predictors: Mapping[str, Predictor], items: Sequence[Item]) -> None:
     """Give items that have an image their predictions."""
-    images = [item.image for item in items if item.image is not None]
-    if not images:
-        return
-    items, views = [item for item in items if item.image is not None], torch.from_numpy(np.stack(images))
-    rows, flags, figures = zip(*((item.fit_row, item.flags, item.figures) for item in items), strict=True)
-    predictions = predictor(views, rows, flags, figures)
-    for item, prediction in zip(items, predictions, strict=True):
+    pairs = [
+        (item, Seen(item.image, item.fit_row, item.flags, item.figures, item.source))
+        for item in items
+        if item.image is not None
+    ]
+    predictions = predict_by_source(predictors, [seen for _, seen in pairs])
+    for (item, _), prediction in zip(pairs, predictions, strict=True):
         item.prediction = prediction

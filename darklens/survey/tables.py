@@ -19,7 +19,7 @@ from darklens.data.npy import read_header
 from darklens.errors import DataError, UsageError
 from darklens.fit.result import STRUCTURED
 from darklens.storage.files import cannot_write, replacing
-from darklens.survey.items import Item
+from darklens.survey.items import STRUCTURED_NOTE, Item
 
 
 def table_columns(classifier: Classifier, listed: Sequence[str] = (), source: str = "sersic") -> list[str]:
@@ -50,7 +50,7 @@ class Tally:
         self.fitted += fitted
         self.rejected += not (answered or fitted)
         self.flagged += bool(answered and row["flag"])
-        self.structured += STRUCTURED in row["flag"]
+        self.structured += STRUCTURED in row["flag"] or STRUCTURED_NOTE in row.get("note", "")
 
 
 class TableWriter:
