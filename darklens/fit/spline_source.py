@@ -51,7 +51,7 @@ class SplineSource:
     lattices: tuple[Lattice, ...] = ()  # the finest first
     coefficients: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     shares: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))  # (K,)
-    largest_share: float = STIFF
+    largest_share: float = LOOSE
 
     def sersic(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The Sersic of amplitude 1 at u, v (n,), and its slopes."""

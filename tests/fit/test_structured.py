@@ -147,9 +147,9 @@ def test_the_view_keeps_more_of_a_vortex_than_a_loose_prior_leaves(lenses, struc
 def test_the_prior_is_stiff_until_it_is_loosened(lens):
     """Coefficients of ten times the brightness ask for shares of 10."""
     ones = torch.ones_like(lens.source.shares)
-    assert (lens.source.with_shares(100 * ones, ones).shares == STIFF).all()
-    loose = dataclasses.replace(lens.source, largest_share=LOOSE)
-    assert (loose.with_shares(100 * ones, ones).shares == LOOSE).all()
+    assert (lens.source.with_shares(100 * ones, ones).shares == LOOSE).all()
+    stiff = dataclasses.replace(lens.source, largest_share=STIFF)
+    assert (stiff.with_shares(100 * ones, ones).shares == STIFF).all()
 
 
 @pytest.mark.slow
