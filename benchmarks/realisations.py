@@ -2,11 +2,13 @@
 
     python benchmarks/realisations.py views OUT --lenses 300                     # OUT/00000.npy, one a lens
     python benchmarks/realisations.py views SMOOTH --lenses 60 --model j
-    python benchmarks/realisations.py train OUT SMOOTH --epochs 3                # OUT/best-model-parameters.pt
+    python benchmarks/realisations.py views WIDE --lenses 150 --model wide_sources
+    python benchmarks/realisations.py train OUT SMOOTH WIDE --epochs 3           # OUT/best-model-parameters.pt
 
 A flexible source takes seconds to fit; what its last linear problem leaves of another image of the same lens takes
-milliseconds. Such residuals are those of one Gauss-Newton step: they keep a little more of strong substructure than the
-fits have. A network that has learned them is trained on in a few passes over fits:
+milliseconds. Such residuals are those of one Gauss-Newton step under the prior of a smooth lens's source: they keep a
+little more of strong substructure than the fits have. A network that has learned them is trained on in a few passes
+over fits:
 
     python main.py --mode Train --data_dir js --view flexible --weights OUT/best-model-parameters.pt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -78,6 +79,8 @@ def check_source(source: str, preprocess: Preprocess) -> None:
         raise UsageError(f"source: expected one of {', '.join(SOURCES)}, found {source!r}")
     if source != "sersic" and preprocess.smooth_model is None:
         raise UsageError("source is for networks that see what a fit leaves; this one sees the image")
+    if source != "sersic" and preprocess.smooth_model:
+        dataclasses.replace(preprocess.smooth_model, source=source)  # raises a UsageError where they don't go together
 
 
 def _classify(

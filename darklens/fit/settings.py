@@ -7,7 +7,10 @@ import dataclasses
 
 import numpy as np
 
+from darklens.errors import ModelError
+
 SOURCES = "sersic", "flexible"  # a Sersic profile, or splines about one (structured.py)
+GALAXY = 'a flexible source goes with a lens galaxy\'s light in --mode Fit, or lens_light="mge"; not in this model'
 RENAMED = {"free_doubted": "refit_flagged"}  # spellings of fields in files written before
 
 
@@ -50,6 +53,8 @@ class ModelSettings:
             raise ValueError("pixel_scale must be positive, window 8 pixels or more, supersample 1 or more")
         if self.source not in SOURCES:
             raise ValueError(f"source must be one of {', '.join(SOURCES)}, not {self.source!r}")
+        if self.source == "flexible" and self.free_light:
+            raise ModelError(GALAXY)
         if self.source == "flexible":
             for name, value in {"free_centre": True, "free_halo": True, "refit_flagged": False}.items():
                 object.__setattr__(self, name, value)
