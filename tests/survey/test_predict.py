@@ -23,7 +23,7 @@ from darklens.data.transforms import default_preprocess
 from darklens.errors import DataError, ResultsError, UsageError
 from darklens.networks.equivariant import build_network
 from darklens.survey.image_files import find_pictures
-from darklens.survey.items import SurveyReader
+from darklens.survey.items import STRUCTURED_NOTE, SurveyReader
 from darklens.survey.predict import Counts, predict_folder
 from darklens.survey.tables import Tally
 
@@ -488,4 +488,5 @@ def test_sources_with_structure_are_counted():
     tally = Tally()
     for flag in ("", "smooth lens: its source may have structure; unlike training data"):
         tally.count({"class": "no", "flag": flag})
-    assert (tally.classified, tally.flagged, tally.structured) == (2, 1, 1)
+    tally.count({"class": "no", "flag": "", "note": f"HDU 1; {STRUCTURED_NOTE}"})
+    assert (tally.classified, tally.flagged, tally.structured) == (3, 1, 2)
