@@ -10,6 +10,7 @@ of the signal, and the halo is round.
 """
 
 import dataclasses
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -37,6 +38,7 @@ SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic conv
 COARSE_STEPS = 15  # at most, then: they cost little
 EXCESS = 2.0  # standard deviations above noise, from where the prior is loosened
 ODDS = 1.0  # ln B, from where it is, too
+ONE_PERCENT = 2.326, math.log(100)  # standard deviations and ln B that one smooth lens in a hundred exceeds, at most
 MORE_NODES, MORE_STEPS = 2.0, 2  # so many times the coefficients then, and at most so many steps
 PICTURE = 101  # pixels of the source's picture
 
@@ -168,6 +170,11 @@ class _Tests:
         log_b = mass_map.log_bayes_factor(lens)
         return cls(structured_significance(lens, *noise), log_b, psf_test(lens).flag(log_b))
 
+    @property
+    def show_mass(self) -> bool:
+        """Whether both tests exceed what one smooth lens in a hundred does; so, too, where they were not made."""
+        return not (self.significance < ONE_PERCENT[0] or self.log_bayes_factor < ONE_PERCENT[1])
+
 
 def _tested(lens: FlexibleLens, noise: tuple[float, Tensor]) -> _Tests:
     """The tests of a lens under the stiff prior, or where one of these shows more than noise, under a loose one with
@@ -211,7 +218,7 @@ def _finished(
         "sky": batch.window.background[k] + lens.sky * scale,
         "chi_square": residual.square().sum() / good.sum().clamp(min=1),
         "residual": residual.float(),
-        "view_residual": stiff.float(),
+        "view_residual": stiff.float() if tests.show_mass else residual.float(),
         "image": (batch.window.background[k] + scale * image).float(),
         "deviation": (variance.pixels[k].double().sqrt() * scale).float(),
     }
