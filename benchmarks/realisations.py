@@ -26,11 +26,10 @@ import torch
 from darklens.classifier import saved
 from darklens.data.batches import Batches
 from darklens.data.folder import LensFolder, Split
-from darklens.data.residual import TAPS, view_of_residual
+from darklens.data.residual import view_of_residual
 from darklens.data.source import ImageSource, Pixels
 from darklens.fit.assumptions import smooth_model
 from darklens.fit.batch import prepare
-from darklens.fit.correlation import smoothed_deviation
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.structured import fit_structured
@@ -89,8 +88,7 @@ class Realisations:
     def _class_views(lens: FlexibleLens, window: Window, width: float, images: np.ndarray) -> np.ndarray:
         data = middle(as_images(images.astype(float), torch.device("cpu")), lens.data.shape[-1])
         data = (data - window.background) / window.scale  # the unit of the fit
-        deviation = smoothed_deviation(TAPS[data.shape[-1] % 2], width)
-        return view_of_residual(lens.residuals_of(data) / deviation, SIZE)[:, 0].half().numpy()
+        return view_of_residual(lens.residuals_of(data), SIZE, [width] * len(data))[:, 0].half().numpy()
 
 
 class ViewFiles(ImageSource):

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from darklens.fit import SmoothModel, fit
-from darklens.fit.structured import StructuredFit, fit_structured
+from darklens.fit.structured import ONE_PERCENT, StructuredFit, fit_structured
 from darklens.simulation.profiles import sersic_area
 from darklens.simulation.recipe_file import parse_recipe, recipe_dict
 from darklens.simulation.recipes import CLASSES, RECIPES, SimulationConfig
@@ -30,7 +30,6 @@ KINDS = {  # [source.structure] of each
     "galaxies": recipe_dict(RECIPES["hst_sky"])["source"]["structure"],
 }
 SEED = 11
-LEVEL_LN_B, LEVEL_SIGMA = math.log(100), 2.326  # that 1% of smooth lenses exceed at most, and exceed
 ZERO_POINT = 25.0  # any: the source has the counts of Model J
 
 
@@ -114,7 +113,7 @@ def main() -> None:
     auc, of_residual = (roc_auc_score(labels, np.concatenate(list(of.values()))) for of in (log_b, levels))
     print(f"AUC of `no` against the rest: ln B {auc:.4f}, residual {of_residual:.4f}, {args.count} lenses a class")
     for name in CLASSES:
-        by_mass, by_residual = log_b[name] > LEVEL_LN_B, levels[name] > LEVEL_SIGMA
+        by_mass, by_residual = log_b[name] > ONE_PERCENT[1], levels[name] > ONE_PERCENT[0]
         both = (by_mass & by_residual).sum()
         print(f"{name:7} above the level of 1%: ln B {by_mass.sum()}, residual {by_residual.sum()}, both {both}")
     if args.picture:

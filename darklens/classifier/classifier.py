@@ -62,10 +62,11 @@ class Classifier:
         `log_bayes_factor` has a number. Raises UsageError unless `other` sees residuals of a flexible source, and
         both the same classes, pixel scale and window, of a Sersic source's residuals in this one.
         """
-        mine, its = self.preprocess, other.preprocess
-        if mine.view != "residual" or its.view != "flexible":
-            raise UsageError(f"expected networks of the views residual and flexible, found {mine.view}, {its.view}")
-        if (self.classes, self.pixel_scale, mine.window) != (other.classes, other.pixel_scale, its.window):
+        views = self.preprocess.view, other.preprocess.view
+        if views != ("residual", "flexible"):
+            raise UsageError(f"expected networks of the views residual and flexible, found {', '.join(views)}")
+        kinds = [(each.classes, each.pixel_scale, each.preprocess.window) for each in (self, other)]
+        if kinds[0] != kinds[1]:
             raise UsageError("the network for sources with structure has other classes, pixels or another window")
         return dataclasses.replace(self, structured=other)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from darklens.classifier.by_source import Seen, predict_by_source
+from darklens.classifier.by_source import View, predict_by_source
 from darklens.classifier.fit_input import FitInput, Kernel, fill_weightless, fit_flags, fit_inputs, fit_rows
 from darklens.classifier.predictions import CONSTANT, FILLED, Prediction, Predictor
 from darklens.data.arrays import Images, plain_array, single_images
@@ -77,10 +77,11 @@ def check_source(source: str, preprocess: Preprocess) -> None:
     """Raise UsageError for a source that there is not, or one of a fit where the network sees no fit."""
     if source not in SOURCES:
         raise UsageError(f"source: expected one of {', '.join(SOURCES)}, found {source!r}")
-    if source != "sersic" and preprocess.smooth_model is None:
+    if source == "sersic":
+        return
+    if preprocess.smooth_model is None:
         raise UsageError("source is for networks that see what a fit leaves; this one sees the image")
-    if source != "sersic" and preprocess.smooth_model:
-        dataclasses.replace(preprocess.smooth_model, source=source)  # raises a UsageError where they don't go together
+    dataclasses.replace(preprocess.smooth_model, source=source)  # raises ModelError where they don't go together
 
 
 def _classify(
@@ -94,11 +95,11 @@ def _classify(
         return predictors["sersic"](torch.stack(views), [{}] * len(rows), flags)
     inputs = [fit_input for _, fit_input in rows]
     fits = fit_inputs(preprocess, inputs, figures=figures, source=options.source, structured=options.structured)
-    images = [
-        Seen(fit.view, fit.row, [*image_flags, *fit_flags(fit.flag)], fit.figures, fit.source)
+    residuals = [
+        View(fit.view, fit.row, [*image_flags, *fit_flags(fit.flag)], fit.figures, fit.source)
         for image_flags, fit in zip(flags, fits, strict=True)
     ]
-    return predict_by_source(predictors, images)
+    return predict_by_source(predictors, residuals)
 
 
 def classify_residuals(

@@ -17,10 +17,10 @@ from darklens.data.checks import central
 from darklens.data.transforms import Preprocess
 from darklens.fit import Fit, SmoothModel
 from darklens.fit.result import CONSTANT, NO_LENS, NOT_CONVERGED, POOR
+from darklens.fit.source_test import MISFIT
 from darklens.page.strip import Pictures, Strip, draw_strip
 
 Kernel = tuple[tuple[float, ...], ...]
-MISFIT = 1.35  # chi-square a pixel, above which a flagged fit is made again with a flexible source
 NO_FIT, UNUSABLE = (CONSTANT, NO_LENS), (CONSTANT, NO_LENS, NOT_CONVERGED, POOR)  # flags
 
 

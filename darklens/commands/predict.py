@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from darklens import machine
-from darklens.classifier import saved
 from darklens.classifier.classifier import Classifier
 from darklens.commands.flags import Settings
 from darklens.commands.network import network_of
 from darklens.data.outputs import check_output
-from darklens.runs.trained import TrainedNetwork
+from darklens.runs.trained import NetworkChoice, TrainedNetwork, open_network
 from darklens.survey.parts import part_name
 from darklens.survey.predict import predict_folder
 
@@ -48,7 +47,8 @@ def _with_structured(settings: Settings, trained: TrainedNetwork) -> Classifier:
     """The network; of those that come with the program also the one for structured sources, if none was named."""
     if (NAMING | {"source", "embeddings"}) & settings.explicit:
         return trained.classifier
-    return trained.classifier.with_structured(saved.load_model(saved.find_weights(STRUCTURED_SOURCES), trained.device))
+    other = open_network(NetworkChoice(STRUCTURED_SOURCES), trained.device, settings.conv)
+    return trained.classifier.with_structured(other.classifier)
 
 
 def _of_structured(count: int, classifier: Classifier) -> str:

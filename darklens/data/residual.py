@@ -13,6 +13,7 @@ ApJ 590, 673. The fit: darklens/fit.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -81,12 +82,13 @@ def view_of(fits: Fit, crop: int, device: str | torch.device = "cpu") -> Tensor:
 
     In standard deviations of the smoothed noise, which are larger where the fit has found the noise correlated.
     """
-    residual = torch.as_tensor(fits.view_residual, device=device)
-    taps = TAPS[residual.shape[-1] % 2]
-    deviations = [smoothed_deviation(taps, width) for width in fits.noise_width.tolist()]
-    return view_of_residual(residual / residual.new_tensor(deviations)[:, None, None], crop)
+    return view_of_residual(torch.as_tensor(fits.view_residual, device=device), crop, fits.noise_width.tolist())
 
 
-def view_of_residual(residual: Tensor, crop: int) -> Tensor:
-    """`view_of` residuals (B, S, S) in standard deviations of white noise, S crop or crop + 1."""
+def view_of_residual(residual: Tensor, crop: int, widths: Sequence[float] | None = None) -> Tensor:
+    """`view_of` residuals (B, S, S) in standard deviations, S crop or crop + 1; widths: (B,) pixels, of the Gaussians
+    that smoothed the noise of each. None: it is white."""
+    if widths is not None:
+        deviations = [smoothed_deviation(TAPS[residual.shape[-1] % 2], width) for width in widths]
+        residual = residual / residual.new_tensor(deviations)[:, None, None]
     return (smoothed(residual.float(), crop).clamp(-CLIP, CLIP) / SCALE).half().float()

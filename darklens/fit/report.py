@@ -114,7 +114,8 @@ def _pictures(batch: Batch, explained: Explained, variance: Tensor) -> dict[str,
         "deviation": deviation * scale,
     }
     pictures = {name: value.clamp(-3e38, 3e38).float() for name, value in pictures.items()}
-    return pictures | {"view_residual": pictures["residual"], "mask": ~window.good}
+    none = deviation.new_zeros((len(deviation), 0, 0)).float()  # of a Sersic source
+    return pictures | {"stiff_residual": none, "mask": ~window.good}
 
 
 def _flags(batch: Batch, state: State, q: Tensor, arrays: dict[str, Tensor], lensed: Tensor) -> np.ndarray:

@@ -44,7 +44,9 @@ class Fit:
     flag: np.ndarray  # (B,) str, "" where all is well
     mask: np.ndarray  # (B, S, S) bool, True where a pixel did not count
     residual: np.ndarray  # (B, S, S) data minus model in standard deviations; 0 where masked
-    view_residual: np.ndarray  # (B, S, S) the one that networks see: of a flexible source under its stiff prior
+    stiff_residual: (
+        np.ndarray
+    )  # (B, S, S) that under the stiff prior of a flexible source, where mass shows; or (B, 0, 0)
     image: np.ndarray  # (B, S, S) the model, sky included, in the image's units
     deviation: np.ndarray  # (B, S, S) standard deviation of a pixel in the image's units
 
@@ -58,6 +60,11 @@ class Fit:
         """The fits in some rows."""
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
         return Fit(self.model, **{name: values[rows] for name, values in arrays.items()})
+
+    @property
+    def view_residual(self) -> np.ndarray:
+        """(B, S, S) the residual that networks see: of a flexible source under its stiff prior, where mass shows."""
+        return self.stiff_residual if self.stiff_residual.size else self.residual
 
     @property
     def good(self) -> np.ndarray:

@@ -16,7 +16,8 @@ from darklens.fit.result import Fit
 from darklens.fit.spline_source import COARSE
 from darklens.fit.window import binned
 
-LIMITS = (1.35, 0.8), (3.0, 0.67)  # chi-square a pixel, share: of the weaker residuals splines explain more anyway
+MISFIT = 1.35  # chi-square a pixel: more than noise and most substructure leave
+LIMITS = (MISFIT, 0.8), (3.0, 0.67)  # chi-square a pixel, share: of the weaker residuals splines explain more anyway
 MIN_WINDOW = 45  # pixels
 
 
@@ -28,7 +29,7 @@ def flag_structure(batch: Batch, fits: Fit) -> None:
     """
     if batch.model.free_light or fits.residual.shape[-1] < MIN_WINDOW:
         return
-    for row in np.flatnonzero(np.isin(fits.flag, ["", results.POOR]) & (fits.chi_square > LIMITS[0][0])):
+    for row in np.flatnonzero(np.isin(fits.flag, ["", results.POOR]) & (fits.chi_square > MISFIT)):
         share = structure_share(batch, fits, int(row))
         if any(fits.chi_square[row] > lowest and share > most for lowest, most in LIMITS):
             fits.flag[row] = results.STRUCTURED

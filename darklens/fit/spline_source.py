@@ -123,9 +123,8 @@ class SplineSource:
                 top, bottom = (lattice.spread(values) for values in (squares, determined))
                 mean = top.sum() / bottom.sum().clamp(min=1e-3)
                 ratio = (_summed(top) + mean) / (_summed(bottom) + 1)
-                shares[lattice.column[lattice.chosen]] = (
-                    ratio[lattice.chosen].sqrt().clamp(LEAST_SHARE, self.largest_share)
-                )
+                share = ratio[lattice.chosen].sqrt().clamp(LEAST_SHARE, self.largest_share)
+                shares[lattice.column[lattice.chosen]] = share
         return dataclasses.replace(self, shares=shares)
 
     def picture(self, size: int, scale: float) -> Tensor:

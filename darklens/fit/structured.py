@@ -91,7 +91,7 @@ def fit_structured(
         started = _lenses(batch, start)
         variance, correlation = _measured(batch, started)
         measured = {name: value.numpy() for name, value in noise_columns(batch, variance, correlation).items()}
-        robust = _changed(robust, measured)
+        robust = _changed(robust, measured | {"stiff_residual": robust.residual})
         parts = []
         for k, lens in enumerate(started):
             parts.append(_finished(batch, robust, lens, (variance, correlation), k, view_only))
@@ -205,7 +205,7 @@ def _finished(
     measured = float(correlation.width[k]), noise_uncertainty(batch, correlation)[k]
     try:
         lens.run(len(LEVELS), hold=True)
-        stiff = lens.residual()
+        stiff = lens.residual().float()
         tests = _Tests() if view_only else _tested(lens, measured)
     except torch.linalg.LinAlgError:
         return failed
@@ -218,7 +218,7 @@ def _finished(
         "sky": batch.window.background[k] + lens.sky * scale,
         "chi_square": residual.square().sum() / good.sum().clamp(min=1),
         "residual": residual.float(),
-        "view_residual": stiff.float() if tests.show_mass else residual.float(),
+        "stiff_residual": stiff if tests.show_mass else residual.float(),
         "image": (batch.window.background[k] + scale * image).float(),
         "deviation": (variance.pixels[k].double().sqrt() * scale).float(),
     }

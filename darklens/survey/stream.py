@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from darklens import machine
-from darklens.classifier.by_source import Seen, predict_by_source
+from darklens.classifier.by_source import View, predict_by_source
 from darklens.classifier.classifier import Classifier
 from darklens.classifier.predictions import Predictor
 from darklens.data.reader import read_ahead
@@ -47,10 +47,10 @@ class NetworkRun:
 def _predict(predictors: Mapping[str, Predictor], items: Sequence[Item]) -> None:
     """Give items that have an image their predictions."""
     pairs = [
-        (item, Seen(item.image, item.fit_row, item.flags, item.figures, item.source))
+        (item, View(item.image, item.fit_row, item.flags, item.figures, item.source))
         for item in items
         if item.image is not None
     ]
-    predictions = predict_by_source(predictors, [seen for _, seen in pairs])
+    predictions = predict_by_source(predictors, [view for _, view in pairs])
     for (item, _), prediction in zip(pairs, predictions, strict=True):
         item.prediction = prediction

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import darklens
-from darklens.classifier.by_source import Seen, predict_by_source
+from darklens.classifier.by_source import View, predict_by_source
 from darklens.classifier.predictions import Predictor
 from darklens.commands.run import main
 from darklens.errors import ResultsError, UsageError
@@ -115,7 +115,7 @@ def test_each_image_is_seen_by_its_own_predictor():
 
     views = torch.arange(12.0).view(3, 1, 2, 2).numpy()
     seen = [
-        Seen(view, {}, [str(n)], {}, source)
+        View(view, {}, [str(n)], {}, source)
         for n, (view, source) in enumerate(zip(views, ("x", "y", "x"), strict=True))
     ]
     both = predict_by_source({"x": predictor(0), "y": predictor(0)}, seen)
