@@ -4,6 +4,7 @@
     python benchmarks/real_lenses.py FOLDER J0946 f390w            # those whose names begin so
     python benchmarks/real_lenses.py FOLDER --picture real.png     # 12 of them with their residuals
     python benchmarks/real_lenses.py FOLDER --source flexible      # splines, and ln B of further mass
+    python benchmarks/real_lenses.py FOLDER --measure-noise        # as if there were no noise maps
 
 FOLDER has `slacs/NAME/{image,noise,psf}.fits` with `slacs/einstein_radii.csv` (name, einstein_radius in arcsec; 0.05"
 a pixel), and may have `jwst_cosmos_web/NAME/` and `hst_f390w/` with `{data,noise_map,psf}.fits` (PIXSCALE in the
@@ -88,10 +89,11 @@ class Outcome:
         return f"{parts} | {fit.flag} | {self.seconds:.1f} |"
 
 
-def run(lens: RealLens, source: str = "sersic") -> Outcome:
+def run(lens: RealLens, source: str = "sersic", *, measure_noise: bool = False) -> Outcome:
     """Fit one, with the clock of this process."""
     start = time.process_time()
-    fit = fit_observed(*lens.read(), lens.pixel_scale, source=source)
+    image, noise, psf = lens.read()
+    fit = fit_observed(image, None if measure_noise else noise, psf, lens.pixel_scale, source=source)
     return Outcome(lens, fit, time.process_time() - start)
 
 
@@ -147,6 +149,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", help="fit those whose names begin so")
     parser.add_argument("--source", choices=SOURCES, default=SOURCES[0])
+    parser.add_argument(
+        "--measure-noise", action="store_true", help="take no notice of the noise maps, nor of what they mask"
+    )
     parser.add_argument("--picture", type=Path, help="draw 12 lenses into this file")
     options = parser.parse_args(arguments)
     chosen = [x for x in lenses(options.folder) if not options.names or x.name.startswith(tuple(options.names))]
@@ -159,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     outcomes = []
     for lens in chosen:
-        outcomes.append(run(lens, options.source))
+        outcomes.append(run(lens, options.source, measure_noise=options.measure_noise))
         print(outcomes[-1].line(), flush=True)
     slacs = [outcome for outcome in outcomes if outcome.lens.slacs]
     if slacs:

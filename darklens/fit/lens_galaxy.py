@@ -18,12 +18,11 @@ def shows_galaxy(image: np.ndarray, pixel_scale: float, good: np.ndarray | None 
         return False
     sky = np.median(image[good & (radius > np.quantile(radius[good], 0.75))])
     spread = 1.48 * np.median(np.abs(image[good & (radius > np.quantile(radius[good], 0.75))] - sky))
-    core = good & (radius <= max(CORE, 1.1 * pixel_scale))
-    if not core.any():
-        return False
+    reach = max(CORE, 1.1 * pixel_scale, radius[good].min() + pixel_scale)  # a saturated middle does not count
+    core = good & (radius <= reach)
     middle = image[core].mean() - sky
     step = max(WIDTH, pixel_scale)
-    edges = np.arange(max(RING, 3 * pixel_scale), radius.max(), step)
+    edges = np.arange(max(RING, 3 * pixel_scale, reach + step), radius.max(), step)
     rings = [good & (radius >= low) & (radius < low + step) for low in edges]
     brightest = max((image[ring].mean() - sky for ring in rings if ring.any()), default=0.0)
     return bool(middle > BRIGHTER * max(brightest, 0.0) and middle > DEEP * spread / np.sqrt(core.sum()))

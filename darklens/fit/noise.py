@@ -128,9 +128,9 @@ class HighPass:
 
 
 def _separable(image: Tensor, taps: np.ndarray) -> Tensor:
-    """(B, S, S) convolved with taps along rows and columns -> (B, S - k + 1, S - k + 1)."""
-    matrix = band(image.new_tensor(taps), image.shape[-1] - len(taps) + 1)
-    return matrix @ image @ matrix.T
+    """(B, H, W) convolved with taps along rows and columns -> (B, H - k + 1, W - k + 1)."""
+    rows, columns = (band(image.new_tensor(taps), side - len(taps) + 1) for side in image.shape[-2:])
+    return rows @ image @ columns.T
 
 
 HIGH_PASS = {

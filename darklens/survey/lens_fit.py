@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import torch
 
-from darklens.fit import Fit, SmoothModel, fit, noise
+from darklens.fit import Fit, SmoothModel, fit
 from darklens.fit.cosmic_rays import cosmic_rays
 from darklens.fit.flexible import FlexibleLens
+from darklens.fit.gaps import gaps
+from darklens.fit.image_noise import image_noise
 from darklens.fit.lens_galaxy import shows_galaxy
 from darklens.fit.observed.result import ObservedFit
 from darklens.fit.observed.run import fit_observed
@@ -132,6 +133,10 @@ def _good_pixels(image: LensImage, notes: list[str]) -> np.ndarray:
     good = np.isfinite(image.pixels)
     if not good.all():
         notes.append(f"{(~good).sum()} pixels are not finite")
+    without = gaps(image.pixels)
+    if without.any():
+        notes.append(f"{without.sum()} pixels of one value, as of gaps, masked")
+        good = good & ~without
     if image.mask is not None:
         notes.append(f"{(image.mask & good).sum()} pixels masked as listed")
         good = good & ~image.mask
@@ -155,14 +160,7 @@ def _noise(image: LensImage, good: np.ndarray, notes: list[str]) -> np.ndarray:
     if image.noise is not None:
         return np.where(good, image.noise, 1.0)
     notes.append("noise measured in the image")
-    span = float(np.abs(image.pixels[good]).max(initial=0.0)) or 1.0
-    sky = float(np.median(image.pixels[good])) if good.any() else 0.0
-    data = torch.as_tensor(np.where(good, image.pixels - sky, 0.0) / span)[None]
-    unmasked = torch.as_tensor(good)[None]
-    smooth = noise.smooth(data, unmasked)
-    filled, level = torch.where(unmasked, data, smooth), smooth.clamp(min=0)
-    v0, k = noise.measure(filled, level, unmasked, torch.full((1,), 1e-12, dtype=data.dtype), kind="data")
-    return span * (v0[:, None, None] + k[:, None, None] * level).sqrt()[0].numpy()
+    return image_noise(np.where(good, image.pixels, 0.0), good)
 
 
 def _square(image: LensImage, known_noise: bool) -> tuple[np.ndarray, np.ndarray | None]:

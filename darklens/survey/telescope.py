@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from darklens.classifier.classifier import Classifier
 from darklens.page.strip import Pictures
+from darklens.simulation.recipes import RECIPES
 from darklens.survey.lens_fit import SMOOTH_NAMES, LensImage, LensPictures, fit_lens
 
 NO_CLASS = "no class: this network knows no lens galaxy's light"
 NO_TELESCOPE = "no class: this network knows no telescope's images"
-WITHOUT_GALAXY = ("f", "j", "wide", "j_wide")  # recipes of shipped networks, in which no lens galaxy shines
 
 
 class TelescopeFit(NamedTuple):
@@ -23,9 +23,10 @@ class TelescopeFit(NamedTuple):
 
 
 def knows_galaxies(classifier: Classifier) -> bool:
-    """Whether a network may be meant for images with a lens galaxy's light; those of Models F and J are not."""
+    """Whether a network may be meant for images with a lens galaxy's light; those of a preset without one are not."""
     model, simulation = classifier.preprocess.smooth_model, classifier.record.simulation or {}
-    return model is None or model.free_light or simulation.get("name") not in WITHOUT_GALAXY
+    preset = RECIPES.get(str(simulation.get("name")))
+    return model is None or model.free_light or preset is None or bool(preset.lens_lights)
 
 
 def fit_telescope(image: LensImage, pictures: bool = False) -> TelescopeFit:

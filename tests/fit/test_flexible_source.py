@@ -109,6 +109,17 @@ def test_correlated_noise_is_no_mass(seed, monkeypatch):
 
 
 @pytest.mark.slow
+def test_equations_without_a_solution_leave_the_gaussians(monkeypatch):
+    def fail(*arguments, **settings):
+        raise torch.linalg.LinAlgError("not positive-definite")
+
+    monkeypatch.setattr(flexible_source.Descent, "run", fail)
+    truth, gaussians, _ = case()
+    fit = fit_observed(truth.image, truth.noise, truth.psf, 0.05, source="flexible")
+    assert "source_not_solved" in fit.flag.split() and "source_not_solved" not in gaussians.flag
+    assert fit.lens is None and np.isnan(fit.log_bayes_factor) and fit.einstein_radius == gaussians.einstein_radius
+
+
 def test_from_python_as_from_the_fit():
     truth, _, fit = case(clumps=4, radius=1.2, correlation=0.0)
     settings = {"noise": truth.noise, "psf": truth.psf, "pixel_scale": 0.05, "lens_light": "mge"}

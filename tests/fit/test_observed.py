@@ -263,6 +263,15 @@ def test_without_noise_map_and_psf_both_are_assumed_and_said():
     assert np.median(fit.cutout.sigma[sky]) == pytest.approx(np.median(truth.noise[sky]), rel=0.1)
 
 
+def test_holes_are_no_data_and_oblong_images_have_noise():
+    """A single exposure as it is drizzled: 2% of the pixels are 0, and nothing says so."""
+    truth = galaxy_lenses.draw(1)
+    image = np.where(np.random.default_rng(0).random(truth.image.shape) < 0.02, 0.0, truth.image)[:, 10:-10]
+    fit = fit_observed(image, None, truth.psf, 0.05)
+    assert fit.einstein_radius == pytest.approx(truth.einstein_radius, rel=0.02)
+    assert 0.7 < fit.chi_square < 1.5 and 0.8 < fit.noise.scale < 1.25
+
+
 def test_from_python_as_from_the_command_line():
     """`darklens.fit(images, lens_light="mge")`: masked arrays, one PSF, a table; wrong settings in one line."""
     truth, fit = case("twisted")

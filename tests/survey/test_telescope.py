@@ -9,11 +9,12 @@ import pytest
 from astropy.io import fits
 
 import darklens
+from darklens.classifier.saved import PRETRAINED
 from darklens.fit.lens_galaxy import shows_galaxy
 from darklens.simulation.draw import draw
 from darklens.simulation.recipes import RECIPES
 from darklens.survey.predict import predict_folder
-from darklens.survey.telescope import NO_CLASS
+from darklens.survey.telescope import NO_CLASS, knows_galaxies
 
 SCALE = RECIPES["hst"].image.pixel_scale
 
@@ -34,6 +35,21 @@ def test_lens_galaxies_are_seen():
     assert np.mean(seen) > 0.9
     rng = np.random.default_rng(0)
     assert not any(shows_galaxy(rng.normal(size=(120, 120)), 0.05) for _ in range(20))
+
+
+def test_a_galaxy_with_a_saturated_core_is_seen():
+    image = darklens.simulate("hst", "no", [0])[0].astype(float)
+    good = image < np.sort(image.ravel())[-9]
+    assert shows_galaxy(image, SCALE) and shows_galaxy(np.where(good, image, np.nan), SCALE, good)
+    ring = darklens.simulate("j", "no", [0])[0].astype(float)
+    y, x = np.mgrid[: len(ring), : len(ring)] - (len(ring) - 1) / 2
+    assert not shows_galaxy(ring, 0.05, np.hypot(x, y) > 3)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRETRAINED.glob("*.pt")))
+def test_no_shipped_network_knows_a_galaxy_s_light(name):
+    """All were trained on rings alone: a galaxy's image has no class, whichever is asked."""
+    assert not knows_galaxies(darklens.load(name))
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import dataclasses
 import functools
 
 import numpy as np
-import torch
 from scipy import fft
 
-from darklens.fit.noise import measure, smooth
+from darklens.fit.gaps import gaps
+from darklens.fit.image_noise import image_noise
 from darklens.simulation.psf import FWHM, fast_length
 
 HUGE = 1000.0  # times the median: a noise map marks pixels as worthless by such values
@@ -105,19 +105,6 @@ def gaussian_psf(fwhm: float) -> np.ndarray:
     return np.outer(profile, profile)
 
 
-def measured_noise(image: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """(h, w) standard deviations of an image without a noise map: variance v0 + k (light above the sky), both measured
-    by a high-pass of the image (`darklens.fit.noise`)."""
-    pixels, used = torch.from_numpy(np.where(good, image, 0.0))[None], torch.from_numpy(good)[None]
-    light = smooth(pixels, used)
-    sky = float(np.median(image[good])) if good.any() else 0.0
-    level = (light - sky).clamp(min=0)
-    filled = torch.where(used, pixels, light)
-    floor = torch.tensor([1e-12 * float(np.square(image[good]).mean()) if good.any() else 1.0], dtype=torch.float64)
-    v0, k = measure(filled, level, used, floor.clamp(min=1e-300), kind="data")
-    return (v0[:, None, None] + k[:, None, None] * level).sqrt()[0].numpy()
-
-
 def cut_out(
     image: np.ndarray,
     noise: np.ndarray | None,
@@ -132,8 +119,9 @@ def cut_out(
     count.
     """
     image = np.ascontiguousarray(image, dtype=float)
-    if noise is None and image.ndim == 2 and min(image.shape) > 8:
-        noise = measured_noise(image, np.isfinite(image))
+    image = np.where(gaps(image), np.nan, image)
+    if noise is None and image.ndim == 2:
+        noise = image_noise(image, np.isfinite(image))
     noise = np.ones(image.shape) if noise is None else np.ascontiguousarray(noise, dtype=float)
     psf = gaussian_psf(2.0) if psf is None else psf
     if image.ndim != 2 or noise.shape != image.shape or (mask is not None and np.shape(mask) != image.shape):

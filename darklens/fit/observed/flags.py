@@ -14,6 +14,7 @@ CLOSE = 25.0  # of penalised chi-square: a rival fit
 POOR = 10.0  # of chi-square a pixel round the arcs
 UNCERTAIN = 0.1  # of the Einstein radius: its standard deviation
 FAINT = 10.0  # signal-to-noise of all arcs: less is no lens, or none that could be told from the galaxy
+NOT_SOLVED = "source_not_solved"  # the word for a flexible source whose equations have no solution: the Gaussians stay
 APART = 0.05  # of the Einstein radius: the two sources' fits, or a rival's
 
 

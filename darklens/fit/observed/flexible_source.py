@@ -23,6 +23,7 @@ from darklens.fit.observed import flags
 from darklens.fit.observed.cutout import Cutout
 from darklens.fit.observed.light import FLOOR, LightModel
 from darklens.fit.observed.light_prior import light_prior, moves
+from darklens.fit.observed.noise_check import SCALES
 from darklens.fit.observed.parameters import INDEX_OF, LENS, NAMES, Priors
 from darklens.fit.observed.rays import Rays
 from darklens.fit.observed.result import SYSTEMATIC, ObservedFit, ring_chi_square
@@ -76,7 +77,7 @@ def remeasured(observed: ObservedFit) -> ObservedFit:
     cutout, noise = observed.cutout, observed.noise
     residual, good = (torch.as_tensor(each)[None] for each in (np.nan_to_num(observed.residual), cutout.good))
     measured = measure_correlation(residual, good)
-    scale = float(measured.scale)
+    scale = float(measured.scale.clamp(*SCALES))
     noise = dataclasses.replace(noise, scale=noise.scale * scale, correlation=float(measured.lag))
     return dataclasses.replace(observed, noise=noise, cutout=dataclasses.replace(cutout, sigma=cutout.sigma * scale))
 
@@ -155,9 +156,18 @@ def flexible_lens(
 def with_flexible_source(
     observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors
 ) -> ObservedFit:
-    """The fit with a source of splines; as it was where there are no arcs. amplitudes: as of `flexible_lens`."""
+    """The fit with a source of splines; as it was where there are no arcs, and flagged where the equations cannot be
+    solved. amplitudes: as of `flexible_lens`."""
     if "no_arcs" in observed.flag or not amplitudes[-1] > 0:
         return observed
+    try:
+        return _solved(observed, light, amplitudes, priors)
+    except torch.linalg.LinAlgError:
+        return dataclasses.replace(observed, flag=f"{observed.flag} {flags.NOT_SOLVED}".strip())
+
+
+def _solved(observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors) -> ObservedFit:
+    """The same where there are arcs. Raises torch.linalg.LinAlgError."""
     observed = remeasured(observed)
     sigma = inflated(observed, light)
     with torch.no_grad():

@@ -7,6 +7,7 @@ import numpy as np
 from darklens.fit.observed.cutout import Cutout
 
 BLANK = 0.74  # of the half window: blank sky, or what comes closest, lies beyond
+SCALES = 0.1, 10.0  # of the noise map: beyond, it is something else
 LEAST = 200  # pixels without which the map is believed
 
 

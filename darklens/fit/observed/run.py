@@ -15,7 +15,7 @@ from darklens.fit.observed.cutout import Cutout, cut_out
 from darklens.fit.observed.flexible_source import with_flexible_source
 from darklens.fit.observed.joint import COOLED, JointFit, Problem, temperature
 from darklens.fit.observed.light import FLOOR, NUMBER, LightFit, LightModel, fit_light
-from darklens.fit.observed.noise_check import SkyNoise, sky_noise
+from darklens.fit.observed.noise_check import SCALES, SkyNoise, sky_noise
 from darklens.fit.observed.parameters import priors
 from darklens.fit.observed.rays import SourceGrid
 from darklens.fit.observed.result import SYSTEMATIC, ObservedFit, ring_chi_square
@@ -24,7 +24,6 @@ from darklens.fit.observed.search import ring_start, search
 WINDOW, PIXELS = 7.05, 141  # arcsec and pixels on a side: the larger of both is fitted, if the image has it
 ARCS_FLOOR = 0.2  # of the arcs' light: an error of the model, as FLOOR is of the galaxy's
 FAR = 6.0  # standard deviations: pixels so far from the first model are left out of the second light
-SCALES = 0.1, 10.0  # of the noise map: beyond, it is something else
 
 
 @dataclasses.dataclass
