@@ -149,9 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", help="fit those whose names begin so")
     parser.add_argument("--source", choices=SOURCES, default=SOURCES[0])
-    parser.add_argument(
-        "--measure-noise", action="store_true", help="take no notice of the noise maps"
-    )
+    parser.add_argument("--measure-noise", action="store_true", help="take no notice of the noise maps")
     parser.add_argument("--picture", type=Path, help="draw 12 lenses into this file")
     options = parser.parse_args(arguments)
     chosen = [x for x in lenses(options.folder) if not options.names or x.name.startswith(tuple(options.names))]

@@ -190,7 +190,7 @@ class FlexibleLens:
         """Source, sky and lens by a share of the step that the linear problem asks for."""
         posterior = self.design.posterior
         step = posterior.mean[lens]
-        share = self.damping.share(step, torch.linalg.inv(posterior.covariance()[lens, lens]))
+        share = self.damping.share(step, torch.linalg.inv(posterior.covariance_of(lens)))
         before = torch.cat((self.source.coefficients, 0 * step, step.new_tensor([self.source.amplitude, self.sky])))
         mean = posterior.mean[: lens.stop + 2]
         self.move(share * step, self.design)

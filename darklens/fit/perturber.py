@@ -192,7 +192,7 @@ class _Comparison:
     def _result(self, best: _State) -> PerturberFit:
         """The perturber against none."""
         columns = [len(self.precision) + best.design.moved.index(name) for name in PERTURBER]
-        covariance = best.design.posterior.covariance_with(columns)[columns]
+        covariance = best.design.posterior.covariance_of(columns)
         values, (low, high) = best.q[0, -3:], SQUARES
         density = math.pi * self.reach**2 * abs(float(values[2])) * math.log(high / low)
         log_b = _log_evidence(best) - _log_evidence(self.without)

@@ -239,7 +239,7 @@ def _covariance(robust: Fit, lens: FlexibleLens, k: int) -> Tensor:
     block = slice(first, first + len(design.moved))
     covariance = torch.as_tensor(robust.covariance[k]).clone()
     covariance[places], covariance[:, places] = 0.0, 0.0
-    covariance[np.ix_(places, places)] = design.posterior.covariance()[block, block]
+    covariance[np.ix_(places, places)] = design.posterior.covariance_of(block)
     return covariance
 
 

@@ -47,7 +47,7 @@ def null_matrix(lens: FlexibleLens, g: Tensor, width: float) -> Tensor:
     whitened = posterior.whiten(smoothed)
     if width <= 0:
         return _of_noise(good, g, None) - whitened.T @ whitened
-    gains = posterior.covariance() @ smoothed  # (K, m^2): A^-1 X G^T
+    gains = posterior.inverse_factor.T @ whitened  # (K, m^2): A^-1 X G^T
     of_prior = gains.T @ (posterior.precision[:, None] * gains)
     correlation = torch.as_tensor(correlation_matrix(len(good), width))
     correlated = _correlated_columns(lens.design, good, correlation)  # (K, S, S): X R

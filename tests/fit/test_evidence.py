@@ -40,19 +40,18 @@ def test_posterior_is_that_of_bayes_rule(problem):
     columns, precision, data, _ = problem
     covariance = torch.linalg.inv(columns @ columns.T + torch.diag(precision))
     posterior, _ = solved(columns, precision, data)
-    torch.testing.assert_close(posterior.covariance(), covariance)
+    torch.testing.assert_close(posterior.covariance_with(slice(None)), covariance)
     torch.testing.assert_close(posterior.mean, covariance @ columns @ data)
     determined = evidence.well_determined(posterior)
     torch.testing.assert_close(determined, 1 - precision * covariance.diagonal())
 
 
-def test_columns_of_the_covariance_do_not_need_the_whole(problem):
+def test_parts_of_the_covariance(problem):
     posterior, _ = solved(*problem[:3])
-    some = posterior.covariance_with([2, 5])
     without = posterior.mean_without(slice(3, 6))
-    assert "_covariance" not in posterior.__dict__
-    torch.testing.assert_close(some, posterior.covariance()[:, [2, 5]])
-    torch.testing.assert_close(posterior.mean_without(slice(3, 6)), without)
+    torch.testing.assert_close(posterior.covariance_with([2, 5]), posterior.covariance_with(slice(None))[:, [2, 5]])
+    torch.testing.assert_close(posterior.covariance_of([2, 5]), posterior.covariance_with([2, 5])[[2, 5]])
+    torch.testing.assert_close(posterior.variance(), posterior.covariance_with(slice(None)).diagonal())
     torch.testing.assert_close(without[3:6], torch.zeros(3, dtype=torch.float64))
 
 
@@ -76,6 +75,12 @@ def test_evidence_is_averaged_over_deviations(problem):
     parts = torch.stack([evidence.bayes_factor(information, score, each[None]) for each in both])
     expected = parts.exp().mean().log()
     torch.testing.assert_close(evidence.bayes_factor(information, score, both), expected)
+
+
+@pytest.mark.parametrize("matrix", [-torch.eye(4).double(), torch.full((4, 4), torch.nan).double()])
+def test_what_is_no_matrix_of_normal_equations_is_told(matrix):
+    with pytest.raises(torch.linalg.LinAlgError):
+        evidence.solve(matrix, torch.ones(4).double(), torch.zeros(4).double())
 
 
 def test_columns_that_float32_cannot_tell_apart_are_solved():

@@ -42,7 +42,7 @@ def dense(lens: FlexibleLens) -> tuple[torch.Tensor, torch.Tensor]:
     x = torch.zeros(len(design.columns), SIZE**2, dtype=torch.float64)
     x[:, design.pixels] = design.columns
     keep = torch.diag((lens.weight.flatten() > 0).double())
-    return x, keep - x.T @ design.posterior.covariance() @ x
+    return x, keep - x.T @ design.posterior.covariance_with(slice(None)) @ x
 
 
 def significance(lens: FlexibleLens, residual: torch.Tensor) -> float:
@@ -58,7 +58,7 @@ def test_the_null_matrix_is_that_of_dense_algebra(lens, width):
     (x, rest), g = dense(lens), torch.as_tensor(smoothing(SIZE, step=STEP))
     noise = torch.kron(*(torch.as_tensor(correlation_matrix(SIZE, width)),) * 2)
     posterior = lens.design.posterior
-    gains = posterior.covariance() @ x
+    gains = posterior.covariance_with(slice(None)) @ x
     covariance = rest @ noise @ rest + gains.T @ (posterior.precision[:, None] * gains)
     both = torch.kron(g, g)
     error = (both @ covariance @ both.T - null_matrix(lens, g, width)).abs().max() / (both @ both.T).max()

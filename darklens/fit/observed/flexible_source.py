@@ -204,7 +204,7 @@ def _drawn(observed: ObservedFit, descent: Descent, part: Part, light: np.ndarra
 def _result(fit: ObservedFit, lens: FlexibleLens, unit: float) -> ObservedFit:
     """A fit with standard deviations, source and Bayes factor of a lens, in units of `unit`, whose prior is held."""
     design, sd, first = lens.design, fit.sd.copy(), len(lens.source.coefficients)
-    variance = design.posterior.covariance().diagonal()[first : first + len(design.moved)].numpy()
+    variance = design.posterior.variance()[first : first + len(design.moved)].numpy()
     sd[[INDEX_OF[name] for name in design.moved]] = np.sqrt(variance)
     sd[0] = np.hypot(sd[0], SYSTEMATIC * fit.q[0])
     step = lens.renderer.model.pixel_scale / 4
