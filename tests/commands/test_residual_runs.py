@@ -154,6 +154,7 @@ def test_training_goes_on_from_weights_that_see_residuals(here):
 def test_explain_draws_the_fits(here, monkeypatch):
     """Those of the images."""
     drawn, draw = [], explain.plot_fits
+    monkeypatch.setattr(explain, "MOST_ROWS", 2)  # of detection maps
     monkeypatch.setattr(explain, "plot_fits", lambda *given: drawn.append(given) or draw(*given))
     assert main("--mode Test --test_time latest --explain --precision fp32".split()) == 0
     assert (finished(here) / "fits.png").stat().st_size > 10_000
