@@ -5,8 +5,6 @@
     structured.log_bayes_factor          # (B,) ln B of mass that a smooth lens lacks against none
 
 The halo's centre and shape are always free: held ones that are 0.1 pixels or an axis ratio of 0.9 off look like mass.
-A Sersic that tried to explain clumps would drag the lens with it, so while it converges the noise is enlarged by half
-of the signal, and the halo is round.
 """
 
 import dataclasses
@@ -18,24 +16,21 @@ import torch
 from torch import Tensor
 
 from darklens.fit import mass_map
-from darklens.fit import noise as noises
 from darklens.fit import result as results
 from darklens.fit.batch import Batch, prepare
 from darklens.fit.correlation import Correlation
-from darklens.fit.fitted_lens import BINNING, fitted_lens
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.noise import Variance
 from darklens.fit.psf_width import psf_test
 from darklens.fit.report import POOR, noise_columns, noise_uncertainty
 from darklens.fit.result import Fit
-from darklens.fit.run import Inputs, check_inputs, fit, plain_arithmetic
-from darklens.fit.spline_source import COARSE, LEVELS, LOOSE
+from darklens.fit.run import check_inputs, plain_arithmetic
+from darklens.fit.spline_source import LEVELS, LOOSE
 from darklens.fit.structured_significance import structured_significance
+from darklens.fit.structured_start import Starts
 from darklens.fit.window import as_images
 
-SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic converges
-COARSE_STEPS = 15  # at most, then: they cost little
 EXCESS = 2.0  # standard deviations above noise, from where the prior is loosened
 ODDS = 1.0  # ln B, from where it is, too
 ONE_PERCENT = 2.326, math.log(100)  # standard deviations and ln B that one smooth lens in a hundred exceeds, at most
@@ -76,19 +71,8 @@ def fit_structured(
     images = as_images(images, torch.device("cpu"))
     inputs = check_inputs(images, model, None, noise, mask)
     with plain_arithmetic(images.device), torch.no_grad():
-        enlarged = _enlarged(images, model, inputs)
-        rounded = dataclasses.replace(model, source="sersic", free_halo=False)
-        start = fit(images, rounded, noise=enlarged, mask=inputs.mask, score_test=False)
-        robust = fit(
-            images,
-            model,
-            noise=enlarged,
-            mask=inputs.mask,
-            start=start.parameters[:, list(model.free)],
-            score_test=False,
-        )
         batch = prepare(images, model, noise=inputs.noise, mask=inputs.mask)
-        started = _lenses(batch, start)
+        robust, started = Starts(images, model, inputs).lenses(batch)
         variance, correlation = _measured(batch, started)
         measured = {name: value.numpy() for name, value in noise_columns(batch, variance, correlation).items()}
         robust = _changed(robust, measured | {"stiff_residual": robust.residual})
@@ -98,43 +82,6 @@ def fit_structured(
             if lens is not None and not lenses:
                 lens.forget()
     return dataclasses.replace(_joined(robust, parts), lenses=tuple(started) if lenses else ())
-
-
-def _enlarged(images: Tensor, model: SmoothModel, inputs: Inputs) -> Tensor:
-    """(B, H, W) standard deviations: the noise, and a share of the signal."""
-    whole = dataclasses.replace(model, window=images.shape[-1])
-    batch = prepare(images, whole, noise=inputs.noise, mask=inputs.mask)
-    signal = noises.smooth(batch.data, batch.window.good).clamp(min=0)
-    variance = batch.first_variance().pixels + (SIGNAL_AS_NOISE * signal).square()
-    return variance.double().sqrt() * batch.window.scale[:, None, None]
-
-
-def _lenses(batch: Batch, robust: Fit) -> list[FlexibleLens | None]:
-    """The lenses of a batch where their Sersic fits left them; None where there is none."""
-    weight = torch.where(batch.window.good, batch.first_variance().pixels.double().rsqrt(), 0.0)
-    lenses: list[FlexibleLens | None] = []
-    for k in range(len(robust)):
-        if robust.flag[k] in (results.CONSTANT, results.NO_LENS):
-            lenses.append(None)
-            continue
-        lens = fitted_lens(batch, robust, k, weight[k])
-        try:
-            _start(lens)
-        except torch.linalg.LinAlgError:
-            lenses.append(None)
-        else:
-            lenses.append(lens)
-    return lenses
-
-
-def _start(lens: FlexibleLens) -> None:
-    """The coarse lattices, on bins first. Raises torch.linalg.LinAlgError."""
-    coarse = lens.coarser(BINNING)
-    coarse.run(COARSE, hold=False, steps=COARSE_STEPS)
-    lens.q, lens.source, lens.sky = coarse.q, coarse.source, coarse.sky
-    lens.refine(COARSE)
-    lens.step(adapt=True)  # at the image's own pixels, in which the noise is measured
-    lens.forget()
 
 
 def _measured(batch: Batch, lenses: list[FlexibleLens | None]) -> tuple[Variance, Correlation]:
