@@ -14,6 +14,7 @@ from torch import Tensor
 
 from darklens.fit import evidence
 from darklens.fit.flexible import FlexibleLens
+from darklens.fit.noise_ratio import noise_ratio
 from darklens.fit.renderer import Renderer
 
 SIDE = 19  # blobs each way
@@ -43,8 +44,11 @@ def _deflections(camera: Renderer) -> tuple[Tensor, Tensor]:
     return blob_deflections(x, y, REACH * camera.model.half_window)
 
 
-def log_bayes_factor(lens: FlexibleLens) -> float:
-    """ln B of mass on the grid against none, for a lens whose last step held the prior (`FlexibleLens.run`)."""
+def log_bayes_factor(lens: FlexibleLens, width: float = 0.0) -> float:
+    """ln B of mass on the grid against none, for a lens whose last step held the prior (`FlexibleLens.run`).
+
+    width: pixels, of the Gaussian that smoothed the noise, where the weights do not account for that.
+    """
     grid, design = lens.renderer.grid, lens.design
     _, gu, gv = lens.source.light(*lens.rays())
     gu, gv = (grid.pixels(each[None])[0].flatten() for each in (gu, gv))
@@ -54,4 +58,5 @@ def log_bayes_factor(lens: FlexibleLens) -> float:
     whitened = design.posterior.whiten((design.columns @ blobs.T).double())
     information = (blobs @ blobs.T).double() - whitened.T @ whitened
     score = (blobs @ design.residual.to(blobs.dtype)).double()
-    return float(evidence.bayes_factor(information, score, DEVIATIONS))
+    ratio = noise_ratio(lens, blobs, whitened, width)
+    return float(evidence.bayes_factor(information / ratio, score / ratio, DEVIATIONS))

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darklens.fit.flexible import FlexibleLens
+from darklens.fit.noise_ratio import noise_ratio
 
 WIDER = "its PSF may be wider than assumed"
 NARROWER = "its PSF may be narrower than assumed"
@@ -40,8 +41,11 @@ class PsfTest:
         return WIDER if self.variance > 0 else NARROWER
 
 
-def psf_test(lens: FlexibleLens) -> PsfTest:
-    """The test at the last step of a lens (`FlexibleLens.run`). Raises ValueError before the first."""
+def psf_test(lens: FlexibleLens, width: float = 0.0) -> PsfTest:
+    """The test at the last step of a lens (`FlexibleLens.run`). Raises ValueError before the first.
+
+    width: pixels, of the Gaussian that smoothed the noise.
+    """
     design = lens.design
     column = _column(lens)
     whitened = design.posterior.whiten((design.columns @ column)[:, None].double())
@@ -49,7 +53,8 @@ def psf_test(lens: FlexibleLens) -> PsfTest:
     if not information > 0:
         return PsfTest(0.0, 0.0)
     score = float(column.double() @ design.residual)
-    return PsfTest(score / information, score**2 / information)
+    ratio = noise_ratio(lens, column[None], whitened, width)
+    return PsfTest(score / information, score**2 / (information * ratio))
 
 
 def _column(lens: FlexibleLens) -> Tensor:

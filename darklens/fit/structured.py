@@ -114,8 +114,8 @@ class _Tests:
     @classmethod
     def of(cls, lens: FlexibleLens, noise: tuple[float, Tensor]) -> "_Tests":
         """noise: as of `structured_significance`."""
-        log_b = mass_map.log_bayes_factor(lens)
-        return cls(structured_significance(lens, *noise), log_b, psf_test(lens).flag(log_b))
+        log_b = mass_map.log_bayes_factor(lens, noise[0])
+        return cls(structured_significance(lens, *noise), log_b, psf_test(lens, noise[0]).flag(log_b))
 
     @property
     def show_mass(self) -> bool:
