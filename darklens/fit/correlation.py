@@ -17,6 +17,7 @@ from darklens.fit.noise import HIGH_PASS, OUTLIER, HighPass
 
 WIDTHS = np.concatenate(([0.0], np.linspace(0.2, 1.2, 101)))  # pixels; below 0.2 nothing of a Gaussian is left to see
 SURE = 5.0  # standard deviations of white noise: what is less is white
+OTHER = 2.0  # standard deviations from an assumed width: what is less has that
 MIN_PIXELS = 200
 
 
@@ -50,7 +51,7 @@ def measure_correlation(residual: Tensor, good: Tensor, assumed: float = 0.0) ->
     lag = np.interp(width, WIDTHS, [side_by_side(w) for w in WIDTHS])
     width, lag = (torch.as_tensor(each, device=residual.device) for each in (width, lag))
     measurable = number >= MIN_PIXELS
-    other = measurable & ((certainty > SURE) | ((certainty < -SURE) & (assumed > 0)))
+    other = measurable & ((certainty > SURE) if assumed <= 0 else (certainty.abs() > OTHER))
     width = torch.where(other, width, assumed)
     response = width.new_tensor([HIGH_PASS["residual"].response(w) for w in width.tolist()])
     scale = torch.where(measurable, (broad / response).sqrt(), 1.0)
