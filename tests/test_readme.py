@@ -182,7 +182,7 @@ def toys(tmp_path_factory):
         patch.chdir(here)
         shrink(patch)
         for name, size in {"images_f": 60, "images_j": 60, "images_large": 120}.items():
-            write_images(here / name, size=size)
+            write_images(here / name, size=size, counts={"train": 8, "val": 2 if size > 60 else 4})
         run("dataset", ["pack", "images_f", "shards_f"])
         run("simulate", ["--model", "j", "--out", "images_infer", "--train", "4", "--val", "2", "--quiet"])
         (here / "survey").mkdir()
