@@ -76,8 +76,8 @@ def coarse_start(batch: Batch, fits: Fit, row: int, weight: Tensor) -> Start | N
     if fits.flag[row] in (results.CONSTANT, results.NO_LENS):
         return None
     lens = fitted_lens(batch, fits, row, weight)
-    coarse = lens.coarser(BINNING)
     try:
+        coarse = lens.coarser(BINNING)
         coarse.run(COARSE, hold=False, steps=COARSE_STEPS)
     except torch.linalg.LinAlgError:
         return None
