@@ -8,7 +8,7 @@ from scipy import stats
 
 import darklens
 from darklens.fit import SmoothModel, fit
-from darklens.fit.correlation import measure_correlation, side_by_side
+from darklens.fit.correlation import OTHER, SURE, measure_correlation, side_by_side
 from darklens.fit.significance import correlation_matrix, null_cumulants, smoothing, tail_sigma
 from darklens.simulation.detector import correlate
 
@@ -81,6 +81,18 @@ def test_correlation_is_measured_beside_a_smooth_residual(width):
         assert np.allclose(found.width.numpy(), width, atol=0.05)
         scale = residual.std() if residual is not noise + traces else 1
         assert np.allclose(found.scale.numpy(), 3 if scale > 2.5 else 1, rtol=0.05)
+
+
+def test_an_assumed_correlation_holds_until_the_image_says_otherwise():
+    rng, good = np.random.default_rng(2), torch.ones(20, 105, 105, dtype=torch.bool)
+    for width in (0.3, 0.37):
+        noise = torch.as_tensor(np.stack([correlate(n, width) for n in rng.normal(size=(20, 105, 105))]))
+        measured = measure_correlation(noise, good, 0.3)
+        assumed = measured.width == 0.3
+        assert (assumed == (measured.certainty.abs() <= OTHER)).all() and (measured.certainty.abs() < SURE).sum() > 10
+        assert assumed.sum() >= 17 if width == 0.3 else assumed.sum() <= 10
+        lag = np.array([side_by_side(each) for each in measured.width.tolist()])
+        assert np.abs(lag - side_by_side(width)).max() < 0.08
 
 
 def test_noise_alone_is_not_significant_and_substructure_is():
