@@ -18,7 +18,7 @@ from darklens.errors import UsageError
 from darklens.reports import equivariance
 from darklens.simulation.writer import write_dataset
 
-SMALL = "--arch compact --sym_group Dihyderal --N 4 --recipe fast --batch_size 4 --precision fp32 --quiet".split()
+SMALL = "--arch compact --sym_group Dihyderal --N 4 --recipe fast --batch_size 2 --precision fp32 --quiet".split()
 
 
 def rows(path):
@@ -30,7 +30,7 @@ def test_train_test_and_predict(tmp_path, monkeypatch, capsys):
     """One epoch on lenses with clumpy sources; Test and Predict make the same views again from the run alone."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(equivariance, "FITTED", 1)
-    write_dataset(tmp_path / "images_c", clumpy(), {"train": 2, "val": 2}, seed=2, quiet=True)
+    write_dataset(tmp_path / "images_c", clumpy(), {"train": 1, "val": 1}, seed=2, quiet=True)
     assert main(["--data_dir", "images_c", "--epochs", "1", *SMALL, "--view", "flexible"]) == 0
     folder = next((tmp_path / "images_c_D_4").iterdir())
     record, metrics = (json.loads((folder / name).read_text()) for name in ("run.json", "metrics.json"))
