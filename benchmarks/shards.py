@@ -1,7 +1,7 @@
 """What do shards gain over a folder of files, and does memory stay flat where a data set outgrows it?
 
   python benchmarks/shards.py                                   # 82,500 images of 150 x 150: 7.5 GB, some minutes
-  python benchmarks/shards.py --images 2000 --work /tmp/small   # --work keeps the data for another time
+  python benchmarks/shards.py --images 2000 --work small   # --work keeps the data for another time
 
 Writes noise as single files, packs it, and reads both in training's shuffled order: as whole batches (cut, augmented,
 standardised), and read and checked alone. Each figure is from a process of its own that streams the images itself, cold
