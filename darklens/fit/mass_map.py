@@ -14,7 +14,7 @@ from torch import Tensor
 
 from darklens.fit import evidence
 from darklens.fit.flexible import FlexibleLens
-from darklens.fit.noise_ratio import noise_ratio
+from darklens.fit.noise_ratio import information_and_score
 from darklens.fit.renderer import Renderer
 
 SIDE = 19  # blobs each way
@@ -55,8 +55,4 @@ def log_bayes_factor(lens: FlexibleLens, width: float = 0.0) -> float:
     ax, ay = _deflections(lens.renderer)
     planes = (ax * gu).addcmul_(ay, gv).neg_().view(-1, grid.h, grid.h)  # (SIDE^2, h^2) -> (SIDE^2, h, h)
     blobs = lens.blur(planes)[:, design.pixels] * design.weight.to(planes.dtype)
-    whitened = design.posterior.whiten((design.columns @ blobs.T).double())
-    information = (blobs @ blobs.T).double() - whitened.T @ whitened
-    score = (blobs @ design.residual.to(blobs.dtype)).double()
-    ratio = noise_ratio(lens, blobs, whitened, width)
-    return float(evidence.bayes_factor(information / ratio, score / ratio, DEVIATIONS))
+    return float(evidence.bayes_factor(*information_and_score(lens, blobs, width), DEVIATIONS))

@@ -7,7 +7,16 @@ What counts of columns beside others is what those cannot do: x - X^T A^-1 X x, 
 from torch import Tensor
 
 from darklens.fit.correlation import side_by_side, variance_ratio
-from darklens.fit.flexible import FlexibleLens
+from darklens.fit.flexible import FlexibleLens, products
+
+
+def information_and_score(lens: FlexibleLens, columns: Tensor, width: float) -> tuple[Tensor, Tensor]:
+    """G (M, M) and b (M,) float64 of `evidence`, of the amplitudes of further columns (M, N), over sigma, all others of
+    the lens's last linear problem marginalised. width: as of `noise_ratio`, by which both are divided."""
+    design, wide = lens.design, columns.double()
+    whitened = design.posterior.whiten((design.columns @ columns.T).double())
+    ratio = noise_ratio(lens, columns, whitened, width)
+    return (products(wide) - whitened.T @ whitened) / ratio, wide @ design.residual / ratio
 
 
 def noise_ratio(lens: FlexibleLens, columns: Tensor, whitened: Tensor, width: float) -> float:

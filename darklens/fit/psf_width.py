@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darklens.fit.flexible import FlexibleLens
-from darklens.fit.noise_ratio import noise_ratio
+from darklens.fit.noise_ratio import information_and_score
 
 WIDER = "its PSF may be wider than assumed"
 NARROWER = "its PSF may be narrower than assumed"
@@ -46,15 +46,8 @@ def psf_test(lens: FlexibleLens, width: float = 0.0) -> PsfTest:
 
     width: pixels, of the Gaussian that smoothed the noise.
     """
-    design = lens.design
-    column = _column(lens)
-    whitened = design.posterior.whiten((design.columns @ column)[:, None].double())
-    information = float(column.double().square().sum() - whitened.square().sum())
-    if not information > 0:
-        return PsfTest(0.0, 0.0)
-    score = float(column.double() @ design.residual)
-    ratio = noise_ratio(lens, column[None], whitened, width)
-    return PsfTest(score / information, score**2 / (information * ratio))
+    information, score = (float(each) for each in information_and_score(lens, _column(lens)[None], width))
+    return PsfTest(score / information, score**2 / information) if information > 0 else PsfTest(0.0, 0.0)
 
 
 def _column(lens: FlexibleLens) -> Tensor:

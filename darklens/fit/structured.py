@@ -28,11 +28,10 @@ from darklens.fit.result import Fit
 from darklens.fit.run import check_inputs, plain_arithmetic
 from darklens.fit.spline_source import LEVELS, LOOSE
 from darklens.fit.structured_significance import structured_significance
-from darklens.fit.structured_start import Starts
+from darklens.fit.structured_start import EXCESS, Starts
 from darklens.fit.window import as_images
 
-EXCESS = 2.0  # standard deviations above noise, from where the prior is loosened
-ODDS = 1.0  # ln B, from where it is, too
+ODDS = 1.0  # ln B, from where the prior is loosened, as from EXCESS
 ONE_PERCENT = 2.326, math.log(100)  # standard deviations and ln B that one smooth lens in a hundred exceeds, at most
 MORE_NODES, MORE_STEPS = 2.0, 2  # so many times the coefficients then, and at most so many steps
 PICTURE = 101  # pixels of the source's picture

@@ -22,7 +22,7 @@ from darklens.fit.spline_source import COARSE
 
 SIGNAL_AS_NOISE = 0.5  # of the signal, added to the noise while the Sersic converges
 COARSE_STEPS = 15  # at most, then: they cost little
-EXCESS = 2.0  # standard deviations above noise, from where another start is tried
+EXCESS = 2.0  # standard deviations above noise, from where more is tried
 
 
 @dataclasses.dataclass(frozen=True)
