@@ -88,6 +88,12 @@ def side_by_side(width: float) -> float:
     return float((taps[1:] * taps[:-1]).sum() / (taps**2).sum())
 
 
+def smoothing_width(lag: float) -> float:
+    """The inverse: pixels, 0 where nothing is seen."""
+    lags = [side_by_side(width) for width in WIDTHS]
+    return float(np.interp(lag, lags, WIDTHS)) if lag > lags[1] else 0.0
+
+
 def smoothed_deviation(taps: np.ndarray, width: float) -> float:
     """The standard deviation of such noise after smoothing by taps x taps, over that of white noise."""
     if width <= 0:

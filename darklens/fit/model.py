@@ -81,7 +81,7 @@ class SmoothModel(ModelSettings):
         """Names of the columns of `Fit.table`."""
         names = [name for column in reported_columns(self) for name in column.names]
         columns = [column for name in names for column in (name, f"{name}_sd")]
-        return (*columns, *["light_amplitude"] * self.free_light, *self.fit_columns)
+        return (*columns, *["light_amplitude"] * self.frees("light"), *self.fit_columns)
 
     @property
     def fit_columns(self) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ class Fit:
         table: dict[str, np.ndarray] = {}
         for name, (value, deviation) in columns.items():
             table |= {name: value, f"{name}_sd": deviation}
-        table |= {"light_amplitude": self.light_amplitude} if self.model.free_light else {}
+        table |= {"light_amplitude": self.light_amplitude} if self.model.frees("light") else {}
         return table | {name: getattr(self, name) for name in self.model.fit_columns}
 
     def refitted(self) -> dict[str, np.ndarray]:

@@ -7,10 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from darklens.errors import ModelError
-
 SOURCES = "sersic", "flexible"  # a Sersic profile, or splines about one (structured.py)
-GALAXY = 'a flexible source goes with a lens galaxy\'s light in --mode Fit, or lens_light="mge"; not in this model'
 RENAMED = {"free_doubted": "refit_flagged"}  # spellings of fields in files written before
 
 
@@ -38,7 +35,7 @@ class ModelSettings:
     free_psf: bool = False  # the width of a Gaussian or a Moffat
     free_halo: bool = False  # its axis ratio and angle
     light_index: float = 4.0  # Sersic index of the lens galaxy's light: held, or where it starts if free
-    free_light: bool = False  # the lens galaxy shines: amplitude, radius, ellipticity
+    free_light: bool = False  # the lens galaxy shines: amplitude, radius, ellipticity; behind a flexible source Gaussians
     free_light_index: bool = True  # and its index, where there is such light
     noise_correlation: float = 0.0  # pixels: noise that was smoothed by a Gaussian of this standard deviation
     refit_flagged: bool = False  # fit again, centre or halo free, where the score test says that it is that
@@ -53,8 +50,6 @@ class ModelSettings:
             raise ValueError("pixel_scale must be positive, window 8 pixels or more, supersample 1 or more")
         if self.source not in SOURCES:
             raise ValueError(f"source must be one of {', '.join(SOURCES)}, not {self.source!r}")
-        if self.source == "flexible" and self.free_light:
-            raise ModelError(GALAXY)
         if self.source == "flexible":
             for name, value in {"free_centre": True, "free_halo": True, "refit_flagged": False}.items():
                 object.__setattr__(self, name, value)
@@ -82,12 +77,17 @@ class ModelSettings:
                 "ellipticity": self.free_ellipticity,
                 "index": self.free_index,
                 "centre": self.free_centre,
-                "psf": self.free_psf,
+                "psf": self.free_psf and not self.light_of_gaussians,
                 "halo": self.free_halo,
-                "light": self.free_light,
-                "light_index": self.free_light and self.free_light_index,
+                "light": self.free_light and not self.light_of_gaussians,
+                "light_index": self.free_light and self.free_light_index and not self.light_of_gaussians,
             }[group]
         )
+
+    @property
+    def light_of_gaussians(self) -> bool:
+        """Whether the lens galaxy's light is a sum of Gaussians (`observed`), whose parameters are none of these."""
+        return self.free_light and self.source == "flexible"
 
     @property
     def half_window(self) -> float:

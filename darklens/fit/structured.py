@@ -67,6 +67,8 @@ def fit_structured(
     of the time, without a Bayes factor and the tests.
     """
     model = dataclasses.replace(model or SmoothModel(), source="flexible")
+    if model.free_light:
+        raise ValueError("a lens galaxy's light is for fit_behind_galaxies")
     images = as_images(images, torch.device("cpu"))
     inputs = check_inputs(images, model, None, noise, mask)
     with plain_arithmetic(images.device), torch.no_grad():

@@ -28,7 +28,8 @@ from darklens.fit.observed.parameters import INDEX_OF, LENS, NAMES, Priors
 from darklens.fit.observed.rays import Rays
 from darklens.fit.observed.result import SYSTEMATIC, ObservedFit, ring_chi_square
 from darklens.fit.renderer import renderer
-from darklens.fit.spline_source import COARSE, LEVELS, SplineSource
+from darklens.fit.spline_source import COARSE, LEVELS, STIFF, SplineSource
+from darklens.fit.structured import ONE_PERCENT
 
 MARGIN = 1.0, 0.5  # Einstein radii, arcsec: how far beyond the Einstein radius an image of the source may be
 LEAST = 0.2  # arcsec: of the effective radius that the splines start from
@@ -82,10 +83,9 @@ def remeasured(observed: ObservedFit) -> ObservedFit:
     return dataclasses.replace(observed, noise=noise, cutout=dataclasses.replace(cutout, sigma=cutout.sigma * scale))
 
 
-def inflated(observed: ObservedFit, light: LightModel) -> np.ndarray:
-    """(n, n) standard deviations: the noise, a share of the galaxy's light, and what correlation does to both."""
-    sigma = np.hypot(observed.cutout.sigma, FLOOR * light.galaxy.clip(min=0))
-    return sigma * inflation(observed, sigma)
+def deviation(observed: ObservedFit, light: LightModel) -> np.ndarray:
+    """(n, n) standard deviations: the noise, and a share of the galaxy's light."""
+    return np.hypot(observed.cutout.sigma, FLOOR * light.galaxy.clip(min=0))
 
 
 def inflation(observed: ObservedFit, sigma: np.ndarray) -> float:
@@ -154,31 +154,48 @@ def flexible_lens(
 
 
 def with_flexible_source(
-    observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors
+    observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors, *, view: bool = False
 ) -> ObservedFit:
     """The fit with a source of splines; as it was where there are no arcs, and flagged where the equations cannot be
-    solved. amplitudes: as of `flexible_lens`."""
+    solved. amplitudes: as of `flexible_lens`; view: with a residual for networks."""
     if "no_arcs" in observed.flag or not amplitudes[-1] > 0:
         return observed
     try:
-        return _solved(observed, light, amplitudes, priors)
+        return _solved(observed, light, amplitudes, priors, view)
     except torch.linalg.LinAlgError:
         return dataclasses.replace(observed, flag=f"{observed.flag} {flags.NOT_SOLVED}".strip())
 
 
-def _solved(observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors) -> ObservedFit:
+def _solved(
+    observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors, view: bool
+) -> ObservedFit:
     """The same where there are arcs. Raises torch.linalg.LinAlgError."""
     observed = remeasured(observed)
-    sigma = inflated(observed, light)
+    sigma = deviation(observed, light)
+    sigma = sigma * inflation(observed, sigma)
     with torch.no_grad():
         lens, part, image = flexible_lens(observed, light, amplitudes, sigma, priors)
         descent = Descent(lens)
         for levels in (COARSE, len(LEVELS)):
             descent.run(levels, hold=False)
         observed = remeasured(_drawn(observed, descent, part, image))  # what Gaussians left may be no noise
-        lens.weight *= part.pixels(sigma / inflated(observed, light))
+        of_noise = deviation(observed, light)
+        lens.weight *= part.pixels(sigma / (of_noise * inflation(observed, of_noise)))
         descent.run(len(LEVELS), hold=True)
-        return _result(_drawn(observed, descent, part, image), lens, part.unit)
+        observed = _result(_drawn(observed, descent, part, image), lens, part.unit)
+        if not view:
+            return observed
+        drawn = _stiff(observed, descent, part, image) if observed.log_bayes_factor > ONE_PERCENT[1] else observed
+    near = np.zeros_like(of_noise, dtype=bool)
+    near[part.slice, part.slice] = lens.weight.numpy() > 0
+    return dataclasses.replace(observed, view_residual=np.where(near, (drawn.cutout.data - drawn.model) / of_noise, 0.0))
+
+
+def _stiff(observed: ObservedFit, descent: Descent, part: Part, light: np.ndarray) -> ObservedFit:
+    """The fit under the stiff prior, which leaves mass its residual, as `_drawn` has it."""
+    descent.lens.source = dataclasses.replace(descent.lens.source, largest_share=STIFF)
+    descent.run(len(LEVELS), hold=True)
+    return _drawn(observed, descent, part, light)
 
 
 def _broad(values: dict[str, torch.Tensor], amplitude: float) -> tuple[dict[str, torch.Tensor], float]:

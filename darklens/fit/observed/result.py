@@ -44,6 +44,7 @@ class ObservedFit:
     radius_without_shear: float = np.nan  # arcsec: the Einstein radius of a model without shear, Gaussians its source
     log_bayes_factor: float = np.nan  # ln B of mass that a smooth lens lacks against none: of a flexible source
     lens: FlexibleLens | None = None  # that source's, in units of the noise: for detection maps
+    view_residual: np.ndarray | None = None  # (n, n) what networks see of it, 0 out of the source's reach: if asked for
 
     @property
     def light(self) -> np.ndarray:

@@ -60,8 +60,8 @@ def fit_observed(
     return dataclasses.replace(fit, note="; ".join(filter(None, (fit.note, *missing))))
 
 
-def fit_cutout(cutout: Cutout, source: str = "sersic") -> ObservedFit:
-    """The same of a `Cutout` of a whole image."""
+def fit_cutout(cutout: Cutout, source: str = "sersic", *, view: bool = False) -> ObservedFit:
+    """The same of a `Cutout` of a whole image; view: with a flexible source's residual for networks."""
     cutout = cutout.window(min(max(PIXELS, round(WINDOW / cutout.pixel_scale)), cutout.size))
     if not flags.usable(cutout):
         return flags.empty(cutout)
@@ -80,7 +80,7 @@ def fit_cutout(cutout: Cutout, source: str = "sersic") -> ObservedFit:
     result = dataclasses.replace(result, radius_without_shear=float(without_shear.q[0]))
     if source == "flexible":
         table = priors(ellipticity(stage.light, stage.cutout, 1.5 * stage.fit.q[0]), stage.light.shape.centre)
-        result = with_flexible_source(result, stage.light, stage.fit.linear, table)
+        result = with_flexible_source(result, stage.light, stage.fit.linear, table, view=view)
         result = dataclasses.replace(result, note=flags.note(result.noise, number))
     return result
 
