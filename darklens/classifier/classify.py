@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -77,11 +76,8 @@ def check_source(source: str, preprocess: Preprocess) -> None:
     """Raise UsageError for a source that there is not, or one of a fit where the network sees no fit."""
     if source not in SOURCES:
         raise UsageError(f"source: expected one of {', '.join(SOURCES)}, found {source!r}")
-    if source == "sersic":
-        return
-    if preprocess.smooth_model is None:
+    if source != "sersic" and preprocess.smooth_model is None:
         raise UsageError("source is for networks that see what a fit leaves; this one sees the image")
-    dataclasses.replace(preprocess.smooth_model, source=source)  # raises ModelError where they don't go together
 
 
 def _classify(

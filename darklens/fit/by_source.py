@@ -1,4 +1,4 @@
-"""The fit that a model asks for by its source: a Sersic profile, or splines about one, alone or behind a lens galaxy."""
+"""The fit that a model asks for by its source: a Sersic profile, or splines, which go with a lens galaxy's light."""
 
 import dataclasses
 

@@ -35,7 +35,7 @@ class ModelSettings:
     free_psf: bool = False  # the width of a Gaussian or a Moffat
     free_halo: bool = False  # its axis ratio and angle
     light_index: float = 4.0  # Sersic index of the lens galaxy's light: held, or where it starts if free
-    free_light: bool = False  # the lens galaxy shines: amplitude, radius, ellipticity; behind a flexible source Gaussians
+    free_light: bool = False  # the lens galaxy shines: amplitude, radius, ellipticity; or Gaussians (below)
     free_light_index: bool = True  # and its index, where there is such light
     noise_correlation: float = 0.0  # pixels: noise that was smoothed by a Gaussian of this standard deviation
     refit_flagged: bool = False  # fit again, centre or halo free, where the score test says that it is that

@@ -1,7 +1,6 @@
 """Networks that see what a flexible source leaves: train, test, predict; and the Bayes factor beside other networks."""
 
 import csv
-import dataclasses
 import json
 import shutil
 
@@ -73,12 +72,6 @@ def test_sources_that_cannot_be(tmp_path):
     network = darklens.load("compact-j")
     with pytest.raises(UsageError, match="source: expected one of sersic, flexible"):
         network.classify(np.ones((1, 150, 150)), source="pixels")
-    model = network.preprocess.smooth_model
-    network.preprocess = dataclasses.replace(
-        network.preprocess, smooth_model=dataclasses.replace(model, free_light=True)
-    )
-    with pytest.raises(UsageError, match="goes with a lens galaxy's light in --mode Fit"):
-        network.classify(np.ones((1, 150, 150)), source="flexible")
     network.preprocess = darklens.data.transforms.default_preprocess(105)
     with pytest.raises(UsageError, match="this one sees the image"):
         network.classify(np.ones((1, 150, 150)), source="flexible")

@@ -91,8 +91,6 @@ def test_centre_and_shape_are_free():
 def test_sources_that_there_are_not():
     with pytest.raises(UsageError, match="source must be one of sersic, flexible"):
         darklens.fit(np.ones((30, 30)), source="pixels")
-    with pytest.raises(UsageError, match="goes with a lens galaxy's light in --mode Fit"):
-        SmoothModel(source="flexible", free_light=True)
     with pytest.raises(DataError, match="expected another source with the flexible view"):
         Preprocess(105, view="flexible", smooth_model=SmoothModel())
     with pytest.raises(DataError, match="expected another source with the residual view"):

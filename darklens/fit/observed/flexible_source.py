@@ -188,7 +188,9 @@ def _solved(
         drawn = _stiff(observed, descent, part, image) if observed.log_bayes_factor > ONE_PERCENT[1] else observed
     near = np.zeros_like(of_noise, dtype=bool)
     near[part.slice, part.slice] = lens.weight.numpy() > 0
-    return dataclasses.replace(observed, view_residual=np.where(near, (drawn.cutout.data - drawn.model) / of_noise, 0.0))
+    return dataclasses.replace(
+        observed, view_residual=np.where(near, (drawn.cutout.data - drawn.model) / of_noise, 0.0)
+    )
 
 
 def _stiff(observed: ObservedFit, descent: Descent, part: Part, light: np.ndarray) -> ObservedFit:
