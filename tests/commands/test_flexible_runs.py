@@ -28,7 +28,7 @@ def rows(path):
 def test_train_test_and_predict(tmp_path, monkeypatch, capsys):
     """One epoch on lenses with clumpy sources; Test and Predict make the same views again from the run alone."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(equivariance, "FITTED", 1)
+    monkeypatch.setattr(equivariance, "FITTED", dict.fromkeys(equivariance.FITTED, 1))
     write_dataset(tmp_path / "images_c", clumpy(), {"train": 1, "val": 1}, seed=2, quiet=True)
     assert main(["--data_dir", "images_c", "--epochs", "1", *SMALL, "--view", "flexible"]) == 0
     folder = next((tmp_path / "images_c_D_4").iterdir())

@@ -32,7 +32,7 @@ def small(patch):
     for module in (heads, inference):
         patch.setattr(module, "LEAST", 4)
     patch.setenv("LENS_PICTURES", "coverage")
-    patch.setattr(equivariance, "FITTED", 1)
+    patch.setattr(equivariance, "FITTED", dict.fromkeys(equivariance.FITTED, 1))
 
 
 @pytest.fixture(scope="module")

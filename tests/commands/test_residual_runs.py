@@ -38,7 +38,7 @@ def here(run_folder, tmp_path, monkeypatch):
     shutil.copytree(run_folder, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setenv("LENS_PICTURES", "fits,detection")
-    monkeypatch.setattr(equivariance, "FITTED", 1)
+    monkeypatch.setattr(equivariance, "FITTED", dict.fromkeys(equivariance.FITTED, 1))
     return tmp_path / "copy"
 
 
