@@ -54,7 +54,7 @@ class RawImage(NamedTuple):
     """What a file holds, its values unchecked.
 
     scale: height and width of a pixel in arcsec, where the file says; scale_problem: why it does not, where it seems
-    to; telescope: which one took the image, where the file says.
+    to; telescope: which one took the image, where the file says; name: of the HDU, in capitals.
     """
 
     array: np.ndarray
@@ -63,6 +63,7 @@ class RawImage(NamedTuple):
     scale: tuple[float, float] | None = None
     scale_problem: str = ""
     telescope: str = ""
+    name: str = ""
 
 
 def file_length(file: BinaryIO) -> int:

@@ -126,7 +126,8 @@ def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, image: Unit, u
     notes = [f"{image.title} of {images} images"] if images > 1 else [image.title] if image.number else []
     notes += ["its unit, BUNIT, cannot be read"] if damaged else []
     telescope = _text(image.header, "TELESCOP")[0] or _text(units[0].header, "TELESCOP")[0]
-    return RawImage(array, unit or None, tuple(notes), *header_scale(image.header, units[0].header), telescope)
+    scale = header_scale(image.header, units[0].header)
+    return RawImage(array, unit or None, tuple(notes), *scale, telescope, image.name)
 
 
 def _unpack(path: str | Path, file: BinaryIO) -> BinaryIO:

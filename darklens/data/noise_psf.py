@@ -12,10 +12,14 @@ import numpy as np
 from darklens.data.checks import Request
 from darklens.data.image import read_file
 from darklens.data.resample import new_size, resample
+from darklens.data.side_names import last_word
 from darklens.errors import DataError
 from darklens.simulation.psf import checked_kernel
 
-NOISE = re.compile("NOISE|ERR|RMS|SIGMA|STD|UNC")  # in names of HDUs
+NOISE = re.compile("NOISE|ERR|RMS|SIGMA|STD|UNC|VAR|IVM|WHT|WGT|WEIGHT")  # in names of HDUs
+VARIANCE = {"VAR", "VARIANCE", "VARMAP"}  # words of such names
+WEIGHT = {"IVAR", "INVVAR", "IVM", "WHT", "WGT", "WT", "WEIGHT", "WEIGHTS", "WEIGHTMAP"}  # inverse variances
+INVERSE = {"INV", "INVERSE"}  # of a variance
 PSF = re.compile("PSF|KERNEL")
 MASK = re.compile("MASK|DQ|FLAG|BAD")
 LIGHT, WIDEST = 0.999, 61  # of a PSF: what is kept of its light, pixels on a side at most; a fit's time grows with them
@@ -33,20 +37,28 @@ def split_hdu(name: str, root: str = "") -> tuple[str, str | None]:
 
 def read_plane(path: str | Path, hdu: str | None, names: re.Pattern[str]) -> np.ndarray:
     """(H, W) float64 of a file, of any size. names: of the HDUs to choose from. Raises DataError."""
-    array = read_file(path, Request(hdu, min_size=1, names=names)).array
-    shape = array.shape
+    return _named_plane(path, hdu, names)[0]
+
+
+def _named_plane(path: str | Path, hdu: str | None, names: re.Pattern[str]) -> tuple[np.ndarray, str]:
+    """The same, and the name of its HDU, or else the last word of its file's, in capitals."""
+    contents = read_file(path, Request(hdu, min_size=1, names=names))
+    array, shape = contents.array, contents.array.shape
     if len(shape) == 3:  # (1, H, W) or (H, W, 1)
         shape = shape[1:] if shape[0] == 1 else shape[:2] if shape[2] == 1 else shape
     if array.dtype.kind not in "uif" or array.dtype.itemsize > 8 or len(shape) != 2:
         raise DataError(f"{path}: expected one plane of numbers, found {array.dtype} of shape {array.shape}")
-    return array.reshape(shape).astype(np.float64)
+    name = contents.name if names.search(contents.name) else last_word(Path(path).name).upper()
+    return array.reshape(shape).astype(np.float64), name
 
 
 def read_noise(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) standard deviation of each pixel of an image of that shape, NaN where it has no weight: not above 0, not
-    finite, or UNSEEN times that of the quietest tenth, as in maps whose bad pixels have 1e16. Raises DataError."""
+    finite, or UNSEEN times that of the quietest tenth, as in maps whose bad pixels have 1e16. What its HDU or its file
+    calls a variance or a weight is taken for that. Raises DataError."""
     path, hdu = split_hdu(name, root)
-    noise = read_plane(path, hdu, NOISE)
+    noise, kind = _named_plane(path, hdu, NOISE)
+    noise = _as_deviation(noise, kind)
     if noise.shape != shape:
         raise DataError(f"{path}: expected {shape[0]} x {shape[1]} pixels, as its image has, found {noise.shape}")
     noise[~(np.isfinite(noise) & (noise > 0))] = np.nan
@@ -54,6 +66,15 @@ def read_noise(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
         raise DataError(f"{path}: expected standard deviations above 0, found none")
     noise[noise > UNSEEN * np.nanquantile(noise, 0.1)] = np.nan
     return noise
+
+
+def _as_deviation(values: np.ndarray, kind: str) -> np.ndarray:
+    """Standard deviations of what is called so, or of variances or inverse variances."""
+    words = {*re.findall("[A-Z]+", kind)}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if words & WEIGHT or (words & INVERSE and words & VARIANCE):
+            return 1 / np.sqrt(values)
+        return np.sqrt(values) if words & VARIANCE else values
 
 
 def read_mask(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:

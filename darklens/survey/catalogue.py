@@ -28,7 +28,7 @@ SCALE = "pixel_scale"
 FIRST_ROWS = 100  # of a list, that tell whether a column has files
 SPELLINGS = {  # of columns that are read, as others name them: without capitals, blanks, - and _
     "noise_map": {"noisemap", "noise", "noisefile", "noisepath", "rms", "rmsmap", "rmsfile", "err", "error", "errormap"}
-    | {"errmap", "sigma", "sigmamap"},
+    | {"errmap", "sigma", "sigmamap", "var", "variance", "varmap", "ivar", "invvar", "weight", "weightmap", "wht"},
     "psf": {"psf", "psffile", "psfpath", "psfmap", "psfimage", "psfkernel", "kernel"},
     "mask": {"mask", "maskfile", "maskpath", "maskimage", "maskmap", "masks", "badpixels"},
     "pixel_scale": {"pixelscale", "pixscale", "pixelscalearcsec", "pixelsize"},

@@ -119,3 +119,39 @@ def test_noise_of_a_bright_galaxy_counts(tmp_path):
     noise = NOISE * (1 + 300 * KERNEL)
     np.save(tmp_path / "a.npy", noise)
     assert np.array_equal(read_noise("a.npy", str(tmp_path), (15, 15)), noise)
+
+
+KINDS = {
+    "a.fits[VARIANCE]": NOISE**2,  # Hyper Suprime-Cam
+    "a.fits[INVVAR]": NOISE**-2,  # Legacy Surveys
+    "a.fits[WGT]": NOISE**-2,  # Dark Energy Survey
+    "a.fits[inverse variance]": NOISE**-2,
+    "a.fits[ERR]": NOISE,
+    "a_var.fits": NOISE**2,
+    "a_wht.fits": NOISE**-2,
+    "lens_variance_map.npy": NOISE**2,
+    "weights.npy": NOISE**-2,
+    "rms.npy": NOISE,
+    "newton.npy": NOISE,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_variances_and_weights_are_taken_for_what_they_are_called(tmp_path, name):
+    file, _, hdu = name.rstrip("]").partition("[")
+    if hdu:
+        units = [fits.PrimaryHDU(), fits.ImageHDU(NOISE, name="SCI"), fits.ImageHDU(KINDS[name], name=hdu)]
+        fits.HDUList(units).writeto(tmp_path / file)
+        assert np.allclose(read_noise(file, str(tmp_path), (15, 15)), NOISE, rtol=1e-6)  # the HDU that is no image
+    elif file.endswith("npy"):
+        np.save(tmp_path / file, KINDS[name])
+    else:
+        fits.writeto(tmp_path / file, KINDS[name])
+    assert np.allclose(read_noise(name, str(tmp_path), (15, 15)), NOISE, rtol=1e-6)
+
+
+def test_a_weight_of_zero_is_none(tmp_path):
+    weight = NOISE**-2
+    weight[2, 3], weight[4, 5] = 0, -1
+    np.save(tmp_path / "a_weight.npy", weight)
+    assert np.isnan(read_noise("a_weight.npy", str(tmp_path), (15, 15))).sum() == 2
