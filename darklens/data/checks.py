@@ -54,7 +54,8 @@ class RawImage(NamedTuple):
     """What a file holds, its values unchecked.
 
     scale: height and width of a pixel in arcsec, where the file says; scale_problem: why it does not, where it seems
-    to; telescope: which one took the image, where the file says; name: of the HDU, in capitals.
+    to; telescope: which one took the image, where the file says; name: of the HDU, in capitals;
+    bits: of a mask, the name and number of each, where the file says.
     """
 
     array: np.ndarray
@@ -64,6 +65,7 @@ class RawImage(NamedTuple):
     scale_problem: str = ""
     telescope: str = ""
     name: str = ""
+    bits: tuple[tuple[str, int], ...] = ()
 
 
 def file_length(file: BinaryIO) -> int:

@@ -127,7 +127,7 @@ def _read_hdu(path: str | Path, fits: ModuleType, file: BinaryIO, image: Unit, u
     notes += ["its unit, BUNIT, cannot be read"] if damaged else []
     telescope = _text(image.header, "TELESCOP")[0] or _text(units[0].header, "TELESCOP")[0]
     scale = header_scale(image.header, units[0].header)
-    return RawImage(array, unit or None, tuple(notes), *scale, telescope, image.name)
+    return RawImage(array, unit or None, tuple(notes), *scale, telescope, image.name, _mask_bits(image.header))
 
 
 def _unpack(path: str | Path, file: BinaryIO) -> BinaryIO:
@@ -216,6 +216,12 @@ def _text(header: dict, key: str) -> tuple[str, bool]:
         return str(header.get(key, "")).strip(), False
     except Exception:  # astropy raises whatever its code runs into
         return "", True
+
+
+def _mask_bits(header: dict) -> tuple[tuple[str, int], ...]:
+    """Names and numbers of a mask's bits, as the LSST pipelines give them: MP_SAT (Bosch et al. 2018, PASJ 70, S5)."""
+    numbers = {key[3:]: _text(header, key)[0] for key in header if key.startswith("MP_")}
+    return tuple((name, int(n)) for name, n in numbers.items() if n.isdecimal() and int(n) < 63)
 
 
 def _essential(text: bytes) -> bytes:

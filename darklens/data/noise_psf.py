@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from darklens.data.checks import Request
+from darklens.data.checks import RawImage, Request
 from darklens.data.image import read_file
 from darklens.data.resample import new_size, resample
 from darklens.data.side_names import last_word
@@ -22,6 +22,7 @@ WEIGHT = {"IVAR", "INVVAR", "IVM", "WHT", "WGT", "WT", "WEIGHT", "WEIGHTS", "WEI
 INVERSE = {"INV", "INVERSE"}  # of a variance
 PSF = re.compile("PSF|KERNEL")
 MASK = re.compile("MASK|DQ|FLAG|BAD")
+DEFECTS = {"BAD", "SAT", "CR", "NO_DATA", "EDGE", "SENSOR_EDGE", "INTRP", "UNMASKEDNAN"}  # bits that spoil a pixel
 LIGHT, WIDEST = 0.999, 61  # of a PSF: what is kept of its light, pixels on a side at most; a fit's time grows with them
 NEAR = 0.25  # pixels
 MIN_PSF = 3  # pixels a side
@@ -37,19 +38,18 @@ def split_hdu(name: str, root: str = "") -> tuple[str, str | None]:
 
 def read_plane(path: str | Path, hdu: str | None, names: re.Pattern[str]) -> np.ndarray:
     """(H, W) float64 of a file, of any size. names: of the HDUs to choose from. Raises DataError."""
-    return _named_plane(path, hdu, names)[0]
+    return _plane_and_file(path, hdu, names)[0]
 
 
-def _named_plane(path: str | Path, hdu: str | None, names: re.Pattern[str]) -> tuple[np.ndarray, str]:
-    """The same, and the name of its HDU, or else the last word of its file's, in capitals."""
+def _plane_and_file(path: str | Path, hdu: str | None, names: re.Pattern[str]) -> tuple[np.ndarray, RawImage]:
+    """The same, and all that the file says of it."""
     contents = read_file(path, Request(hdu, min_size=1, names=names))
     array, shape = contents.array, contents.array.shape
     if len(shape) == 3:  # (1, H, W) or (H, W, 1)
         shape = shape[1:] if shape[0] == 1 else shape[:2] if shape[2] == 1 else shape
     if array.dtype.kind not in "uif" or array.dtype.itemsize > 8 or len(shape) != 2:
         raise DataError(f"{path}: expected one plane of numbers, found {array.dtype} of shape {array.shape}")
-    name = contents.name if names.search(contents.name) else last_word(Path(path).name).upper()
-    return array.reshape(shape).astype(np.float64), name
+    return array.reshape(shape).astype(np.float64), contents
 
 
 def read_noise(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
@@ -57,8 +57,8 @@ def read_noise(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
     finite, or UNSEEN times that of the quietest tenth, as in maps whose bad pixels have 1e16. What its HDU or its file
     calls a variance or a weight is taken for that. Raises DataError."""
     path, hdu = split_hdu(name, root)
-    noise, kind = _named_plane(path, hdu, NOISE)
-    noise = _as_deviation(noise, kind)
+    noise, contents = _plane_and_file(path, hdu, NOISE)
+    noise = _as_deviation(noise, contents.name if NOISE.search(contents.name) else last_word(Path(path).name).upper())
     if noise.shape != shape:
         raise DataError(f"{path}: expected {shape[0]} x {shape[1]} pixels, as its image has, found {noise.shape}")
     noise[~(np.isfinite(noise) & (noise > 0))] = np.nan
@@ -78,9 +78,12 @@ def _as_deviation(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def read_mask(name: str, root: str, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool, True where a pixel of an image of that shape must not count: not 0 in the file. Raises DataError."""
+    """(H, W) bool, True where a pixel of an image of that shape must not count: not 0 in the file, or where that
+    names its bits, with one of DEFECTS: those of detected objects are no reason. Raises DataError."""
     path, hdu = split_hdu(name, root)
-    mask = read_plane(path, hdu, MASK)
+    mask, contents = _plane_and_file(path, hdu, MASK)
+    if contents.bits and contents.array.dtype.kind in "iu":
+        mask = mask.astype(np.int64) & sum(1 << bit for name, bit in contents.bits if name in DEFECTS)
     if mask.shape != shape:
         raise DataError(f"{path}: expected {shape[0]} x {shape[1]} pixels, as its image has, found {mask.shape}")
     return ~(mask == 0)

@@ -5,7 +5,7 @@ import pytest
 from astropy.io import fits
 from PIL import Image
 
-from darklens.data.noise_psf import read_noise, read_psf
+from darklens.data.noise_psf import read_mask, read_noise, read_psf
 from darklens.errors import DataError
 
 Y, X = np.mgrid[-7:8, -7:8]
@@ -155,3 +155,17 @@ def test_a_weight_of_zero_is_none(tmp_path):
     weight[2, 3], weight[4, 5] = 0, -1
     np.save(tmp_path / "a_weight.npy", weight)
     assert np.isnan(read_noise("a_weight.npy", str(tmp_path), (15, 15))).sum() == 2
+
+
+def test_bits_of_detected_objects_mask_nothing(tmp_path):
+    """As in the masks of the LSST pipelines."""
+    mask = np.full((15, 15), 1 << 5, "i4")  # detected, all of it
+    mask[2, 3] |= 1 << 1  # saturated
+    mask[4:6, 5] |= 1 << 8  # no data
+    unit = fits.ImageHDU(mask, name="MASK")
+    unit.header.update({"MP_BAD": 0, "MP_SAT": 1, "MP_DETECTED": 5, "MP_NO_DATA": 8, "MP_CR": "no number"})
+    fits.HDUList([fits.PrimaryHDU(), unit]).writeto(tmp_path / "a.fits")
+    masked = read_mask("a.fits", str(tmp_path), (15, 15))
+    assert masked.sum() == 3 and masked[2, 3] and masked[4:6, 5].all()
+    fits.ImageHDU(mask, name="MASK").writeto(tmp_path / "b.fits")
+    assert read_mask("b.fits", str(tmp_path), (15, 15)).all()
