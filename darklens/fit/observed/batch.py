@@ -88,7 +88,7 @@ def _row(observed: ObservedFit, model: SmoothModel, size: int, *, has_map: bool)
         "log_bayes_factor": observed.log_bayes_factor,
     }
     pictures = {"residual": residual, "stiff_residual": view, "image": observed.model, "deviation": cutout.sigma}
-    arrays = {name: np.float64(value) for name, value in numbers.items()}
+    arrays = {name: np.array(value, dtype=float) for name, value in numbers.items()}
     arrays |= {name: _window(values, size).astype(np.float32) for name, values in pictures.items()}
     return arrays | {
         "parameters": smooth_parameters(observed.q, model)[0].numpy(),
