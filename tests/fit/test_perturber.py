@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal
 from darklens.fit import SmoothModel
 from darklens.fit.flexible import FlexibleLens
 from darklens.fit.grid import Grid
-from darklens.fit.perturber import SQUARES, refine, strongest
+from darklens.fit.perturber import SHIFTS, SQUARES, refine, strongest
 from darklens.fit.perturbers import PERTURBERS, PROFILES
 from darklens.fit.renderer import Renderer, renderer
 from darklens.fit.spline_source import SplineSource
@@ -169,11 +169,13 @@ def clumpy_recipe():
 
 @pytest.mark.slow
 def test_a_subhalo_behind_a_clumpy_source_is_where_it_was_put():
-    mass, place = np.array([7e9, 3.7e9]), np.array([[1.09, -0.01], [0.91, -0.15]])
-    images, _ = fit_data.with_subhalo(clumpy_recipe(), mass[[0, 0, 1, 1, 1, 1]], place[[0, 0, 1, 1, 1, 1]], 11)
-    structured = fit_structured(images[[1, 5]].astype(float), lenses=True)
-    for k, lens in enumerate(structured.lenses):
-        fit, radius = strongest(lens), structured.fit.parameters[k, 0]
-        assert np.hypot(*(fit.place - place[k])) < 0.1
-        assert fit.square / radius**2 * 1e12 == pytest.approx(mass[k], rel=0.4)
-        assert fit.log_bayes_factor > 5
+    mass, place = np.full(4, 3.7e9), np.tile([[0.91, -0.15]], (4, 1))
+    images, _ = fit_data.with_subhalo(clumpy_recipe(), mass, place, 11)
+    structured = fit_structured(images[3].astype(float), lenses=True)
+    fit, radius = (
+        strongest(structured.lenses[0], starts=3, finalists=1, shifts=SHIFTS[:1]),
+        structured.fit.parameters[0, 0],
+    )
+    assert np.hypot(*(fit.place - place[0])) < 0.1
+    assert fit.square / radius**2 * 1e12 == pytest.approx(mass[0], rel=0.4)
+    assert fit.log_bayes_factor > 5
