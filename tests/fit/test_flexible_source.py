@@ -98,14 +98,11 @@ def test_a_clumpy_source_is_followed_and_is_no_mass(correlation):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [4, 7])
-def test_correlated_noise_is_no_mass(seed, monkeypatch):
+def test_correlated_noise_is_no_mass(monkeypatch):
     """With the sigma of single pixels ln B would rise."""
-    truth = galaxy_lenses.draw(seed, clumps=4, radius=1.2, correlation=0.5)
-    arguments = truth.image, truth.noise, truth.psf, 0.05
-    fit = fit_observed(*arguments, source="flexible")
+    truth, _, fit = case(clumps=4, radius=1.2, correlation=0.5)
     monkeypatch.setattr(flexible_source, "inflation", lambda *_: 1.0)
-    white = fit_observed(*arguments, source="flexible")
+    white = fit_observed(truth.image, truth.noise, truth.psf, 0.05, source="flexible")
     assert fit.log_bayes_factor < 0 < white.log_bayes_factor - 0.5
 
 
