@@ -88,6 +88,7 @@ class FlexibleLens:
     rest_precision: Tensor | None = None  # (1 + E,) of the priors of the sky and those; None: flat
     priors: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)  # mean, deviation of the lens's
     sky: float = 0.0
+    noise_width: float = 0.0  # pixels: of the Gaussian that smoothed the noise; 0: none, or the weights account for it
     shells: tuple[Tensor, ...] = ()  # pixels of each lattice that no finer one reaches: set by `refine`
     damping: Damping = dataclasses.field(default_factory=Damping)
     _design: Design | None = None

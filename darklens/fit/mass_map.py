@@ -44,15 +44,12 @@ def _deflections(camera: Renderer) -> tuple[Tensor, Tensor]:
     return blob_deflections(x, y, REACH * camera.model.half_window)
 
 
-def log_bayes_factor(lens: FlexibleLens, width: float = 0.0) -> float:
-    """ln B of mass on the grid against none, for a lens whose last step held the prior (`FlexibleLens.run`).
-
-    width: pixels, of the Gaussian that smoothed the noise, where the weights do not account for that.
-    """
+def log_bayes_factor(lens: FlexibleLens) -> float:
+    """ln B of mass on the grid against none, for a lens whose last step held the prior (`FlexibleLens.run`)."""
     grid, design = lens.renderer.grid, lens.design
     _, gu, gv = lens.source.light(*lens.rays())
     gu, gv = (grid.pixels(each[None])[0].flatten() for each in (gu, gv))
     ax, ay = _deflections(lens.renderer)
     planes = (ax * gu).addcmul_(ay, gv).neg_().view(-1, grid.h, grid.h)  # (SIDE^2, h^2) -> (SIDE^2, h, h)
     blobs = lens.blur(planes)[:, design.pixels] * design.weight.to(planes.dtype)
-    return float(evidence.bayes_factor(*information_and_score(lens, blobs, width), DEVIATIONS))
+    return float(evidence.bayes_factor(*information_and_score(lens, blobs), DEVIATIONS))

@@ -10,25 +10,24 @@ from darklens.fit.correlation import side_by_side, variance_ratio
 from darklens.fit.flexible import FlexibleLens, products
 
 
-def information_and_score(lens: FlexibleLens, columns: Tensor, width: float) -> tuple[Tensor, Tensor]:
+def information_and_score(lens: FlexibleLens, columns: Tensor) -> tuple[Tensor, Tensor]:
     """G (M, M) and b (M,) float64 of `evidence`, of the amplitudes of further columns (M, N), over sigma, all others of
-    the lens's last linear problem marginalised. width: as of `noise_ratio`, by which both are divided."""
+    the lens's last linear problem marginalised; both are divided by `noise_ratio`."""
     design, wide = lens.design, columns.double()
     whitened = design.posterior.whiten((design.columns @ columns.T).double())
-    ratio = noise_ratio(lens, columns, whitened, width)
+    ratio = noise_ratio(lens, columns, whitened)
     return (products(wide) - whitened.T @ whitened) / ratio, wide @ design.residual / ratio
 
 
-def noise_ratio(lens: FlexibleLens, columns: Tensor, whitened: Tensor, width: float) -> float:
+def noise_ratio(lens: FlexibleLens, columns: Tensor, whitened: Tensor) -> float:
     """Variance of the amplitudes of further columns (M, N), over sigma, over that in white noise; 1 at least.
 
-    whitened: (K, M) L^-1 X x^T of the lens's last linear problem, of N pixels. width: pixels, of the Gaussian that
-    smoothed the noise; 0: nothing.
+    whitened: (K, M) L^-1 X x^T of the lens's last linear problem, of N pixels.
     """
-    if width <= 0:
+    if lens.noise_width <= 0:
         return 1.0
     design = lens.design
     gains = design.posterior.inverse_factor.T @ whitened  # (K, M)
     images = columns.new_zeros(len(columns), lens.weight.numel())
     images[:, design.pixels] = columns - gains.T.to(columns.dtype) @ design.columns
-    return max(variance_ratio(images.unflatten(1, lens.weight.shape).numpy(), side_by_side(width)), 1.0)
+    return max(variance_ratio(images.unflatten(1, lens.weight.shape).numpy(), side_by_side(lens.noise_width)), 1.0)

@@ -10,7 +10,8 @@ steps too. With place and mass t = (x, y, square) at their best, of the covarian
     ln B = ln E(t) - ln E(none) + ln p(t) + ln |2 pi V| / 2,
 
 p uniform over the circle in which it is sought, and in the logarithm of the squared Einstein radius over SQUARES
-(Vegetti & Koopmans 2009, MNRAS 392, 945; Vegetti et al. 2010, MNRAS 408, 1969). Negative masses are controls.
+(Vegetti & Koopmans 2009, MNRAS 392, 945; Vegetti et al. 2010, MNRAS 408, 1969). Where something smoothed the noise V is
+multiplied by `noise_ratio`, and the fall of chi-square and priors divided by it. Negative masses are controls.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from torch import Tensor
 from darklens.fit import evidence
 from darklens.fit.detect import grid
 from darklens.fit.flexible import PERTURBER, Design, FlexibleLens
+from darklens.fit.noise_ratio import noise_ratio
 from darklens.fit.run import plain_arithmetic
 from darklens.fit.spline_source import SplineSource
 from darklens.fit.structured_map import lens_map
@@ -192,14 +194,22 @@ class _Comparison:
     def _result(self, best: _State) -> PerturberFit:
         """The perturber against none."""
         columns = [len(self.precision) + best.design.moved.index(name) for name in PERTURBER]
-        covariance = best.design.posterior.covariance_of(columns)
+        ratio = self._noise_ratio(best.design.columns[columns[-1:]])
+        covariance = ratio * best.design.posterior.covariance_of(columns)
         values, (low, high) = best.q[0, -3:], SQUARES
         density = math.pi * self.reach**2 * abs(float(values[2])) * math.log(high / low)
         log_b = _log_evidence(best) - _log_evidence(self.without)
         log_b += 1.5 * math.log(2 * math.pi) - math.log(density)
         gain = self.without.objective - best.objective
+        log_b += 1.5 * math.log(ratio) - gain / 2 * (1 - 1 / ratio)
         lenses = best.q[0, :-3].numpy(), self.without.q[0].numpy()
-        return PerturberFit(values[:2].numpy(), float(values[2]), covariance.numpy(), gain, log_b, *lenses)
+        return PerturberFit(values[:2].numpy(), float(values[2]), covariance.numpy(), gain / ratio, log_b, *lenses)
+
+    def _noise_ratio(self, column: Tensor) -> float:
+        """`noise_ratio` of the image's derivative by the perturber's mass, (1, N) over sigma."""
+        design = self.lens.design
+        whitened = design.posterior.whiten((design.columns @ column.T).double())
+        return noise_ratio(self.lens, column, whitened)
 
 
 def _log_evidence(state: _State) -> float:

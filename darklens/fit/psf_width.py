@@ -41,12 +41,9 @@ class PsfTest:
         return WIDER if self.variance > 0 else NARROWER
 
 
-def psf_test(lens: FlexibleLens, width: float = 0.0) -> PsfTest:
-    """The test at the last step of a lens (`FlexibleLens.run`). Raises ValueError before the first.
-
-    width: pixels, of the Gaussian that smoothed the noise.
-    """
-    information, score = (float(each) for each in information_and_score(lens, _column(lens)[None], width))
+def psf_test(lens: FlexibleLens) -> PsfTest:
+    """The test at the last step of a lens (`FlexibleLens.run`). Raises ValueError before the first."""
+    information, score = (float(each) for each in information_and_score(lens, _column(lens)[None]))
     return PsfTest(score / information, score**2 / information) if information > 0 else PsfTest(0.0, 0.0)
 
 

@@ -113,10 +113,10 @@ class _Tests:
     psf: str = ""
 
     @classmethod
-    def of(cls, lens: FlexibleLens, noise: tuple[float, Tensor]) -> "_Tests":
-        """noise: as of `structured_significance`."""
-        log_b = mass_map.log_bayes_factor(lens, noise[0])
-        return cls(structured_significance(lens, *noise), log_b, psf_test(lens, noise[0]).flag(log_b))
+    def of(cls, lens: FlexibleLens, of_noise: Tensor) -> "_Tests":
+        """of_noise: (2, 2) covariance, as of `structured_significance`."""
+        log_b = mass_map.log_bayes_factor(lens)
+        return cls(structured_significance(lens, of_noise), log_b, psf_test(lens).flag(log_b))
 
     @property
     def show_mass(self) -> bool:
@@ -124,16 +124,16 @@ class _Tests:
         return not (self.significance < ONE_PERCENT[0] or self.log_bayes_factor < ONE_PERCENT[1])
 
 
-def _tested(lens: FlexibleLens, noise: tuple[float, Tensor]) -> _Tests:
+def _tested(lens: FlexibleLens, of_noise: Tensor) -> _Tests:
     """The tests of a lens under the stiff prior, or where one of these shows more than noise, under a loose one with
     more coefficients: what mass seems to do a sharp source can do, too."""
     if lens.excess < EXCESS:
-        tests = _Tests.of(lens, noise)
+        tests = _Tests.of(lens, of_noise)
         if tests.significance < EXCESS and tests.log_bayes_factor < ODDS and not tests.psf:
             return tests
     lens.source = dataclasses.replace(lens.source, largest_share=LOOSE)
     lens.run(len(LEVELS), hold=True, steps=MORE_STEPS, nodes=MORE_NODES)
-    return _Tests.of(lens, noise)
+    return _Tests.of(lens, of_noise)
 
 
 def _finished(
@@ -150,11 +150,11 @@ def _finished(
         return failed
     good, (variance, correlation) = batch.window.good[k], noise
     lens.weight = torch.where(good, variance.pixels[k].double().rsqrt(), 0.0)
-    measured = float(correlation.width[k]), noise_uncertainty(batch, correlation)[k]
+    lens.noise_width = float(correlation.width[k])
     try:
         lens.run(len(LEVELS), hold=True)
         stiff = lens.residual().float()
-        tests = _Tests() if view_only else _tested(lens, measured)
+        tests = _Tests() if view_only else _tested(lens, noise_uncertainty(batch, correlation)[k])
     except torch.linalg.LinAlgError:
         return failed
     scale, image = batch.window.scale[k], lens.image() + lens.sky

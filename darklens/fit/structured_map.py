@@ -12,8 +12,9 @@ C = 1 + X^T diag(1 / p) X in units of the noise (`evidence`), and
     expected = d^T C^-1 d,   observed = d^T C^-1 y / sqrt(expected),
     ln p(y | m, p) / p(y) = d^T C^-1 y - expected / 2.
 
-In mass nothing is linearised, in source and lens all is. Where the source is flat, or can make up for the mass, little
-is expected (Vegetti & Koopmans 2009, MNRAS 392, 945; Hezaveh et al. 2016, ApJ 823, 37).
+In noise that something smoothed expected and ln p are less by the change's `noise_ratio`, the mean of places side by
+side. In mass nothing is linearised, in source and lens all is. Where the source is flat, or can make up for the mass,
+little is expected (Vegetti & Koopmans 2009, MNRAS 392, 945; Hezaveh et al. 2016, ApJ 823, 37).
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from darklens.fit.detect import MASSES, TOTAL_MASS, DetectionMap, check_scan, grid
 from darklens.fit.flexible import FlexibleLens
+from darklens.fit.noise_ratio import noise_ratio
 from darklens.fit.perturbers import PROFILES
 from darklens.fit.run import plain_arithmetic
 from darklens.fit.structured import StructuredFit
@@ -116,6 +118,7 @@ class _Scan:
         """Expected and observed (K,) of changes (K, N)."""
         design, wide = self.design, change.double()
         whitened = design.posterior.whiten((design.columns @ change.T).double())  # (columns, K)
-        expected = (wide.square().sum(1) - whitened.square().sum(0)).clamp(min=0)
-        observed = wide @ design.residual / expected.clamp(min=1e-300).sqrt()
+        ratio = noise_ratio(self.lens, change, whitened)
+        expected = (wide.square().sum(1) - whitened.square().sum(0)).clamp(min=0) / ratio
+        observed = wide @ design.residual / ratio / expected.clamp(min=1e-300).sqrt()
         return expected, torch.where(expected > 0, observed, 0.0)

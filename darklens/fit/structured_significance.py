@@ -19,13 +19,12 @@ from darklens.fit.significance import STRETCH, correlation_matrix, smoothing, ta
 STEP = 4  # pixels from one sum to the next
 
 
-def structured_significance(lens: FlexibleLens, width: float, covariance: Tensor) -> float:
+def structured_significance(lens: FlexibleLens, covariance: Tensor) -> float:
     """By how many standard deviations a lens's residual exceeds noise: normal quantile of the p-value.
 
-    width: pixels, of the Gaussian that the noise was smoothed by. covariance: (2, 2) of the logarithm of the noise's
-    variance and of that width, where they were measured.
+    covariance: (2, 2) of the logarithm of the noise's variance and of its width, where they were measured.
     """
-    residual = lens.residual()
+    residual, width = lens.residual(), lens.noise_width
     g = torch.as_tensor(smoothing(residual.shape[-1], step=STEP))
     statistic = float((g @ residual @ g.T).square().sum())
     matrix = null_matrix(lens, g, width)

@@ -15,6 +15,7 @@ class Lens:
 
     weight: torch.Tensor
     design: object
+    noise_width: float = 0.5
 
 
 @dataclasses.dataclass
@@ -49,9 +50,10 @@ def test_of_drawn_noise(problem):
     smoothed = ndimage.gaussian_filter(white, (0, 0.5, 0.5), mode="wrap")
     projected = column[0] - (whitened[:, 0] @ lens.design.posterior.inverse_factor) @ lens.design.columns
     spread = [float((torch.as_tensor(n / n.std()).flatten(1) @ projected).var()) for n in (white, smoothed)]
-    ratio = noise_ratio(lens, column, whitened, 0.5)
+    ratio = noise_ratio(lens, column, whitened)
     assert ratio == pytest.approx(spread[1] / spread[0], rel=0.1) and ratio > 2
 
 
 def test_white_noise_has_none(problem):
-    assert noise_ratio(*problem, 0.0) == 1.0
+    problem[0].noise_width = 0.0
+    assert noise_ratio(*problem) == 1.0

@@ -125,6 +125,21 @@ def test_refined_perturber_is_the_one_that_bends_the_light(lens):
     assert fit.log_bayes_factor > 10 and fit.delta_chi_square > 2 * fit.log_bayes_factor
 
 
+def test_smoothed_noise_counts_for_less(lens):
+    """The fall of chi-square and the information of place and mass, by what the change feels of the smoothing."""
+    smoothed = dataclasses.replace(lens, noise_width=0.5)
+    white, fit = (refine(each, (0.5, 0.3), 3e-3, profile="tnfw") for each in (lens, smoothed))
+    ratio = white.delta_chi_square / fit.delta_chi_square
+    assert ratio > 2 and fit.place == pytest.approx(white.place)
+    np.testing.assert_allclose(fit.covariance, ratio * white.covariance)
+    fall = (white.delta_chi_square - fit.delta_chi_square) / 2 - 1.5 * math.log(ratio)
+    assert fit.log_bayes_factor == pytest.approx(white.log_bayes_factor - fall)
+    places = np.array([PLACE, (0.5, 0.3)])
+    plain, maps = (lens_map(each, np.array([SQUARE]), places, "tnfw")[:, 0] for each in (lens, smoothed))
+    assert maps[0, 0] == pytest.approx(plain[0, 0] / ratio, rel=0.3)
+    np.testing.assert_allclose(maps[1] / plain[1], np.sqrt(maps[0] / plain[0]))
+
+
 @pytest.mark.slow
 def test_its_bayes_factor_is_the_integral_over_place_and_mass(lens):
     """By quadrature about the best, each point with the density of the data of a dense Gaussian process."""

@@ -48,9 +48,7 @@ def dense(lens: FlexibleLens) -> tuple[torch.Tensor, torch.Tensor]:
 def significance(lens: FlexibleLens, residual: torch.Tensor) -> float:
     """Of a lens that leaves this residual (S, S)."""
     weight = torch.where(lens.weight > 0, lens.weight, 1.0)
-    return structured_significance(
-        dataclasses.replace(lens, data=lens.image() + lens.sky + residual / weight), 0.0, CERTAIN
-    )
+    return structured_significance(dataclasses.replace(lens, data=lens.image() + lens.sky + residual / weight), CERTAIN)
 
 
 @pytest.mark.parametrize("width", [0.0, 0.6])
