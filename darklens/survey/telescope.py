@@ -29,12 +29,12 @@ def knows_galaxies(classifier: Classifier) -> bool:
     return model is None or model.free_light or preset is None or bool(preset.lens_lights)
 
 
-def fit_telescope(image: LensImage, pictures: bool = False) -> TelescopeFit:
+def fit_telescope(image: LensImage, pictures: bool = False, source: str = "sersic") -> TelescopeFit:
     """Fit an image, the lens galaxy's light too where it shows, as `--mode Fit` does; columns as of the network's fit.
 
-    Raises ValueError for what can't be fitted.
+    source: one of `settings.SOURCES`. Raises ValueError for what can't be fitted.
     """
-    fit = fit_lens(image, pictures=pictures)
+    fit = fit_lens(image, pictures=pictures, source=source)
     names = {column: name for name, column in SMOOTH_NAMES.items()}
     row = {names.get(name, name): value for name, value in fit.values.items() if not isinstance(value, str)}
     no_class = NO_CLASS if fit.values.get("lens_light") == "mge" else NO_TELESCOPE

@@ -83,6 +83,15 @@ def test_a_telescopes_image_has_an_einstein_radius_and_no_class(rows):
     assert float(unscaled["einstein_radius"]) * SCALE / 0.05 == pytest.approx(truth[2], rel=0.03)
 
 
+@pytest.mark.slow
+def test_a_flexible_source_gives_them_a_bayes_factor(network, tmp_path):
+    image = darklens.simulate("hst", "no", [1])[0][10:-10, 10:-10]
+    fits.writeto(tmp_path / "a.fits", image.astype("f4"), fits.Header({"PIXSCALE": SCALE}))
+    predict_folder(network, tmp_path, tmp_path / "out.csv", quiet=True, workers=0, source="flexible")
+    (row,) = csv.DictReader(open(tmp_path / "out.csv", newline=""))
+    assert not row["class"] and float(row["log_bayes_factor"]) < 5
+
+
 def test_a_network_that_knows_galaxies_classifies_them(network, tmp_path):
     """As one of a recipe of one's own: nothing is left empty."""
     own = copy.copy(network)
