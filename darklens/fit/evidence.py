@@ -67,9 +67,11 @@ class Posterior:
 
 def solve(gram: Tensor, projection: Tensor, precision: Tensor) -> Posterior:
     """The posterior for F (K, K), X y (K,) and the prior's precision (K,)."""
-    normal = gram + torch.diag(precision)
-    scale = normal.diagonal().clamp(min=1e-300).rsqrt()
-    factor = _factor(normal * scale[:, None] * scale)
+    diagonal = gram.diagonal() + precision
+    scale = diagonal.clamp(min=1e-300).rsqrt()
+    normal = (gram * scale[:, None]).mul_(scale)
+    normal.diagonal().copy_(diagonal * scale.square())
+    factor = _factor(normal)
     mean = torch.cholesky_solve((projection * scale)[:, None], factor)[:, 0] * scale
     return Posterior(mean, factor, scale, precision)
 
@@ -80,7 +82,8 @@ def _factor(matrix: Tensor) -> Tensor:
     Raises torch.linalg.LinAlgError where none is enough: the matrix is not that of normal equations.
     """
     for ridge in RIDGES:
-        raised = matrix + ridge * torch.eye(len(matrix)).to(matrix)
+        raised = matrix.clone()
+        raised.diagonal().add_(ridge)
         factor, info = lapack().dpotrf(raised.numpy().T, lower=1, overwrite_a=True)
         if not info and np.isfinite(factor.diagonal()).all():
             return torch.from_numpy(factor)

@@ -74,9 +74,12 @@ class SplineSource:
 
     def brightness(self, lattice: Lattice) -> Tensor:
         """Light at a lattice's nodes, averaged over 3 x 3 of them, 0 or more."""
-        x, y = lattice.nodes()
-        light = self.light(x.flatten(), y.flatten())[0].clamp(min=0).view(x.shape)
-        return F.avg_pool2d(light[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+        steps = lattice.steps
+        x, y = torch.meshgrid(steps, steps, indexing="ij")
+        light = self.amplitude * self.sersic(x.flatten(), y.flatten())[0].view(x.shape)
+        for each in self.lattices:
+            light += each.on_grid(self.coefficients, steps)
+        return F.avg_pool2d(light.clamp(min=0)[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
 
     def node_brightness(self) -> Tensor:
         """(K,) brightness at the nodes with coefficients, a share of the peak at least."""

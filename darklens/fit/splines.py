@@ -52,11 +52,10 @@ class Lattice:
         """(2 m + 1, 2 m + 1) bool: the nodes that carry a coefficient."""
         return self.column >= 0
 
-    def nodes(self) -> tuple[Tensor, Tensor]:
-        """x and y of all nodes, (2 m + 1, 2 m + 1) arcsec each, float64."""
-        steps = (torch.arange(len(self.column), dtype=torch.float64) - len(self.column) // 2) * self.spacing
-        x, y = torch.meshgrid(steps, steps, indexing="ij")
-        return x, y
+    @property
+    def steps(self) -> Tensor:
+        """(2 m + 1,) x, and y, of the nodes in arcsec, float64."""
+        return (torch.arange(len(self.column), dtype=torch.float64) - len(self.column) // 2) * self.spacing
 
     def spread(self, values: Tensor) -> Tensor:
         """(K,) -> (2 m + 1, 2 m + 1), 0 where no coefficient is."""
@@ -79,15 +78,14 @@ class Lattice:
     def footprint(self, u: Tensor, v: Tensor) -> "Footprint":
         """What points u, v (n,) arcsec see of the nodes with a coefficient."""
         side = len(self.column) + 2 * SUPPORT
-        (i, along, along_slope), (j, across, across_slope) = (
-            cubic(t / self.spacing + len(self.column) // 2) for t in (u, v)
-        )
-        corner = (i + SUPPORT).clamp(0, side - SUPPORT) * side + (j + SUPPORT).clamp(0, side - SUPPORT)
+        u, v = (t / self.spacing + len(self.column) // 2 for t in (u, v))
+        i, j = ((t.floor().long() - 1 + SUPPORT).clamp(0, side - SUPPORT) for t in (u, v))
+        corner = i * side + j
         points = self._visible()[corner].nonzero()[:, 0]
+        (_, along, along_slope), (_, across, across_slope) = (cubic(t[points]) for t in (u, v))
         steps = torch.arange(SUPPORT, device=u.device)
-        places = (corner[points, None, None] + steps[:, None] * side + steps).flatten(1)  # (n, 4, 4) -> (n, 16)
-        weights = along[points], across[points]
-        return Footprint(self, points, places, weights, (along_slope[points], across_slope[points]))
+        places = (corner[points, None, None] + steps[:, None] * side + steps).flatten(1)  # (m, 4, 4) -> (m, 16)
+        return Footprint(self, points, places, (along, across), (along_slope, across_slope))
 
     def _visible(self) -> Tensor:
         """(padded side^2,) bool: the 4 x 4 nodes from there on hold one with a coefficient."""
@@ -101,6 +99,11 @@ class Lattice:
         side = len(self.column) + 2 * SUPPORT
         places = (first + SUPPORT).clamp(0, side - SUPPORT)[:, None] + torch.arange(SUPPORT)
         return steps.new_zeros(len(steps), side).scatter_(1, places, weights)[:, SUPPORT:-SUPPORT]
+
+    def on_grid(self, coefficients: Tensor, steps: Tensor) -> Tensor:
+        """(n, n) light where both coordinates are steps (n,) arcsec, first index x, for coefficients (K,)."""
+        basis = self.basis(steps)
+        return basis @ self.spread(coefficients) @ basis.T
 
     def padded(self, values: Tensor, fill: float) -> Tensor:
         """(2 m + 1, 2 m + 1) with a border that catches what lies outside, flat."""

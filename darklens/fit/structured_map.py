@@ -95,8 +95,7 @@ class _Scan:
         steps = torch.linspace(-self.reach, self.reach, count, dtype=torch.float64)
         light = torch.zeros(count, count, dtype=torch.float64)
         for lattice in self.lens.source.lattices:
-            basis = lattice.basis(steps)  # (n, nodes)
-            light += basis @ lattice.spread(self.lens.source.coefficients).T @ basis.T
+            light += lattice.on_grid(self.lens.source.coefficients, steps).T
         return light[None, None].to(self.u.dtype)
 
     def _light(self, u: Tensor, v: Tensor) -> Tensor:
