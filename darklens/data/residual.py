@@ -27,7 +27,7 @@ from darklens.fit.by_source import fit_by_source
 from darklens.fit.correlation import smoothed_deviation
 
 VIEWS = ("image", "residual", "both", "flexible")
-VIEW_VERSIONS = {"sersic": 3, "flexible": 5}  # by the source: raise one whenever the same image gives another view
+VIEW_VERSIONS = {"sersic": 3, "flexible": 6}  # by the source: raise one whenever the same image gives another view
 CLIP = 15.0  # standard deviations of the smoothed noise; what differs by more is no longer told apart
 SCALE = 3.0  # standard deviations that become 1
 TAPS = {  # binomial kernels of variance 3/4 pixel, half a PSF's: for an even and for an odd image
