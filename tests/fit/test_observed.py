@@ -10,12 +10,16 @@ import pytest
 
 import darklens
 from darklens.errors import UsageError
-from darklens.fit.observed import linear, mge, search
+from darklens.fit.assumptions import smooth_model
+from darklens.fit.observed import flags, linear, mge, search
+from darklens.fit.observed.batch import psf_kernel
 from darklens.fit.observed.cutout import Psf, cut_out
+from darklens.fit.observed.joint import JointFit
 from darklens.fit.observed.light import fit_light
 from darklens.fit.observed.parameters import NAMES, PARAMETERS
 from darklens.fit.observed.rays import Rays
 from darklens.fit.observed.run import fit_observed
+from darklens.simulation.recipes import RECIPES
 
 pytest.importorskip("sep")
 CASES = {
@@ -287,3 +291,24 @@ def test_from_python_as_from_the_command_line():
             darklens.fit(truth.image, lens_light="mge", **settings)
     with pytest.raises(UsageError, match="lens_light"):
         darklens.fit(truth.image, lens_light="sersics")
+
+
+def joint_fit(radius, penalised):
+    q = np.zeros(len(PARAMETERS))
+    q[0] = radius
+    return JointFit(q, np.zeros(1), 0.0, penalised, np.eye(len(q)))
+
+
+def test_rivals_are_nearly_as_good_and_elsewhere():
+    best, near, far, poor = joint_fit(1.0, 100.0), joint_fit(1.01, 101.0), joint_fit(1.3, 110.0), joint_fit(1.3, 140.0)
+    assert flags.rivals(best, [best, near, far, poor]) == [near, far]
+    quality = {"chi_square": 1.0, "uncertainty": 0.01, "signal": 100.0}
+    said = [flags.words(best, best, fits, **quality) for fits in ([near], [near, far])]
+    assert ["rival_fit" in words for words in said] == [False, True]
+
+
+def test_bright_arcs_have_no_rival():
+    """The second fit counts chi-square at another temperature than the first, of which rivals are."""
+    model, image = smooth_model(RECIPES["euclid_sky"]), darklens.simulate("euclid_sky", "sphere", [19], seed=78)[0]
+    fit = fit_observed(image.astype(float), None, psf_kernel(model), model.pixel_scale)
+    assert fit.chi_square < 3 and not fit.flag

@@ -10,7 +10,7 @@ from darklens.fit.observed.result import ObservedFit
 
 MIN_PIXELS = 400  # that count
 BROAD = 0.55  # arcsec: a source that large has taken over light of the lens galaxy
-CLOSE = 25.0  # of penalised chi-square: a rival fit
+CLOSE = 25.0  # of penalised chi-square: a start that ends so near the best is a rival
 POOR = 10.0  # of chi-square a pixel round the arcs
 UNCERTAIN = 0.1  # of the Einstein radius: its standard deviation
 FAINT = 10.0  # signal-to-noise of all arcs: less is no lens, or none that could be told from the galaxy
@@ -33,12 +33,18 @@ def empty(cutout: Cutout) -> ObservedFit:
     return ObservedFit(nothing, nothing, np.nan, noise, "no_fit", reason, cutout, blank, blank, source, 0.0)
 
 
+def rivals(best: JointFit, fits: list[JointFit]) -> list[JointFit]:
+    """Those of the fits of one problem, under one temperature, that are nearly as good as the best of them."""
+    return [fit for fit in fits if fit is not best and fit.penalised - best.penalised < CLOSE]
+
+
 def words(
     fit: JointFit, final: JointFit, rivals: list[JointFit], *, chi_square: float, uncertainty: float, signal: float
 ) -> str:
     """The flag: words for what speaks against the Einstein radius.
 
-    chi_square: a pixel round the arcs. uncertainty: of the Einstein radius, relative. signal: to noise, of the arcs.
+    rivals: as of `rivals`. chi_square: a pixel round the arcs. uncertainty: of the Einstein radius, relative.
+    signal: to noise, of the arcs.
     """
     flag = ["poor_fit"] * (chi_square > POOR) + ["uncertain"] * (uncertainty > UNCERTAIN)
     flag += ["no_arcs"] * (signal < FAINT)
@@ -46,7 +52,7 @@ def words(
         flag.append("broad_source")
     if abs(final.q[0] / fit.q[0] - 1) > APART:
         flag.append("source_models_disagree")
-    if any(r.penalised - fit.penalised < CLOSE and abs(r.q[0] / fit.q[0] - 1) > APART for r in rivals):
+    if any(abs(rival.q[0] / fit.q[0] - 1) > APART for rival in rivals):
         flag.append("rival_fit")
     low, high = bounds()
     at_bound = (final.q <= low) | (final.q >= high)

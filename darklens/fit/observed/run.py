@@ -105,7 +105,7 @@ def ellipticity(light: LightModel, cutout: Cutout, aperture: float) -> np.ndarra
 
 
 def first_fit(cutout: Cutout, light: LightModel, out: np.ndarray) -> tuple[Stage, list[JointFit]]:
-    """The best of the fits from the search's starts, and the others."""
+    """The best of the fits from the search's starts, and its rivals."""
     rest = np.where(cutout.good, cutout.data - light.image, 0.0)
     shape = ellipticity(light, cutout, 0.4 * cutout.half)
     search_result = search(cutout, light, errors(cutout, light, None), shape)
@@ -116,7 +116,7 @@ def first_fit(cutout: Cutout, light: LightModel, out: np.ndarray) -> tuple[Stage
     starts = [*search_result.starts[:3], ring_start(cutout, rest, search_result, shape, light.shape.centre)]
     fits = [sersic_fit.fit_sersic(problem, start, table, temper) for start in starts]
     best = min(fits, key=lambda fit: fit.penalised)
-    return Stage(cutout, light, problem, best, temper), [fit for fit in fits if fit is not best]
+    return Stage(cutout, light, problem, best, temper), flags.rivals(best, fits)
 
 
 def second_fit(stage: Stage) -> Stage:
