@@ -161,43 +161,52 @@ def with_flexible_source(
     if "no_arcs" in observed.flag or not amplitudes[-1] > 0:
         return observed
     try:
-        return _solved(observed, light, amplitudes, priors, view)
+        with torch.no_grad():
+            fit, end = _solved(remeasured(observed), light, amplitudes, priors)
+            return dataclasses.replace(fit, view_residual=_view_residual(fit, light, end)) if view else fit
     except torch.linalg.LinAlgError:
         return dataclasses.replace(observed, flag=f"{observed.flag} {flags.NOT_SOLVED}".strip())
 
 
+@dataclasses.dataclass(frozen=True)
+class _End:
+    """Where the steps ended, in which part of the cutout, and the light (n, n) that they started from."""
+
+    descent: Descent
+    part: Part
+    light: np.ndarray
+
+    def drawn(self, observed: ObservedFit) -> ObservedFit:
+        """The fit with the lens and the image of where the descent is."""
+        return _drawn(observed, self.descent, self.part, self.light)
+
+
 def _solved(
-    observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors, view: bool
-) -> ObservedFit:
+    observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors
+) -> tuple[ObservedFit, _End]:
     """The same where there are arcs. Raises torch.linalg.LinAlgError."""
-    observed = remeasured(observed)
     sigma = deviation(observed, light)
     sigma = sigma * inflation(observed, sigma)
-    with torch.no_grad():
-        lens, part, image = flexible_lens(observed, light, amplitudes, sigma, priors)
-        descent = Descent(lens)
-        for levels in (COARSE, len(LEVELS)):
-            descent.run(levels, hold=False)
-        observed = remeasured(_drawn(observed, descent, part, image))  # what Gaussians left may be no noise
-        of_noise = deviation(observed, light)
-        lens.weight *= part.pixels(sigma / (of_noise * inflation(observed, of_noise)))
-        descent.run(len(LEVELS), hold=True)
-        observed = _result(_drawn(observed, descent, part, image), lens, part.unit)
-        if not view:
-            return observed
-        drawn = _stiff(observed, descent, part, image) if observed.log_bayes_factor > ONE_PERCENT[1] else observed
-    near = np.zeros_like(of_noise, dtype=bool)
-    near[part.slice, part.slice] = lens.weight.numpy() > 0
-    return dataclasses.replace(
-        observed, view_residual=np.where(near, (drawn.cutout.data - drawn.model) / of_noise, 0.0)
-    )
+    lens, part, image = flexible_lens(observed, light, amplitudes, sigma, priors)
+    end = _End(Descent(lens), part, image)
+    for levels in (COARSE, len(LEVELS)):
+        end.descent.run(levels, hold=False)
+    observed = remeasured(end.drawn(observed))  # what Gaussians left may be no noise
+    of_noise = deviation(observed, light)
+    lens.weight *= part.pixels(sigma / (of_noise * inflation(observed, of_noise)))
+    end.descent.run(len(LEVELS), hold=True)
+    return _result(end.drawn(observed), lens, part.unit), end
 
 
-def _stiff(observed: ObservedFit, descent: Descent, part: Part, light: np.ndarray) -> ObservedFit:
-    """The fit under the stiff prior, which leaves mass its residual, as `_drawn` has it."""
-    descent.lens.source = dataclasses.replace(descent.lens.source, largest_share=STIFF)
-    descent.run(len(LEVELS), hold=True)
-    return _drawn(observed, descent, part, light)
+def _view_residual(fit: ObservedFit, light: LightModel, end: _End) -> np.ndarray:
+    """(n, n) what is left, where ln B shows mass under the stiff prior, in units of the noise and the light's error."""
+    lens, near = end.descent.lens, np.zeros_like(light.image, dtype=bool)
+    if fit.log_bayes_factor > ONE_PERCENT[1]:
+        lens.source = dataclasses.replace(lens.source, largest_share=STIFF)
+        end.descent.run(len(LEVELS), hold=True)
+    near[end.part.slice, end.part.slice] = lens.weight.numpy() > 0
+    left = (fit.cutout.data - end.drawn(fit).model) / deviation(fit, light)
+    return np.where(near, left, 0.0)
 
 
 def _broad(values: dict[str, torch.Tensor], amplitude: float) -> tuple[dict[str, torch.Tensor], float]:
