@@ -24,10 +24,6 @@ class RecipeError(UsageError, ValueError):
     """A recipe of lenses that can't be read or drawn from; one line with the key and what to do."""
 
 
-class ModelError(UsageError, ValueError):
-    """A smooth lens that cannot be fitted as it was asked for."""
-
-
 class DataError(DarkLensError, ValueError):
     """A folder or file that can't be used. The message is one printable line, whatever the file's name."""
 

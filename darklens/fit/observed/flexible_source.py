@@ -199,7 +199,7 @@ def _solved(
 
 
 def _view_residual(fit: ObservedFit, light: LightModel, end: _End) -> np.ndarray:
-    """(n, n) what is left, where ln B shows mass under the stiff prior, in units of the noise and the light's error."""
+    """(n, n) what is left, in units of the noise and the light's error; under the stiff prior where ln B shows mass."""
     lens, near = end.descent.lens, np.zeros_like(light.image, dtype=bool)
     if fit.log_bayes_factor > ONE_PERCENT[1]:
         lens.source = dataclasses.replace(lens.source, largest_share=STIFF)
