@@ -128,7 +128,7 @@ def test_wrong_answers_of_faults_are_flagged(name):
     changes = [None, *read_changes(ROOT / "benchmarks" / "faults.toml").values()]
     wrong, flagged, clean = [], [], []
     for row, change in enumerate(changes):
-        numbers = np.arange(60 if change is None else 6) + 1000
+        numbers = np.arange(90 if change is None else 6) + 1000
         labels = np.array(network.classes)[numbers % 3]
         rng = np.random.default_rng(row)
         table = network.classify(changed_images(recipe, [change] * len(numbers), list(labels), numbers, 5, rng))

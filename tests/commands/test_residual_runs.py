@@ -72,7 +72,7 @@ def test_test_mode_measures_the_fit_too(here, capsys, monkeypatch):
     monkeypatch.setattr(
         equivariance,
         "measure_equivariance",
-        lambda run, images, group: turned.append(images) or measure(run, images, group),
+        lambda run, images, group, **options: turned.append(images) or measure(run, images, group, **options),
     )
     assert main(["--mode", "Test", "--test_time", "latest", "--precision", "fp32"]) == 0
     found = json.loads((finished(here) / "metrics.json").read_text())
