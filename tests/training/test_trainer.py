@@ -30,15 +30,18 @@ AVERAGED = dataclasses.replace(RECIPE, average=0.9, recalibrate=0)
 MUON = dataclasses.replace(RECIPE, optimiser="muon")
 
 
-@pytest.mark.parametrize(
-    "precision,cnn", [("fp32", False), ("bf16", False), pytest.param("fp32", True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("cnn", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_same_seed_same_bits(folder, tmp_path, cnn, precision):
     runs = [make(folder, tmp_path / name, cnn=cnn, precision=precision) for name in "ab"]
     for run in runs:
         run.fit()
     assert_same(*runs)
     assert (tmp_path / "a" / "train_loss.npy").read_bytes() == (tmp_path / "b" / "train_loss.npy").read_bytes()
+
+
+def resnet(*arguments):
+    return pytest.param(*arguments, True, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,9 @@ def test_same_seed_same_bits(folder, tmp_path, cnn, precision):
         (7, RECIPE, "bf16", False),
         (3, AVERAGED, "fp32", False),
         (4, MUON, "fp32", False),
-        pytest.param(3, AVERAGED, "fp32", True, marks=pytest.mark.slow),
+        resnet(5, RECIPE, "bf16"),
+        resnet(3, AVERAGED, "fp32"),
+        resnet(4, MUON, "fp32"),
     ],
 )
 def test_resumed_run_is_the_unbroken_one(folder, tmp_path, monkeypatch, steps, recipe, precision, cnn):
