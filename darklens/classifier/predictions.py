@@ -15,6 +15,7 @@ from darklens.classifier.figures import network_figures
 from darklens.classifier.novelty import Novelty
 from darklens.classifier.posterior import Inference
 from darklens.fit import SmoothModel
+from darklens.fit.model import FIT_COLUMNS
 
 UNLIKE, CONSTANT, FILLED = "unlike training data", "constant image", "NaN border filled"
 MUCH = 1.5  # novelty that is flagged whatever the detector of outliers says
@@ -83,17 +84,18 @@ def columns_of(
     outliers: whether it has a detector. source: "flexible" has the Bayes factor of a fit beside the network's own.
     """
     probabilities = [f"{kind}_{name}" for kind in ("p", "calibrated") for name in classes]
-    fitted = [] if smooth_model is None else fit_columns(smooth_model)
-    if source == "flexible" and "residual_significance" in fitted:
-        fitted.insert(fitted.index("residual_significance") + 1, "log_bayes_factor")
+    fitted = [] if smooth_model is None else fit_columns(smooth_model, source)
     scores = ["novelty", *["outlier"] * outliers]
     return ["class", *probabilities, *scores, *fitted, *(inference.columns() if inference else ()), "flag"]
 
 
-def fit_columns(smooth_model: SmoothModel) -> list[str]:
-    """The columns of the smooth lens, its flag aside; what is fitted again, where it is flagged, before chi-square."""
-    last = smooth_model.fit_columns
-    names = [name for name in smooth_model.columns if name not in last]
+def fit_columns(smooth_model: SmoothModel, source: str = "sersic") -> list[str]:
+    """The columns of the smooth lens, its flag aside; what is fitted again, where it is flagged, before chi-square.
+
+    source: as of `columns_of`.
+    """
+    names = [name for name in smooth_model.columns if name not in smooth_model.fit_columns]
+    last = smooth_model.fit_columns if source == "sersic" else FIT_COLUMNS[source]
     return [*names, *smooth_model.refitted_columns, *(name for name in last if name != "flag")]
 
 

@@ -160,8 +160,8 @@ class SurveyReader(Dataset):
             fit = fit_telescope(image, self.reading.strips, self.reading.source)
         except ValueError as error:
             raise DataError(f"{path}: {error}") from error
-        columns = fit_columns(self.preprocess.smooth_model) if self.preprocess.smooth_model else []
-        columns += ["log_bayes_factor"] * bool(columns and self.reading.source == "flexible")
+        model = self.preprocess.smooth_model
+        columns = fit_columns(model, self.reading.source) if model else []
         item.fit_row = {name: value for name, value in fit.row.items() if name in columns}
         item.strip = draw_strip(fit.pictures) if fit.pictures else None
         item.flags = [flag for flag in item.flags if not flag.startswith(SCALE_FLAGS)] + fit.flags

@@ -68,6 +68,12 @@ def test_beside_a_network_of_another_view(tmp_path, monkeypatch):
     assert list(table) == network.columns_with("flexible") and abs(table["log_bayes_factor"][0] - log_b) < 0.5
 
 
+def test_its_column_is_there_once():
+    """Of a network that sees such fits anyway, too."""
+    for name in ("compact-j", "compact-j_sources"):
+        assert darklens.load(name).columns_with("flexible").count("log_bayes_factor") == 1
+
+
 def test_sources_that_cannot_be(tmp_path):
     network = darklens.load("compact-j")
     with pytest.raises(UsageError, match="source: expected one of sersic, flexible"):
