@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from darklens.fit.assumptions import smooth_model
-from darklens.fit.observed.batch import psf_kernel
+from darklens.fit.blur import psf_kernel
 from darklens.fit.observed.result import ObservedFit
 from darklens.fit.observed.run import fit_observed
 from darklens.simulation.draw import draw

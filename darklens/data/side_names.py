@@ -46,7 +46,7 @@ def side_files(names: Sequence[str]) -> list[str]:
     if not any(ANY_MARK.search(name.lower()) for name in names):
         return []
     words = {name: _words(name) for name in names}
-    certain = {name for name in names if last_word(name) in FILE_MARKS}
+    certain = {name for name, parts in words.items() if _last(parts) in FILE_MARKS}
     images = {_identity(parts) for name, parts in words.items() if name not in certain}
     numbers = {parts[-1] for parts in words.values() if parts and parts[-1].isdigit() and not FILE_MARKS & {*parts}}
 
@@ -69,7 +69,11 @@ def _words(name: str) -> tuple[str, ...]:
 
 def last_word(name: str) -> str:
     """The last word of a file's name that says what it is: psf of lens_psf_image.fits."""
-    rest = [word for word in _words(name) if word not in ("map", "maps", "image", "img")]
+    return _last(_words(name))
+
+
+def _last(words: tuple[str, ...]) -> str:
+    rest = [word for word in words if word not in ("map", "maps", "image", "img")]
     return rest[-1] if rest else ""
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from darklens.fit.parameters import Column, Parameter
 from darklens.fit.settings import ModelSettings
-from darklens.simulation.psf import FWHM, fast_length, gaussian_taps, moffat_alpha, moffat_size
+from darklens.simulation.psf import FWHM, fast_length, gaussian_taps, moffat_alpha, moffat_kernel, moffat_size
 
 WIDEST = 1.3  # a fitted PSF is cut as one this much wider than `psf_sigma` is
 WIDTH = "log_psf"
@@ -60,6 +60,17 @@ class Blur:
             total = out if total is None else total.add_(out)
         assert total is not None  # a kernel has at least one pair
         return total.reshape(b, self.size, k, self.size).transpose(1, 2)
+
+
+def psf_kernel(model: ModelSettings) -> np.ndarray:
+    """(k, k) the PSF that a model assumes, at its pixel scale."""
+    if model.psf_kernel is not None:
+        return np.asarray(model.psf_kernel, dtype=float)
+    sigma = model.psf_sigma / model.pixel_scale
+    if model.psf_beta is not None:
+        return moffat_kernel(FWHM * sigma, model.psf_beta)
+    taps = gaussian_taps(sigma, model.psf_truncate)
+    return np.outer(taps, taps)
 
 
 def psf_pairs(model: ModelSettings, binning: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -194,7 +194,7 @@ class _Comparison:
     def _result(self, best: _State) -> PerturberFit:
         """The perturber against none."""
         columns = [len(self.precision) + best.design.moved.index(name) for name in PERTURBER]
-        ratio = self._noise_ratio(best.design.columns[columns[-1:]])
+        ratio = noise_ratio(self.lens, best.design.columns[columns[-1:]])  # of the derivative by the perturber's mass
         covariance = ratio * best.design.posterior.covariance_of(columns)
         values, (low, high) = best.q[0, -3:], SQUARES
         density = math.pi * self.reach**2 * abs(float(values[2])) * math.log(high / low)
@@ -204,12 +204,6 @@ class _Comparison:
         log_b += 1.5 * math.log(ratio) - gain / 2 * (1 - 1 / ratio)
         lenses = best.q[0, :-3].numpy(), self.without.q[0].numpy()
         return PerturberFit(values[:2].numpy(), float(values[2]), covariance.numpy(), gain / ratio, log_b, *lenses)
-
-    def _noise_ratio(self, column: Tensor) -> float:
-        """`noise_ratio` of the image's derivative by the perturber's mass, (1, N) over sigma."""
-        design = self.lens.design
-        whitened = design.posterior.whiten((design.columns @ column.T).double())
-        return noise_ratio(self.lens, column, whitened)
 
 
 def _log_evidence(state: _State) -> float:

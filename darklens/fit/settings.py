@@ -70,6 +70,7 @@ class ModelSettings:
 
     def frees(self, group: str) -> bool:
         """Whether the parameters of a group are free. Raises KeyError for a group that there is not."""
+        light = self.free_light and not self.light_of_gaussians
         return (
             group in self.components
             or {
@@ -79,8 +80,8 @@ class ModelSettings:
                 "centre": self.free_centre,
                 "psf": self.free_psf and not self.light_of_gaussians,
                 "halo": self.free_halo,
-                "light": self.free_light and not self.light_of_gaussians,
-                "light_index": self.free_light and self.free_light_index and not self.light_of_gaussians,
+                "light": light,
+                "light_index": light and self.free_light_index,
             }[group]
         )
 

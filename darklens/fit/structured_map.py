@@ -26,7 +26,7 @@ from torch import Tensor
 
 from darklens.fit.detect import MASSES, TOTAL_MASS, DetectionMap, check_scan, grid
 from darklens.fit.flexible import FlexibleLens
-from darklens.fit.noise_ratio import noise_ratio
+from darklens.fit.noise_ratio import noise_ratio, whitened
 from darklens.fit.perturbers import PROFILES
 from darklens.fit.run import plain_arithmetic
 from darklens.fit.structured import StructuredFit
@@ -115,9 +115,8 @@ class _Scan:
 
     def scores(self, change: Tensor) -> tuple[Tensor, Tensor]:
         """Expected and observed (K,) of changes (K, N)."""
-        design, wide = self.design, change.double()
-        whitened = design.posterior.whiten((design.columns @ change.T).double())  # (columns, K)
-        ratio = noise_ratio(self.lens, change, whitened)
-        expected = (wide.square().sum(1) - whitened.square().sum(0)).clamp(min=0) / ratio
-        observed = wide @ design.residual / ratio / expected.clamp(min=1e-300).sqrt()
+        wide, projected = change.double(), whitened(self.lens, change)  # (K, N), (columns, K)
+        ratio = noise_ratio(self.lens, change, projected)
+        expected = (wide.square().sum(1) - projected.square().sum(0)).clamp(min=0) / ratio
+        observed = wide @ self.design.residual / ratio / expected.clamp(min=1e-300).sqrt()
         return expected, torch.where(expected > 0, observed, 0.0)

@@ -91,8 +91,9 @@ def equivariance_of(classifier: Classifier, batches: Batches) -> dict:
     images = torch.from_numpy(
         np.stack([source.originals.read(i, classifier.preprocess.window).values.astype("f8") for i in chosen])
     )  # (n, 1, H, W)
-    quick = view != "flexible"
-    report = measure_equivariance(lambda turned: run(classifier.preprocess(turned)), images, group, interpolated=quick)
+    report = measure_equivariance(
+        lambda turned: run(classifier.preprocess(turned)), images, group, interpolated=view != "flexible"
+    )
     return report | {"includes": "fit"}
 
 

@@ -10,6 +10,7 @@ import torch
 
 from darklens.data.transforms import Preprocess
 from darklens.fit import SmoothModel
+from darklens.fit.blur import psf_kernel
 from darklens.fit.by_source import fit_by_source
 from darklens.fit.correlation import WIDTHS, side_by_side, smoothing_width
 from darklens.fit.observed import batch
@@ -84,11 +85,11 @@ def test_the_gravest_word_is_the_flag(words, flag):
 
 def test_a_moffat_and_a_gaussian_are_drawn():
     moffat = SmoothModel(psf_sigma=0.085, psf_beta=2.5, free_psf=True)
-    np.testing.assert_allclose(batch.psf_kernel(moffat), moffat_kernel(0.085 / 0.05 * 2.3548, 2.5), rtol=1e-4)
-    gaussian, middle = batch.psf_kernel(SmoothModel()), (9, 9)
+    np.testing.assert_allclose(psf_kernel(moffat), moffat_kernel(0.085 / 0.05 * 2.3548, 2.5), rtol=1e-4)
+    gaussian, middle = psf_kernel(SmoothModel()), (9, 9)
     assert gaussian.sum() == pytest.approx(1, abs=1e-6)
     assert np.unravel_index(gaussian.argmax(), gaussian.shape) == middle
-    assert (batch.psf_kernel(MODEL) == galaxy_lenses.psf_kernel()).all()
+    assert (psf_kernel(MODEL) == galaxy_lenses.psf_kernel()).all()
 
 
 def test_the_smoothing_is_that_of_the_correlation():

@@ -11,8 +11,8 @@ import pytest
 import darklens
 from darklens.errors import UsageError
 from darklens.fit.assumptions import smooth_model
+from darklens.fit.blur import psf_kernel
 from darklens.fit.observed import flags, linear, mge, search
-from darklens.fit.observed.batch import psf_kernel
 from darklens.fit.observed.cutout import Psf, cut_out
 from darklens.fit.observed.joint import JointFit
 from darklens.fit.observed.light import fit_light

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from darklens.fit import result as results
+from darklens.fit.blur import psf_kernel
 from darklens.fit.correlation import smoothing_width
 from darklens.fit.model import SmoothModel
 from darklens.fit.observed import flags
@@ -21,7 +22,6 @@ from darklens.fit.observed.run import fit_cutout
 from darklens.fit.result import Fit
 from darklens.fit.run import check_inputs, plain_arithmetic
 from darklens.fit.window import as_images
-from darklens.simulation.psf import FWHM, gaussian_taps, moffat_kernel
 
 REASONS = {  # words of `flags` -> the flags of `Fit`, the gravest first
     "no_fit": results.CONSTANT,
@@ -58,41 +58,12 @@ def fit_behind_galaxies(
     return Fit(model, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
 
 
-def psf_kernel(model: SmoothModel) -> np.ndarray:
-    """(k, k) the PSF that a model assumes, at its pixel scale."""
-    if model.psf_kernel is not None:
-        return np.asarray(model.psf_kernel, dtype=float)
-    sigma = model.psf_sigma / model.pixel_scale
-    if model.psf_beta is not None:
-        return moffat_kernel(FWHM * sigma, model.psf_beta)
-    taps = gaussian_taps(sigma, model.psf_truncate)
-    return np.outer(taps, taps)
-
-
 def _row(observed: ObservedFit, model: SmoothModel, size: int, *, has_map: bool) -> dict[str, np.ndarray]:
     """The fields of `Fit` but the model, of one image."""
-    cutout = observed.cutout
-    view = observed.view_residual if observed.view_residual is not None else np.zeros_like(cutout.data)
-    residual = np.where(cutout.good, (cutout.data - observed.model) / cutout.sigma, 0.0)
-    fitted = np.isin(np.arange(len(model.table)), model.free)
-    numbers = {
-        "amplitude": np.nan,
-        "light_amplitude": np.nan,
-        "sky": np.nan,
-        "noise_correlation": observed.noise.correlation,
-        "noise_width": smoothing_width(observed.noise.correlation),
-        "noise_scale": observed.noise.scale if has_map else 1.0,
-        "chi_square": observed.chi_square,
-        "light_chi_square": np.square(observed.arcs / cutout.sigma)[cutout.good].sum(),
-        "residual_significance": np.nan,
-        "log_bayes_factor": observed.log_bayes_factor,
-    }
-    pictures = {"residual": residual, "stiff_residual": view, "image": observed.model, "deviation": cutout.sigma}
-    arrays = {name: np.array(value, dtype=float) for name, value in numbers.items()}
-    arrays |= {name: _window(values, size).astype(np.float32) for name, values in pictures.items()}
+    cutout, arrays = observed.cutout, _numbers(observed, has_map) | _pictures(observed, size)
     return arrays | {
         "parameters": smooth_parameters(observed.q, model)[0].numpy(),
-        "fitted": fitted,
+        "fitted": np.isin(np.arange(len(model.table)), model.free),
         "covariance": np.diag([observed.sd[INDEX_OF[name]] ** 2 for name in model.names]),
         "noise": np.array([np.median(cutout.sigma) ** 2, 0.0]),
         "pixels": np.array(cutout.good.sum()),
@@ -100,6 +71,32 @@ def _row(observed: ObservedFit, model: SmoothModel, size: int, *, has_map: bool)
         "mask": ~_window(cutout.good, size),
         "flag": np.array(_flag(observed.flag), dtype=results.FLAG_TYPE),
     }
+
+
+def _numbers(observed: ObservedFit, has_map: bool) -> dict[str, np.ndarray]:
+    """Those that are one number an image; not a number what such a fit does not have."""
+    signal, noise = observed.arcs / observed.cutout.sigma, observed.noise
+    numbers = dict.fromkeys(("amplitude", "light_amplitude", "sky", "residual_significance"), np.nan) | {
+        "noise_correlation": noise.correlation,
+        "noise_width": smoothing_width(noise.correlation),
+        "noise_scale": noise.scale if has_map else 1.0,
+        "chi_square": observed.chi_square,
+        "light_chi_square": np.square(signal)[observed.cutout.good].sum(),
+        "log_bayes_factor": observed.log_bayes_factor,
+    }
+    return {name: np.array(value, dtype=float) for name, value in numbers.items()}
+
+
+def _pictures(observed: ObservedFit, size: int) -> dict[str, np.ndarray]:
+    """Those of (size, size) pixels, float32."""
+    view, deviation = observed.view_residual, observed.cutout.sigma
+    pictures = {
+        "residual": np.nan_to_num(observed.residual),
+        "stiff_residual": np.zeros_like(deviation) if view is None else view,
+        "image": observed.model,
+        "deviation": deviation,
+    }
+    return {name: _window(values, size).astype(np.float32) for name, values in pictures.items()}
 
 
 def _flag(words: str) -> str:

@@ -21,7 +21,7 @@ from darklens.fit.flexible import FlexibleLens
 from darklens.fit.model import SmoothModel
 from darklens.fit.observed import flags
 from darklens.fit.observed.cutout import Cutout
-from darklens.fit.observed.light import FLOOR, LightModel
+from darklens.fit.observed.light import LightModel, errors
 from darklens.fit.observed.light_prior import light_prior, moves
 from darklens.fit.observed.noise_check import SCALES
 from darklens.fit.observed.parameters import INDEX_OF, LENS, NAMES, Priors
@@ -81,11 +81,6 @@ def remeasured(observed: ObservedFit) -> ObservedFit:
     scale = float(measured.scale.clamp(*SCALES))
     noise = dataclasses.replace(noise, scale=noise.scale * scale, correlation=float(measured.lag))
     return dataclasses.replace(observed, noise=noise, cutout=dataclasses.replace(cutout, sigma=cutout.sigma * scale))
-
-
-def deviation(observed: ObservedFit, light: LightModel) -> np.ndarray:
-    """(n, n) standard deviations: the noise, and a share of the galaxy's light."""
-    return np.hypot(observed.cutout.sigma, FLOOR * light.galaxy.clip(min=0))
 
 
 def inflation(observed: ObservedFit, sigma: np.ndarray) -> float:
@@ -185,14 +180,14 @@ def _solved(
     observed: ObservedFit, light: LightModel, amplitudes: np.ndarray, priors: Priors
 ) -> tuple[ObservedFit, _End]:
     """The same where there are arcs. Raises torch.linalg.LinAlgError."""
-    sigma = deviation(observed, light)
+    sigma = errors(observed.cutout, light)
     sigma = sigma * inflation(observed, sigma)
     lens, part, image = flexible_lens(observed, light, amplitudes, sigma, priors)
     end = _End(Descent(lens), part, image)
     for levels in (COARSE, len(LEVELS)):
         end.descent.run(levels, hold=False)
     observed = remeasured(end.drawn(observed))  # what Gaussians left may be no noise
-    of_noise = deviation(observed, light)
+    of_noise = errors(observed.cutout, light)
     lens.weight *= part.pixels(sigma / (of_noise * inflation(observed, of_noise)))
     end.descent.run(len(LEVELS), hold=True)
     return _result(end.drawn(observed), lens, part.unit), end
@@ -205,7 +200,7 @@ def _view_residual(fit: ObservedFit, light: LightModel, end: _End) -> np.ndarray
         lens.source = dataclasses.replace(lens.source, largest_share=STIFF)
         end.descent.run(len(LEVELS), hold=True)
     near[end.part.slice, end.part.slice] = lens.weight.numpy() > 0
-    left = (fit.cutout.data - end.drawn(fit).model) / deviation(fit, light)
+    left = (fit.cutout.data - end.drawn(fit).model) / errors(fit.cutout, light)
     return np.where(near, left, 0.0)
 
 

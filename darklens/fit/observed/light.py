@@ -15,6 +15,7 @@ from darklens.fit.observed.cutout import Cutout
 from darklens.fit.observed.linear import amplitudes
 
 NUMBER_FIRST, NUMBER = 16, 14  # Gaussians of the one set at first, and of each of the two
+ARCS_FLOOR = 0.2  # of the arcs' light: an error of the model, as FLOOR is of the galaxy's
 FLOOR = 0.02  # of the light: an error of the model that counts as noise, since no galaxy is that smooth
 LOW, HIGH = -8.0, 4.0  # smoothed residuals beyond, in their own standard deviations, are outliers
 CORE = 0.2  # arcsec about the centre where no pixel is an outlier
@@ -193,6 +194,12 @@ def outliers(cutout: Cutout, rest: np.ndarray, sigma: np.ndarray, centre: np.nda
     scale = 1.4826 * np.median(np.abs(smooth[cutout.good])) if cutout.good.any() else 1.0
     out = ((smooth > HIGH * scale) | (smooth < LOW * scale)) & (cutout.radius(centre) > CORE)
     return ndimage.binary_dilation(out)
+
+
+def errors(cutout: Cutout, light: LightModel, arcs: np.ndarray | None = None) -> np.ndarray:
+    """(n, n) the noise with what the models may be wrong by: shares of the galaxy's and the arcs' light."""
+    square = cutout.sigma**2 + (FLOOR * light.galaxy.clip(min=0)) ** 2
+    return np.sqrt(square if arcs is None else square + (ARCS_FLOOR * arcs.clip(min=0)) ** 2)
 
 
 def fit_light(cutout: Cutout, floor: float = FLOOR) -> tuple[LightModel, np.ndarray]:

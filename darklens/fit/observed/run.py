@@ -14,7 +14,7 @@ from darklens.fit.observed import flags, grid_fit, mge, neighbours, sersic_fit
 from darklens.fit.observed.cutout import Cutout, cut_out
 from darklens.fit.observed.flexible_source import with_flexible_source
 from darklens.fit.observed.joint import COOLED, JointFit, Problem, temperature
-from darklens.fit.observed.light import FLOOR, NUMBER, LightFit, LightModel, fit_light
+from darklens.fit.observed.light import NUMBER, LightFit, LightModel, errors, fit_light
 from darklens.fit.observed.noise_check import SCALES, SkyNoise, sky_noise
 from darklens.fit.observed.parameters import priors
 from darklens.fit.observed.rays import SourceGrid
@@ -22,7 +22,6 @@ from darklens.fit.observed.result import SYSTEMATIC, ObservedFit, ring_chi_squar
 from darklens.fit.observed.search import ring_start, search
 
 WINDOW, PIXELS = 7.05, 141  # arcsec and pixels on a side: the larger of both is fitted, if the image has it
-ARCS_FLOOR = 0.2  # of the arcs' light: an error of the model, as FLOOR is of the galaxy's
 FAR = 6.0  # standard deviations: pixels so far from the first model are left out of the second light
 
 
@@ -68,7 +67,7 @@ def fit_cutout(cutout: Cutout, source: str = "sersic", *, view: bool = False) ->
     first, out = fit_light(cutout)
     noise = sky_noise(cutout, cutout.data - first.image, out, first.shape.centre)
     cutout = dataclasses.replace(cutout, sigma=cutout.sigma * np.clip(noise.scale, *SCALES))
-    objects = neighbours.detect(cutout, cutout.data - first.image, errors(cutout, first, None))
+    objects = neighbours.detect(cutout, cutout.data - first.image, errors(cutout, first))
     far, _ = objects.beyond(first.shape.centre, neighbours.farthest_image(0.4 * cutout.half))
     stage, rivals = first_fit(masked(cutout, far), first, out)
     far, number = objects.beyond(first.shape.centre, neighbours.farthest_image(stage.fit.q[0]))
@@ -76,8 +75,9 @@ def fit_cutout(cutout: Cutout, source: str = "sersic", *, view: bool = False) ->
     stage = second_fit(stage)
     final, grid = grid_source_fit(stage)
     result = report(stage, rivals, final, grid, noise, number)
-    without_shear, _ = grid_source_fit(stage, shear=False)
-    result = dataclasses.replace(result, radius_without_shear=float(without_shear.q[0]))
+    if not view:  # which has no such column
+        without_shear, _ = grid_source_fit(stage, shear=False)
+        result = dataclasses.replace(result, radius_without_shear=float(without_shear.q[0]))
     if source == "flexible":
         table = priors(ellipticity(stage.light, stage.cutout, 1.5 * stage.fit.q[0]), stage.light.shape.centre)
         result = with_flexible_source(result, stage.light, stage.fit.linear, table, view=view)
@@ -88,12 +88,6 @@ def fit_cutout(cutout: Cutout, source: str = "sersic", *, view: bool = False) ->
 def masked(cutout: Cutout, out: np.ndarray) -> Cutout:
     """The cutout without the pixels `out` (n, n)."""
     return dataclasses.replace(cutout, good=cutout.good & ~out)
-
-
-def errors(cutout: Cutout, light: LightModel, arcs: np.ndarray | None) -> np.ndarray:
-    """(n, n) the noise with what the models may be wrong by: shares of the galaxy's and the arcs' light."""
-    square = cutout.sigma**2 + (FLOOR * light.galaxy.clip(min=0)) ** 2
-    return np.sqrt(square if arcs is None else square + (ARCS_FLOOR * arcs.clip(min=0)) ** 2)
 
 
 def ellipticity(light: LightModel, cutout: Cutout, aperture: float) -> np.ndarray:
@@ -108,7 +102,7 @@ def first_fit(cutout: Cutout, light: LightModel, out: np.ndarray) -> tuple[Stage
     """The best of the fits from the search's starts, and its rivals."""
     rest = np.where(cutout.good, cutout.data - light.image, 0.0)
     shape = ellipticity(light, cutout, 0.4 * cutout.half)
-    search_result = search(cutout, light, errors(cutout, light, None), shape)
+    search_result = search(cutout, light, errors(cutout, light), shape)
     sigma = errors(cutout, light, ndimage.gaussian_filter(rest, 1.5))
     problem = Problem(cutout, light, sigma)
     temper = temperature(search_result.heights[0] / max(problem.pixels, 1))
